@@ -1,0 +1,13 @@
+//! FLOOR 0: the words everything else is written in. No I/O, no outside library but `std`, `serde` and the digest.
+
+mod batch;
+mod digest;
+mod fault;
+mod items;
+mod names;
+
+pub use batch::{Offset, OffsetMap, SourceBatch, TopicPartition};
+pub use digest::Digest;
+pub use fault::{Fault, FaultCode};
+pub use items::{DestinationIndex, Field, HeaderPart, Item, Items, SendTo, Span};
+pub use names::{DestinationName, GroupId, InvalidName, PluginName, RouteName, TopicName};
