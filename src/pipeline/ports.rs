@@ -174,6 +174,17 @@ pub struct Trouble {
     pub kind: TroubleKind,
 }
 
+impl Trouble {
+    /// A topic that should be there is not. It passes when somebody creates it.
+    pub fn missing_topic(topic: &TopicName) -> Self {
+        Self {
+            code: "UNKNOWN_TOPIC_OR_PART".into(),
+            message: format!("topic \"{topic}\" does not exist, and millrace creates no topic: create it"),
+            kind: TroubleKind::Passing,
+        }
+    }
+}
+
 /// How a route should take a [`Trouble`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TroubleKind {
