@@ -137,6 +137,8 @@ struct Run {
 impl Run {
     fn step(&mut self, number: u16, link: &mut Link, out: &mut Vec<Item>) {
         out.clear();
+        // What an earlier step could not get to is gone from the list already: the others go on through this step.
+        let earlier_halt = self.done.halt.take();
         let faults_before = self.done.faults.len();
         let mut at = 0;
         while at < self.done.items.list.len() && self.done.halt.is_none() {
@@ -148,6 +150,7 @@ impl Run {
         if self.done.faults.len() > faults_before || self.done.halt.is_some() {
             self.withdraw();
         }
+        self.done.halt = self.done.halt.take().or(earlier_halt);
     }
 
     /// Where a call that begins at item `start` ends: within the bounds of items and bytes, at least one item.

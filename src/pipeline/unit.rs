@@ -176,7 +176,7 @@ impl Unit {
                 let placed = bench.destinations.route_dead_letter(topic, key, bench.broker)?;
                 self.withdraw(source);
                 let sha256 = fault.plugin.as_ref().and_then(|name| bench.plugins.iter().find(|(of, _)| of == name));
-                self.dead.push(DeadLetter::new(
+                let letter = DeadLetter::new(
                     &*self.items.source,
                     source,
                     placed,
@@ -184,7 +184,10 @@ impl Unit {
                     sha256.map(|(_, digest)| digest),
                     tried,
                     &bench.origin,
-                ));
+                );
+                // (a record that the destination rejects is found after those that plugins refused)
+                let place = self.dead.partition_point(|other| other.source < source);
+                self.dead.insert(place, letter);
                 self.disposed.push((source, fault.code, Fate::DeadLettered));
                 Fate::DeadLettered
             }
