@@ -52,7 +52,7 @@ pub struct Bounds {
     pub bytes: usize,
     /// Longest plugin work.
     pub processing: Duration,
-    /// Most bytes held for partitions that stand still, before their fetching is paused.
+    /// Bytes held, of all partitions, from which on those with records left to do are not fetched further.
     pub held: usize,
 }
 
@@ -307,10 +307,10 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
     /// Pauses the fetching of partitions that stand still or are full, resumes it for the others.
     fn sync_pauses(&mut self) {
         let stuck = *self.paused || self.trouble.as_ref().is_some_and(|backoff| backoff.tries > 1);
+        let full = self.lanes.values().map(Lane::bytes).sum::<usize>() >= self.task.bounds.held;
         let (mut pause, mut resume) = (Vec::new(), Vec::new());
         for (partition, lane) in &mut self.lanes {
-            let full = lane.bytes() >= self.task.bounds.held;
-            let wanted = stuck || full || !lane.flows();
+            let wanted = stuck || !lane.flows() || (full && lane.has_work());
             if wanted != lane.paused {
                 lane.paused = wanted;
                 if wanted { &mut pause } else { &mut resume }.push(partition.clone());

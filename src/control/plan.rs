@@ -1,0 +1,254 @@
+//! From settings to all that a route needs to run: plugins read, checked, compiled, instantiated and configured once.
+//! Everything that can fail without Kafka fails here, before anything that runs is touched.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::status::{PluginStatus, RouteFacts};
+use crate::config::settings::{Plugin, Route, Target};
+use crate::config::{Loaded, Problem, Problems, Settings};
+use crate::kafka::{ClientKind, check_properties};
+use crate::model::{Digest, PluginName, TopicName};
+use crate::pipeline::chain::Chain;
+use crate::pipeline::destinations::{self, Destination};
+use crate::pipeline::ports::Step;
+use crate::pipeline::worker::{Bounds, Task};
+use crate::plugin::{Compiled, DestinationSpec, Engine, Prepare, Prepared};
+
+/// Part of a worker's share of `memory` for what its consumer has fetched ahead; as much is for what its producer has not
+/// sent yet, and the rest for records in work.
+const QUEUES: u64 = 4;
+
+/// A configuration that can run.
+pub struct Plan {
+    /// What the operator meant.
+    pub settings: Arc<Settings>,
+    /// The enabled routes, by name.
+    pub routes: BTreeMap<crate::model::RouteName, Arc<RoutePlan>>,
+    /// Of the configuration as it was read.
+    pub hash: Digest,
+}
+
+/// A route that can run.
+pub struct RoutePlan {
+    /// What the operator meant.
+    pub route: Route,
+    steps: Vec<ReadyStep>,
+    /// Dead-letter topics of all routes, which no pattern matches.
+    pub dead_letter_topics: BTreeSet<TopicName>,
+    /// One worker's share of `memory` for what its consumer has fetched ahead, bytes.
+    pub memory: u64,
+    /// The group's `session.timeout.ms`.
+    pub session_timeout: Duration,
+    bounds: Bounds,
+}
+
+struct ReadyStep {
+    prepared: Arc<Prepared>,
+    timeout: Duration,
+    plugin: PluginName,
+    sha256: Digest,
+}
+
+impl Plan {
+    /// Builds everything that `loaded` asks for.
+    ///
+    /// # Errors
+    /// Every problem found, each at its place in the YAML.
+    pub fn build(loaded: &Loaded, engine: &Engine) -> Result<Self, Problems> {
+        let settings = Arc::new(loaded.settings.clone());
+        let mut problems = Problems::new();
+        problems.extend(property_problems(loaded));
+        let compiled = compile_all(loaded, engine, &mut problems);
+        let share = Share::of(&settings);
+        let mut routes = BTreeMap::new();
+        for route in settings.routes.values() {
+            let steps = prepare_steps(loaded, route, &compiled, &mut problems);
+            if route.enabled {
+                routes.insert(route.name.clone(), Arc::new(RoutePlan::new(route, steps, &settings, share)));
+            }
+        }
+        if problems.has_errors() { Err(problems) } else { Ok(Self { settings, routes, hash: loaded.hash }) }
+    }
+}
+
+/// One worker's part of `memory`.
+#[derive(Clone, Copy)]
+struct Share {
+    bytes: u64,
+}
+
+impl Share {
+    fn of(settings: &Settings) -> Self {
+        let workers: u64 = settings.routes.values().filter(|route| route.enabled).map(|route| u64::from(route.workers)).sum();
+        Self { bytes: settings.memory / workers.max(1) }
+    }
+}
+
+impl RoutePlan {
+    fn new(route: &Route, steps: Vec<ReadyStep>, settings: &Settings, share: Share) -> Self {
+        let property = |name: &str| {
+            let own = route.source.consumer.get(name).or_else(|| settings.kafka.consumer.get(name));
+            own.or_else(|| settings.kafka.common.get(name)).and_then(|value| value.reveal().parse().ok())
+        };
+        let in_work = usize::try_from(share.bytes / 2).unwrap_or(usize::MAX).max(1);
+        Self {
+            steps,
+            dead_letter_topics: settings.routes.values().filter_map(|route| route.on_error.dead_letter_topic()).cloned().collect(),
+            memory: share.bytes / QUEUES,
+            session_timeout: Duration::from_millis(property("session.timeout.ms").unwrap_or(45_000)),
+            bounds: Bounds {
+                interval: route.transaction.interval,
+                records: route.transaction.records as usize,
+                bytes: usize::try_from(route.transaction.bytes).unwrap_or(usize::MAX).min(in_work),
+                processing: settings.processing_timeout,
+                held: in_work,
+            },
+            route: route.clone(),
+        }
+    }
+
+    /// What a worker does, with plugin instances of its own.
+    pub fn task(&self, generation: u64) -> Task {
+        let steps = self.steps.iter().map(|step| (Box::new(step.prepared.step()) as Box<dyn Step>, step.timeout)).collect();
+        let batch = self.route.batch;
+        Task {
+            chain: Chain::new(steps, batch.records as usize, usize::try_from(batch.bytes).unwrap_or(usize::MAX)),
+            destinations: self.route.destinations.iter().map(destination).collect(),
+            on_error: self.route.on_error.clone(),
+            bounds: self.bounds,
+            generation,
+        }
+    }
+
+    /// The route's plugins in order, with the digests of their files.
+    pub fn plugins(&self) -> impl Iterator<Item = (&PluginName, &Digest)> {
+        self.steps.iter().map(|step| (&step.plugin, &step.sha256))
+    }
+
+    /// What the status board is told of it.
+    pub fn facts(&self) -> RouteFacts {
+        RouteFacts {
+            delivery: self.route.delivery,
+            group: self.route.source.group.clone(),
+            plugins: self.plugins().map(|(plugin, sha256)| PluginStatus { plugin: plugin.clone(), sha256: *sha256 }).collect(),
+            workers: self.route.workers,
+        }
+    }
+}
+
+fn destination(of: &crate::config::settings::Destination) -> Destination {
+    let target = match &of.target {
+        Target::Topic(topic) => destinations::Target::Topic(topic.clone()),
+        Target::Pattern(pattern) => destinations::Target::Pattern(pattern.clone()),
+    };
+    Destination { name: of.name.clone(), target, partition: of.partition, default: of.default }
+}
+
+/// librdkafka knows its properties best.
+fn property_problems(loaded: &Loaded) -> Vec<Problem> {
+    let (kafka, places) = (&loaded.settings.kafka, &loaded.places);
+    let of_process = [
+        (&kafka.common, ClientKind::Consumer),
+        (&kafka.consumer, ClientKind::Consumer),
+        (&kafka.producer, ClientKind::Producer),
+    ];
+    let of_routes = loaded.settings.routes.values().map(|route| (&route.source.consumer, ClientKind::Consumer));
+    let checked = of_process.into_iter().chain(of_routes);
+    checked
+        .flat_map(|(properties, kind)| check_properties(properties, kind))
+        .map(|(name, message)| match places.property(&name) {
+            Some(place) => Problem::at(&place, message).code("invalid_property"),
+            None => Problem::new(format!("{name}: {message}")).code("invalid_property"),
+        })
+        .collect()
+}
+
+fn compile_all(loaded: &Loaded, engine: &Engine, problems: &mut Problems) -> BTreeMap<PluginName, Compiled> {
+    // A file that several plugins name is read once, so that all of them are the same bytes.
+    let mut files: BTreeMap<PathBuf, Result<Vec<u8>, String>> = BTreeMap::new();
+    let mut compiled = BTreeMap::new();
+    for plugin in loaded.settings.plugins.values() {
+        let bytes = files.entry(plugin.path.clone()).or_insert_with(|| read(&plugin.path));
+        match compile(engine, plugin, bytes) {
+            Ok(done) => drop(compiled.insert(plugin.name.clone(), done)),
+            Err(problem) => problems.push(problem.at(loaded, &plugin.name)),
+        }
+    }
+    compiled
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    std::fs::read(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))
+}
+
+/// Why a plugin cannot be used, without its place.
+enum Unusable {
+    Unreadable(String),
+    Refused(String),
+}
+
+impl Unusable {
+    fn at(self, loaded: &Loaded, plugin: &PluginName) -> Problem {
+        let place = loaded.places.plugin(plugin);
+        let (message, code) = match self {
+            Self::Unreadable(message) => (message, "unreadable"),
+            Self::Refused(message) => (message, "invalid_plugin"),
+        };
+        match place {
+            Some(place) => Problem::at(&place, message).code(code),
+            None => Problem::new(format!("plugin \"{plugin}\": {message}")).code(code),
+        }
+    }
+}
+
+fn compile(engine: &Engine, plugin: &Plugin, bytes: &Result<Vec<u8>, String>) -> Result<Compiled, Unusable> {
+    let bytes = bytes.as_ref().map_err(|message| Unusable::Unreadable(message.clone()))?;
+    engine
+        .compile_pinned(&plugin.name, bytes, plugin.sha256.as_ref())
+        .map_err(|error| Unusable::Refused(format!("{} cannot be used: {error}", plugin.path.display())))
+}
+
+fn prepare_steps(
+    loaded: &Loaded,
+    route: &Route,
+    compiled: &BTreeMap<PluginName, Compiled>,
+    problems: &mut Problems,
+) -> Vec<ReadyStep> {
+    let destinations: Arc<[DestinationSpec]> = route
+        .destinations
+        .iter()
+        .map(|to| DestinationSpec { name: to.name.clone(), pattern: matches!(to.target, Target::Pattern(_)) })
+        .collect();
+    let mut ready = Vec::new();
+    for (number, step) in route.pipeline.iter().enumerate() {
+        // What could not be compiled is a problem already.
+        let Some(code) = compiled.get(&step.plugin) else { continue };
+        let plugin = &loaded.settings.plugins[&step.plugin];
+        let with = Prepare {
+            plugin: step.plugin.clone(),
+            route: route.name.clone(),
+            config: step.config.to_string(),
+            limits: plugin.limits,
+            destinations: Arc::clone(&destinations),
+        };
+        match code.prepare(with) {
+            Ok(prepared) => ready.push(ReadyStep {
+                prepared: Arc::new(prepared),
+                timeout: plugin.limits.timeout,
+                plugin: step.plugin.clone(),
+                sha256: code.inspection().sha256,
+            }),
+            Err(error) => {
+                let message = format!("plugin \"{}\" in route \"{}\": {error}", step.plugin, route.name);
+                problems.push(match loaded.places.step(&route.name, number) {
+                    Some(place) => Problem::at(&place, message).code("invalid_plugin"),
+                    None => Problem::new(message).code("invalid_plugin"),
+                });
+            }
+        }
+    }
+    ready
+}
