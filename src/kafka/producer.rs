@@ -272,7 +272,7 @@ impl Producer {
             if Instant::now() + RETRY_PAUSE >= deadline {
                 return Err(Stop::Abort(outcome()));
             }
-            std::thread::sleep(RETRY_PAUSE);
+            client.serve(RETRY_PAUSE);
         }
     }
 
@@ -296,7 +296,7 @@ impl Producer {
             if Instant::now() + RETRY_PAUSE >= deadline {
                 return Err(Stop::Unknown(trouble(&error, About::Cluster)));
             }
-            std::thread::sleep(RETRY_PAUSE);
+            client.serve(RETRY_PAUSE);
         }
     }
 
@@ -438,7 +438,7 @@ fn init_transactions(client: &Arc<Client>, id: &str, deadline: Instant) -> Resul
     loop {
         let Err(error) = client.init_transactions(until(deadline)) else { return Ok(()) };
         if error.retriable && !error.fatal && Instant::now() + RETRY_PAUSE < deadline {
-            std::thread::sleep(RETRY_PAUSE);
+            client.serve(RETRY_PAUSE);
             continue;
         }
         client.serve(Duration::ZERO);

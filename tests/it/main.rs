@@ -1,1 +1,3 @@
 //! The one integration binary.
+mod kafka_session;
+mod support;
