@@ -1,1 +1,17 @@
-//! (being built)
+//! FLOOR 4: Kafka. The only owner of librdkafka: a consumer and its producer for life ([`Session`]), and what is known
+//! of the cluster ([`Cluster`]). Implements the data plane's `Broker`; knows nothing of plugins, YAML or HTTP.
+
+mod client_options;
+mod convert;
+mod errors;
+mod positions;
+mod producer;
+mod raw;
+mod rebalance;
+mod session;
+mod topics;
+
+pub use client_options::{ClientKind, check_properties};
+pub use positions::{Started, committed, resolve_start};
+pub use session::{Instance, Session, SessionOptions};
+pub use topics::{Cluster, TopicState, Topics, loops, source_topics};

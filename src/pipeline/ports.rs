@@ -4,7 +4,9 @@ use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::model::{Digest, FaultCode, Item, Items, OffsetMap, PluginName, SourceBatch, TopicName, TopicPartition};
+use crate::model::{
+    Digest, FaultCode, Item, Items, Offset, OffsetMap, PluginName, SourceBatch, TopicName, TopicPartition,
+};
 
 /// One plugin of a route's pipeline, with an instance of its own.
 pub trait Step {
@@ -129,6 +131,18 @@ pub enum Event {
     OffsetLost {
         /// Which partition.
         partition: TopicPartition,
+        /// For people: the offset asked for, what the log holds.
+        message: String,
+    },
+    /// The log no longer held the offset to read next, and `on_offset_lost` accepts that: the partition goes on at `to`,
+    /// which is committed, without `lost` records.
+    OffsetReset {
+        /// Which partition.
+        partition: TopicPartition,
+        /// Where it goes on.
+        to: Offset,
+        /// How many offsets were passed by, 0 where that cannot be known.
+        lost: u64,
         /// For people: the offset asked for, what the log holds.
         message: String,
     },

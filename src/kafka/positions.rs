@@ -1,0 +1,135 @@
+//! Where a group that has never committed starts: resolved once, and committed before its first record is read, so that
+//! a crash in between changes nothing. Knows the route's `start`, and nothing of sessions.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::config::settings::{Route, Start};
+use crate::model::{Offset, OffsetMap, TopicName, TopicPartition};
+use crate::pipeline::ports::Trouble;
+
+use super::client_options;
+use super::errors::{About, passing, trouble};
+use super::raw::{Client, Context, Error, Kind, Known, OFFSET_INVALID, PartitionList};
+use super::topics::{Cluster, reason};
+
+/// Longest wait for one answer. A predecessor's open transaction holds the offsets back for as long as its timeout.
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+
+/// What [`resolve_start`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Started {
+    /// The group had committed before.
+    Before,
+    /// It had not: these offsets are now committed.
+    Now(OffsetMap),
+}
+
+/// Commits the route's `start` for every partition of `topics`, if its group has committed nothing on any of them.
+/// To be done once by a route, before its workers join: Kafka takes such a commit only while the group is empty.
+///
+/// # Errors
+/// [`Trouble`]: to be tried again after a back-off.
+pub fn resolve_start(cluster: &Cluster, route: &Route, topics: &[TopicName]) -> Result<Started, Trouble> {
+    let known = cluster.topics()?;
+    let partitions: Vec<_> = topics
+        .iter()
+        .flat_map(|topic| (0..known.partitions(topic.as_str()).unwrap_or(0)).map(|number| at(topic, number)))
+        .collect();
+    let group = &route.source.group;
+    let client = asking(cluster, route)?;
+    let failed = |error: Error| explain(&client, &error, About::Group(group));
+    if partitions.is_empty() || has_committed(&client, &partitions).map_err(failed)? {
+        return Ok(Started::Before);
+    }
+    let offsets = start_offsets(&client, route.source.start, &partitions).map_err(|error| {
+        let topic = topics.first().map_or(About::Cluster, About::Read);
+        explain(&client, &error, topic)
+    })?;
+    let list = PartitionList::of(offsets.iter().map(|(partition, offset)| (partition.clone(), *offset)));
+    match client.commit_offsets(&list, ANSWER_WITHIN) {
+        Ok(()) => Ok(Started::Now(offsets)),
+        // Another process was faster, and its members have joined: what it committed counts.
+        Err(error) if is_refused_to_outsiders(&error) => {
+            if has_committed(&client, &partitions).map_err(failed)? {
+                return Ok(Started::Before);
+            }
+            let message = format!(
+                "group {group} has members but no committed offset: another process is about to settle where it starts"
+            );
+            Err(passing(error.code.known(), message))
+        }
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// The committed offsets of a route's group on these partitions; those without one are left out.
+///
+/// # Errors
+/// [`Trouble`]: the group coordinator does not answer, or refuses.
+pub fn committed(cluster: &Cluster, route: &Route, partitions: &[TopicPartition]) -> Result<OffsetMap, Trouble> {
+    let client = asking(cluster, route)?;
+    let offsets = client
+        .committed(partitions.iter().cloned(), ANSWER_WITHIN)
+        .map_err(|error| explain(&client, &error, About::Group(&route.source.group)))?;
+    Ok(offsets.into_iter().filter(|(_, offset)| *offset >= 0).collect())
+}
+
+fn asking(cluster: &Cluster, route: &Route) -> Result<Arc<Client>, Trouble> {
+    let options = client_options::asking(cluster.kafka(), Some(route.source.group.as_str()));
+    let context = Context::new(format!("route {}, offsets", route.name), None);
+    Client::new(Kind::Consumer, &options, context).map_err(|message| trouble(&configuration(message), About::Cluster))
+}
+
+/// librdkafka refuses to make a client.
+pub(super) fn configuration(message: String) -> Error {
+    Error { message, ..Error::of(Known::RD_KAFKA_RESP_ERR__INVALID_ARG.into()) }
+}
+
+fn explain(client: &Client, error: &Error, about: About<'_>) -> Trouble {
+    client.serve(Duration::ZERO);
+    match error.code.known() {
+        Known::RD_KAFKA_RESP_ERR__TIMED_OUT | Known::RD_KAFKA_RESP_ERR__TRANSPORT => {
+            reason(error, client.context().take_errors())
+        }
+        _ => trouble(error, about),
+    }
+}
+
+fn has_committed(client: &Client, partitions: &[TopicPartition]) -> Result<bool, Error> {
+    let offsets = client.committed(partitions.iter().cloned(), ANSWER_WITHIN)?;
+    Ok(offsets.iter().any(|(_, offset)| *offset != OFFSET_INVALID))
+}
+
+fn start_offsets(client: &Client, start: Start, partitions: &[TopicPartition]) -> Result<OffsetMap, Error> {
+    let deadline = Instant::now() + ANSWER_WITHIN;
+    let ends =
+        |partition: &TopicPartition| client.watermarks(partition, deadline.saturating_duration_since(Instant::now()));
+    match start {
+        Start::Earliest => partitions.iter().map(|at| Ok((at.clone(), ends(at)?.0))).collect(),
+        Start::Latest => partitions.iter().map(|at| Ok((at.clone(), ends(at)?.1))).collect(),
+        Start::At(time) => {
+            let times = partitions.iter().map(|partition| (partition.clone(), time));
+            let found = client.offsets_for_times(times, ANSWER_WITHIN)?;
+            let or_end = |(partition, offset): (TopicPartition, Offset)| {
+                let offset = if offset >= 0 { offset } else { ends(&partition)?.1 };
+                Ok((partition, offset))
+            };
+            found.into_iter().map(or_end).collect()
+        }
+    }
+}
+
+fn is_refused_to_outsiders(error: &Error) -> bool {
+    matches!(
+        error.code.known(),
+        Known::RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID
+            | Known::RD_KAFKA_RESP_ERR_ILLEGAL_GENERATION
+            | Known::RD_KAFKA_RESP_ERR_REBALANCE_IN_PROGRESS
+            | Known::RD_KAFKA_RESP_ERR_STALE_MEMBER_EPOCH
+    )
+}
+
+fn at(topic: &TopicName, partition: i32) -> TopicPartition {
+    TopicPartition { topic: topic.clone(), partition }
+}

@@ -1,0 +1,489 @@
+//! A worker's producer: one transaction at a time, from begin to commit, with the whole table of what may go wrong.
+//!
+//! Two rules hold everywhere. Outputs and offsets count as not committed only if the request to commit was never sent,
+//! or the broker has said so. And a producer whose last call ended in anything but success or a clean abort is thrown
+//! away: the next one's `init_transactions` bumps the epoch and settles what the old one left open, so that a late
+//! request of the old one can no longer end a transaction of the new one (librdkafka lacks KIP-890's second part).
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::model::{GroupId, OffsetMap, TopicName};
+use crate::pipeline::ports::{Outcome, Output, Outputs, Trouble, TroubleKind};
+
+use super::client_options::{Options, Timeouts};
+use super::errors::{self, About, is_fenced, is_rejection, passing, trouble};
+use super::positions::configuration;
+use super::raw::{Client, Context, Error, Failure, Failures, GroupMetadata, Kind, Known, PartitionList, Topic};
+use super::topics::{reason, should_refresh};
+
+/// How long a new producer may take to be ready, where somebody waits for it.
+const INIT_WITHIN: Duration = Duration::from_secs(10);
+/// A flush is asked in small steps: one call looks up from its wait only every 10 ms.
+const FLUSH_STEP: Duration = Duration::from_millis(1);
+/// Between two tries of a call that may be made again.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+
+/// What a producer is made of; makes a new one where the old is of no more use.
+pub(super) struct Producer {
+    label: String,
+    options: Options,
+    /// The group whose offsets it commits.
+    group: GroupId,
+    /// Only in exactly_once.
+    transactional_id: Option<String>,
+    /// Whether the transactional id outlives the process, so that another may come by it.
+    is_static: bool,
+    timeouts: Timeouts,
+    /// The topics by slot.
+    topics: Vec<TopicName>,
+    live: Option<Live>,
+    /// Whether something hinted that the cluster's topics are not what we believe.
+    stale_topics: bool,
+}
+
+/// A producer that is ready.
+struct Live {
+    /// By slot; made when first produced to.
+    topics: Vec<Option<Topic>>,
+    client: Arc<Client>,
+}
+
+/// Why an attempt ended early.
+enum Stop {
+    /// Nothing was committed: abort, and say this.
+    Abort(Outcome),
+    /// As `Abort`; the producer has lost its place in the sequence and is replaced after the abort.
+    AbortAndRenew(Outcome),
+    /// Nothing was committed, and the producer is of no more use.
+    Discard(Outcome),
+    /// A commit was sent and has failed in a way that asks for an abort.
+    AbortCommit(Outcome),
+    /// A commit was sent, and nobody knows.
+    Unknown(Trouble),
+}
+
+impl Producer {
+    pub(super) fn new(
+        label: String,
+        options: Options,
+        group: GroupId,
+        transactional_id: Option<String>,
+        is_static: bool,
+        timeouts: Timeouts,
+    ) -> Self {
+        Self {
+            label,
+            options,
+            group,
+            transactional_id,
+            is_static,
+            timeouts,
+            topics: Vec::new(),
+            live: None,
+            stale_topics: false,
+        }
+    }
+
+    /// Makes a producer, and, in exactly_once, settles whatever its predecessor left open.
+    pub(super) fn renew(&mut self, within: Duration) -> Result<(), Trouble> {
+        self.live = None;
+        let deadline = Instant::now() + within;
+        let client = Client::new(Kind::Producer, &self.options, Context::new(self.label.clone(), None))
+            .map_err(|message| trouble(&configuration(message), About::Cluster))?;
+        if let Some(id) = &self.transactional_id {
+            init_transactions(&client, id, deadline)?;
+        }
+        self.live = Some(Live { topics: Vec::new(), client });
+        Ok(())
+    }
+
+    /// Throws the producer away; the next use makes a new one.
+    pub(super) fn discard(&mut self) {
+        self.live = None;
+    }
+
+    /// The next free slot, for this topic, which the producer then knows.
+    pub(super) fn add_topic(&mut self, name: &TopicName, wait: Duration) -> Result<u16, Trouble> {
+        let slot = u16::try_from(self.topics.len())
+            .map_err(|_| passing(Known::RD_KAFKA_RESP_ERR__INVALID_ARG, "one route writes more than 65,536 topics"))?;
+        let client = Arc::clone(&self.live()?.client);
+        let about = About::Write(name);
+        let topic = Topic::new(&client, name).map_err(|error| trouble(&error, about))?;
+        // Records for a topic that the producer has not yet looked up would wait in the transaction instead of here.
+        client.metadata(Some(&topic), wait).map_err(|error| trouble(&error, about))?;
+        self.topics.push(name.clone());
+        let live = self.live()?;
+        live.topics.resize_with(usize::from(slot) + 1, || None);
+        live.topics[usize::from(slot)] = Some(topic);
+        Ok(slot)
+    }
+
+    /// Serves the client's callbacks; what it complained about since.
+    pub(super) fn take_errors(&mut self) -> Vec<Error> {
+        let Some(live) = &self.live else { return Vec::new() };
+        live.client.serve(Duration::ZERO);
+        live.client.context().take_errors()
+    }
+
+    /// Whether something hinted, since this was last asked, that the cluster's topics have changed.
+    pub(super) fn take_stale_topics(&mut self) -> bool {
+        std::mem::take(&mut self.stale_topics)
+    }
+
+    fn live(&mut self) -> Result<&mut Live, Trouble> {
+        if self.live.is_none() {
+            self.renew(INIT_WITHIN)?;
+        }
+        Ok(self.live.as_mut().expect("made above"))
+    }
+
+    // exactly_once
+
+    /// One transaction. `member` is asked when its offsets are sent.
+    pub(super) fn transact(
+        &mut self,
+        outputs: &dyn Outputs,
+        offsets: &OffsetMap,
+        member: &mut dyn FnMut() -> Option<GroupMetadata>,
+    ) -> Outcome {
+        if let Err(trouble) = self.live() {
+            return lost_or(trouble, Outcome::Aborted);
+        }
+        let began = Instant::now();
+        match self.attempt(outputs, offsets, member, began) {
+            Ok(()) => Outcome::Committed { lost: 0 },
+            Err(stop) => self.end(stop, began),
+        }
+    }
+
+    fn attempt(
+        &mut self,
+        outputs: &dyn Outputs,
+        offsets: &OffsetMap,
+        member: &mut dyn FnMut() -> Option<GroupMetadata>,
+        began: Instant,
+    ) -> Result<(), Stop> {
+        let deadline = began + self.timeouts.transaction;
+        let live = self.live().map_err(|trouble| Stop::Discard(Outcome::Aborted(trouble)))?;
+        let client = Arc::clone(&live.client);
+        let _ = client.context().take_failures();
+        client.begin_transaction().map_err(|error| self.stopped(&error, began))?;
+        self.produce(outputs, began + self.timeouts.delivery, began)?;
+        if !flush(&client, deadline.min(began + self.timeouts.delivery + Duration::from_secs(1))) {
+            let message = format!("outputs were not acknowledged within {:?}", self.timeouts.delivery);
+            let slow = passing(Known::RD_KAFKA_RESP_ERR__MSG_TIMED_OUT, message);
+            return Err(Stop::AbortAndRenew(Outcome::Aborted(slow)));
+        }
+        self.delivered(&client)?;
+        if !offsets.is_empty() {
+            let member =
+                member().filter(GroupMetadata::is_member).ok_or_else(|| Stop::Abort(Outcome::Aborted(left())))?;
+            let list = PartitionList::of(offsets.iter().map(|(at, offset)| (at.clone(), *offset)));
+            self.send_offsets(&client, &list, &member, deadline, began)?;
+        }
+        self.commit(&client, deadline, began)
+    }
+
+    /// Queues every output. The first that is not taken ends it: a transaction without it would commit all the same.
+    fn produce(&mut self, outputs: &dyn Outputs, deadline: Instant, began: Instant) -> Result<(), Stop> {
+        let mut index = 0;
+        let mut refused = None;
+        outputs.for_each(&mut |output| {
+            match self.produce_one(&output, index, deadline) {
+                Ok(()) => {
+                    index += 1;
+                    return ControlFlow::Continue(());
+                }
+                Err(error) => refused = Some(error),
+            }
+            ControlFlow::Break(())
+        });
+        let Some(error) = refused else { return Ok(()) };
+        if is_rejection(error.code) {
+            let message = format!("{}: {}", error.code.name(), error.message);
+            return Err(Stop::Abort(Outcome::Rejected { output: Some(index), message }));
+        }
+        Err(match error.code.known() {
+            Known::RD_KAFKA_RESP_ERR__FATAL | Known::RD_KAFKA_RESP_ERR__STATE => self.stopped(&error, began),
+            _ => {
+                self.stale_topics |= should_refresh(error.code);
+                Stop::Abort(Outcome::Aborted(trouble(&error, About::Cluster)))
+            }
+        })
+    }
+
+    fn produce_one(&mut self, output: &Output<'_>, index: usize, deadline: Instant) -> Result<(), Error> {
+        let unknown = || Error::of(Known::RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC.into());
+        let slot = usize::from(output.topic);
+        let live = self.live.as_mut().ok_or_else(unknown)?;
+        if live.topics.get(slot).is_none_or(Option::is_none) {
+            let name = self.topics.get(slot).ok_or_else(unknown)?;
+            live.topics.resize_with(self.topics.len(), || None);
+            live.topics[slot] = Some(Topic::new(&live.client, name)?);
+        }
+        let topic = live.topics[slot].as_ref().ok_or_else(unknown)?;
+        let headers = output.headers;
+        loop {
+            let list = (0..headers.len()).map(|nth| headers.get(nth));
+            let result = topic.produce(output.partition, output.key, output.value, output.timestamp, list, index);
+            match result {
+                Err(error)
+                    if error.code == Known::RD_KAFKA_RESP_ERR__QUEUE_FULL.into() && Instant::now() < deadline =>
+                {
+                    live.client.flush(Duration::from_millis(5));
+                }
+                result => return result,
+            }
+        }
+    }
+
+    /// Whether all outputs were delivered; what to make of it if not.
+    fn delivered(&mut self, client: &Client) -> Result<(), Stop> {
+        let failures = client.context().take_failures();
+        if failures.count == 0 {
+            return Ok(());
+        }
+        self.stale_topics |= failures.first.iter().any(|failure| should_refresh(failure.code));
+        // What was refused leaves a gap in the sequence, and the next transaction would pay for it.
+        Err(Stop::AbortAndRenew(classify(&failures)))
+    }
+
+    fn send_offsets(
+        &mut self,
+        client: &Client,
+        offsets: &PartitionList,
+        member: &GroupMetadata,
+        deadline: Instant,
+        began: Instant,
+    ) -> Result<(), Stop> {
+        // Leaves a little of the transaction's time for the abort.
+        let deadline = deadline - self.timeouts.transaction / 8;
+        loop {
+            let Err(error) = client.send_offsets(offsets, member, until(deadline)) else { return Ok(()) };
+            let outcome = || Outcome::Aborted(trouble(&error, About::Group(&self.group)));
+            if error.must_abort {
+                return Err(Stop::Abort(outcome()));
+            }
+            if error.fatal || !error.retriable {
+                return Err(self.stopped(&error, began));
+            }
+            if Instant::now() + RETRY_PAUSE >= deadline {
+                return Err(Stop::Abort(outcome()));
+            }
+            client.serve(RETRY_PAUSE);
+        }
+    }
+
+    fn commit(&mut self, client: &Client, deadline: Instant, began: Instant) -> Result<(), Stop> {
+        loop {
+            let Err(error) = client.commit_transaction(until(deadline)) else { return Ok(()) };
+            if error.must_abort {
+                let failures = client.context().take_failures();
+                let outcome = match failures.count {
+                    0 => Outcome::Aborted(trouble(&error, About::Cluster)),
+                    _ => classify(&failures),
+                };
+                return Err(Stop::AbortCommit(outcome));
+            }
+            if !error.retriable || error.fatal {
+                return Err(match self.stopped(&error, began) {
+                    Stop::Discard(Outcome::Broken(trouble)) => Stop::Discard(Outcome::Broken(trouble)),
+                    _ => Stop::Unknown(trouble(&error, About::Cluster)),
+                });
+            }
+            if Instant::now() + RETRY_PAUSE >= deadline {
+                return Err(Stop::Unknown(trouble(&error, About::Cluster)));
+            }
+            client.serve(RETRY_PAUSE);
+        }
+    }
+
+    /// An error that the producer does not survive, before a commit was sent.
+    fn stopped(&self, error: &Error, began: Instant) -> Stop {
+        let id = self.transactional_id.as_deref().unwrap_or_default();
+        let found = trouble(error, About::Transaction(id));
+        if !is_fenced(error.code) {
+            return Stop::Discard(Outcome::Aborted(found));
+        }
+        // The broker fences too: whoever is older than the transaction's timeout was ended by it. Without an instance
+        // nobody else can come by our id.
+        if self.is_static && began.elapsed() < self.timeouts.transaction / 2 {
+            return Stop::Discard(Outcome::Broken(duplicate(id, &found)));
+        }
+        Stop::Discard(Outcome::Aborted(Trouble { kind: TroubleKind::Passing, ..found }))
+    }
+
+    /// Leaves no transaction open, and the producer ready or gone.
+    fn end(&mut self, stop: Stop, began: Instant) -> Outcome {
+        let (outcome, if_abort_fails, renew) = match stop {
+            Stop::Abort(outcome) => (outcome.clone(), outcome, false),
+            Stop::AbortAndRenew(outcome) => (outcome.clone(), outcome, true),
+            Stop::AbortCommit(outcome) => {
+                let unknown = match &outcome {
+                    Outcome::Aborted(trouble) => trouble.clone(),
+                    Outcome::Rejected { message, .. } => passing(Known::RD_KAFKA_RESP_ERR__FAIL, message.clone()),
+                    other => return other.clone(),
+                };
+                (outcome, Outcome::Unknown(unknown), true)
+            }
+            Stop::Discard(outcome) => {
+                self.discard();
+                // Resolves what is still open; but never against a living twin, whom it would fence in turn.
+                if !matches!(outcome, Outcome::Broken(_)) {
+                    let _ = self.renew(INIT_WITHIN);
+                }
+                return outcome;
+            }
+            Stop::Unknown(trouble) => {
+                self.discard();
+                return Outcome::Unknown(trouble);
+            }
+        };
+        match self.abort() {
+            Ok(()) if !renew => outcome,
+            Ok(()) => {
+                // Not being able to now is no matter: the next use tries again.
+                let _ = self.renew(INIT_WITHIN);
+                outcome
+            }
+            Err(error) => match self.stopped(&error, began) {
+                Stop::Discard(Outcome::Broken(twin)) => {
+                    self.discard();
+                    Outcome::Broken(twin)
+                }
+                _ => {
+                    self.discard();
+                    if !matches!(if_abort_fails, Outcome::Unknown(_)) {
+                        let _ = self.renew(INIT_WITHIN);
+                    }
+                    if_abort_fails
+                }
+            },
+        }
+    }
+
+    fn abort(&mut self) -> Result<(), Error> {
+        let Some(live) = &self.live else { return Ok(()) };
+        match live.client.abort_transaction(self.timeouts.transaction) {
+            Err(error) if error.retriable && !error.fatal => live.client.abort_transaction(self.timeouts.transaction),
+            result => result,
+        }
+    }
+
+    // at_least_once and at_most_once
+
+    /// Sends every output and waits for the acknowledgements. `Ok`: what was not delivered, nothing in the best case.
+    pub(super) fn send(&mut self, outputs: &dyn Outputs) -> Result<Failures, Trouble> {
+        let deadline = Instant::now() + self.timeouts.delivery;
+        let client = Arc::clone(&self.live()?.client);
+        let _ = client.context().take_failures();
+        let (mut index, mut refused) = (0, Vec::new());
+        outputs.for_each(&mut |output| {
+            if let Err(error) = self.produce_one(&output, index, deadline) {
+                let topic = self.topics.get(usize::from(output.topic)).cloned();
+                refused.push(Failure { index, topic, code: error.code, message: error.message });
+            }
+            index += 1;
+            ControlFlow::Continue(())
+        });
+        let flushed = flush(&client, deadline + Duration::from_secs(1));
+        let mut failures = client.context().take_failures();
+        failures.count += refused.len() as u64;
+        refused.append(&mut failures.first);
+        failures.first = refused;
+        self.stale_topics |= failures.first.iter().any(|failure| should_refresh(failure.code));
+        if !flushed {
+            // What is still under way may or may not arrive; it must not mix with what comes next.
+            self.discard();
+            let message = format!("outputs were not acknowledged within {:?}", self.timeouts.delivery);
+            return Err(passing(Known::RD_KAFKA_RESP_ERR__MSG_TIMED_OUT, message));
+        }
+        if failures.count > 0 && client.fatal_error().is_some() {
+            self.discard();
+        }
+        Ok(failures)
+    }
+}
+
+/// What undelivered outputs mean for their transaction.
+pub(super) fn classify(failures: &Failures) -> Outcome {
+    let guilty = || failures.first.iter().filter(|failure| !errors::is_collateral(failure.code));
+    let mut rejected = guilty().filter(|failure| is_rejection(failure.code));
+    if let Some(first) = rejected.next() {
+        // The broker refuses a batch as too large as a whole: then only a batch of one says which record it was.
+        let is_exact = first.code == Known::RD_KAFKA_RESP_ERR_INVALID_RECORD.into() || rejected.next().is_none();
+        let message = format!("{}: {}", first.code.name(), first.message);
+        return Outcome::Rejected { output: is_exact.then_some(first.index), message };
+    }
+    let first = guilty().next().or(failures.first.first());
+    Outcome::Aborted(match first {
+        Some(failure) => {
+            let error = Error { message: failure.message.clone(), ..Error::of(failure.code) };
+            let mut found = trouble(&error, failure.topic.as_ref().map_or(About::Cluster, About::Write));
+            found.message = format!("{} of the outputs could not be delivered: {}", failures.count, found.message);
+            found
+        }
+        None => passing(Known::RD_KAFKA_RESP_ERR__FAIL, "an output could not be delivered"),
+    })
+}
+
+/// A trouble that says another process has our identity ends the session; any other is the caller's to name.
+fn lost_or(trouble: Trouble, or: fn(Trouble) -> Outcome) -> Outcome {
+    if trouble.kind == TroubleKind::Duplicate { Outcome::Broken(trouble) } else { or(trouble) }
+}
+
+fn init_transactions(client: &Arc<Client>, id: &str, deadline: Instant) -> Result<(), Trouble> {
+    loop {
+        let Err(error) = client.init_transactions(until(deadline)) else { return Ok(()) };
+        if error.retriable && !error.fatal && Instant::now() + RETRY_PAUSE < deadline {
+            client.serve(RETRY_PAUSE);
+            continue;
+        }
+        client.serve(Duration::ZERO);
+        return Err(match error.code.known() {
+            Known::RD_KAFKA_RESP_ERR__TIMED_OUT | Known::RD_KAFKA_RESP_ERR__TRANSPORT => {
+                reason(&error, client.context().take_errors())
+            }
+            _ => trouble(&error, About::Transaction(id)),
+        });
+    }
+}
+
+fn flush(client: &Client, deadline: Instant) -> bool {
+    let mut step = FLUSH_STEP;
+    while !client.flush(step) {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        // Short waits are for the usual commit, which takes a few milliseconds.
+        step = (step * 5 / 4).min(Duration::from_millis(10));
+    }
+    true
+}
+
+/// The time left, never zero: zero would not even ask.
+fn until(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
+}
+
+fn left() -> Trouble {
+    Trouble {
+        code: "_ASSIGNMENT_LOST".into(),
+        message: "the worker is not a member of its group at the moment".into(),
+        kind: TroubleKind::Moved,
+    }
+}
+
+fn duplicate(id: &str, fenced: &Trouble) -> Trouble {
+    Trouble {
+        code: fenced.code.clone(),
+        message: format!(
+            "another live process uses the transactional id {id}, so has the same `instance`: give each process its \
+             own; {}",
+            fenced.message
+        ),
+        kind: TroubleKind::Duplicate,
+    }
+}

@@ -1,0 +1,1042 @@
+//! Small safe faces over librdkafka's C: a client and its callbacks, partition lists, fetched messages, errors. It
+//! knows C's rules of ownership and nothing of routes, deliveries or policies. Read `session.rs` next.
+//!
+//! A client handle must outlive every message, topic and queue taken from it, and destroying it may block. So whoever
+//! holds one of those holds an [`Arc`] of the [`Client`], and the last one out destroys it on a thread of its own.
+#![expect(unsafe_code, reason = "librdkafka's batch calls and transactions are C; this is the one file that speaks it")]
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+use std::fmt;
+use std::ptr::{self, NonNull};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka_sys as ffi;
+pub(super) use rdkafka_sys::rd_kafka_resp_err_t as Known;
+
+use crate::model::{Offset, TopicName, TopicPartition};
+
+/// Logical offsets of librdkafka.
+pub(super) const OFFSET_BEGINNING: Offset = -2;
+/// No offset: in a list of committed offsets, nothing was committed; in an assignment, ask the group.
+pub(super) const OFFSET_INVALID: Offset = -1001;
+
+/// An error code of Kafka's or librdkafka's. Kept as a number: a newer broker may send one that the binding's enum lacks.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Code(c_int);
+
+impl Code {
+    pub(super) const NONE: Self = Self(0);
+
+    /// The code, or `UNKNOWN` where the binding has no name for it.
+    pub(super) fn known(self) -> Known {
+        Known::try_from(self.0).unwrap_or(Known::RD_KAFKA_RESP_ERR_UNKNOWN)
+    }
+    /// Kafka's name of it, for example `COORDINATOR_NOT_AVAILABLE`.
+    pub(super) fn name(self) -> &'static str {
+        // SAFETY: librdkafka answers every number with a static, NUL-terminated text.
+        unsafe { CStr::from_ptr(c::err2name(self.0)) }.to_str().unwrap_or("UNKNOWN")
+    }
+    /// librdkafka's words for it.
+    pub(super) fn text(self) -> &'static str {
+        // SAFETY: as for `name`.
+        unsafe { CStr::from_ptr(c::err2str(self.0)) }.to_str().unwrap_or("unknown error")
+    }
+    fn check(self) -> Result<(), Error> {
+        if self == Self::NONE { Ok(()) } else { Err(Error::of(self)) }
+    }
+}
+
+impl From<Known> for Code {
+    fn from(code: Known) -> Self {
+        Self(code as c_int)
+    }
+}
+impl fmt::Debug for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What librdkafka says went wrong, with its flags.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Error {
+    pub(super) code: Code,
+    pub(super) message: String,
+    /// The client instance is of no more use.
+    pub(super) fatal: bool,
+    /// The same call may be made again.
+    pub(super) retriable: bool,
+    /// The transaction must be aborted; the producer stays good.
+    pub(super) must_abort: bool,
+}
+
+impl Error {
+    pub(super) fn of(code: Code) -> Self {
+        Self { code, message: code.text().to_owned(), fatal: false, retriable: false, must_abort: false }
+    }
+
+    /// Takes an error object over; `Ok` for null.
+    fn take(error: *mut ffi::rd_kafka_error_t) -> Result<(), Self> {
+        if error.is_null() {
+            return Ok(());
+        }
+        // SAFETY: not null, so a valid error object that is now ours; read, then destroyed once.
+        unsafe {
+            let taken = Self {
+                code: Code(c::error_code(error)),
+                message: text(ffi::rd_kafka_error_string(error)),
+                fatal: ffi::rd_kafka_error_is_fatal(error) != 0,
+                retriable: ffi::rd_kafka_error_is_retriable(error) != 0,
+                must_abort: ffi::rd_kafka_error_txn_requires_abort(error) != 0,
+            };
+            ffi::rd_kafka_error_destroy(error);
+            Err(taken)
+        }
+    }
+}
+
+/// The same functions as in the binding, with a plain number where the binding has an enum that cannot hold every value.
+mod c {
+    use super::{c_char, c_int, ffi};
+    unsafe extern "C" {
+        #[link_name = "rd_kafka_error_code"]
+        pub(super) fn error_code(error: *const ffi::rd_kafka_error_t) -> c_int;
+        #[link_name = "rd_kafka_err2name"]
+        pub(super) fn err2name(code: c_int) -> *const c_char;
+        #[link_name = "rd_kafka_err2str"]
+        pub(super) fn err2str(code: c_int) -> *const c_char;
+    }
+}
+
+/// Which half of the protocol a client speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Consumer,
+    Producer,
+}
+
+/// What a client's callbacks leave behind, for its owner to take. Callbacks run on the thread that polls the client,
+/// log lines on any.
+pub(super) struct Context {
+    /// Says in log lines whose client it is.
+    label: String,
+    errors: Mutex<Vec<Error>>,
+    failures: Mutex<Failures>,
+    rebalance: Option<Box<dyn Rebalance>>,
+    logged: Mutex<HashMap<String, Logged>>,
+}
+
+/// Serves a consumer's rebalances, on the thread that polls it.
+pub(super) trait Rebalance: Send + Sync {
+    /// `Ok(true)`: these partitions are given; `Ok(false)`: taken; must be answered by an assign or unassign call.
+    fn serve(&self, consumer: &Handle, change: Result<bool, Code>, partitions: Vec<TopicPartition>);
+}
+
+/// Outputs that were not delivered.
+#[derive(Debug, Default)]
+pub(super) struct Failures {
+    /// How many.
+    pub(super) count: u64,
+    /// The first few of each code, as the client reported them.
+    pub(super) first: Vec<Failure>,
+}
+
+/// One output that was not delivered.
+#[derive(Debug, Clone)]
+pub(super) struct Failure {
+    /// What `produce` was given.
+    pub(super) index: usize,
+    /// Where it was to go.
+    pub(super) topic: Option<TopicName>,
+    pub(super) code: Code,
+    pub(super) message: String,
+}
+
+/// More than this, of one code, tells nobody more; a failed batch may hold 10,000 records.
+const FAILURES_KEPT: usize = 16;
+
+impl Context {
+    pub(super) fn new(label: impl Into<String>, rebalance: Option<Box<dyn Rebalance>>) -> Self {
+        Self {
+            label: label.into(),
+            errors: Mutex::default(),
+            failures: Mutex::default(),
+            rebalance,
+            logged: Mutex::default(),
+        }
+    }
+    /// The errors that the client reported since this was last asked; a fatal one is marked.
+    pub(super) fn take_errors(&self) -> Vec<Error> {
+        std::mem::take(&mut lock(&self.errors))
+    }
+    /// The delivery failures since this was last asked.
+    pub(super) fn take_failures(&self) -> Failures {
+        std::mem::take(&mut lock(&self.failures))
+    }
+}
+
+/// A value that no panic can leave half changed: what a poisoned lock guards is still good.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A client, for as long as anything of it is in use.
+pub(super) struct Client {
+    handle: Handle,
+    context: Arc<Context>,
+}
+
+/// The calls on a client's handle. Borrowed from a [`Client`], or from librdkafka during a callback.
+pub(super) struct Handle(NonNull<ffi::rd_kafka_t>);
+
+// SAFETY: librdkafka's handles are thread-safe; every call takes its own locks.
+unsafe impl Send for Handle {}
+// SAFETY: as above.
+unsafe impl Sync for Handle {}
+
+impl std::ops::Deref for Client {
+    type Target = Handle;
+    fn deref(&self) -> &Handle {
+        &self.handle
+    }
+}
+
+impl Client {
+    /// Makes a client of these properties, a later one replacing an earlier one. It connects in the background.
+    pub(super) fn new(kind: Kind, properties: &[(String, String)], context: Context) -> Result<Arc<Self>, String> {
+        let conf = Conf::new(properties)?;
+        let context = Arc::new(context);
+        let mut text = [0; 512];
+        // SAFETY: the callbacks are functions for the whole program, and `opaque` points into an `Arc` that is kept
+        // until after the handle is destroyed. `rd_kafka_new` owns the configuration if it succeeds.
+        unsafe {
+            ffi::rd_kafka_conf_set_opaque(conf.0, Arc::as_ptr(&context).cast_mut().cast());
+            ffi::rd_kafka_conf_set_log_cb(conf.0, Some(on_log));
+            ffi::rd_kafka_conf_set_error_cb(conf.0, Some(on_error));
+            if context.rebalance.is_some() {
+                ffi::rd_kafka_conf_set_rebalance_cb(conf.0, Some(on_rebalance));
+            }
+            let kind = match kind {
+                Kind::Consumer => ffi::rd_kafka_type_t::RD_KAFKA_CONSUMER,
+                Kind::Producer => {
+                    ffi::rd_kafka_conf_set_dr_msg_cb(conf.0, Some(on_delivery));
+                    ffi::rd_kafka_type_t::RD_KAFKA_PRODUCER
+                }
+            };
+            let handle = ffi::rd_kafka_new(kind, conf.0, text.as_mut_ptr(), text.len());
+            let Some(handle) = NonNull::new(handle) else {
+                return Err(self::text(text.as_ptr()));
+            };
+            std::mem::forget(conf);
+            Ok(Arc::new(Self { handle: Handle(handle), context }))
+        }
+    }
+
+    pub(super) fn context(&self) -> &Context {
+        &self.context
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let handle = Handle(self.handle.0);
+        let context = Arc::clone(&self.context);
+        // Destroying waits for threads and connections, and has been seen to hang: never on the caller's thread. If no
+        // thread can be had, the handle leaks, which is the lesser evil.
+        let destroy = move || {
+            let handle = handle;
+            // SAFETY: the last owner is gone, so nothing of this client is in use; destroyed once.
+            unsafe {
+                ffi::rd_kafka_destroy_flags(handle.0.as_ptr(), ffi::RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE as c_int)
+            }
+            drop(context);
+        };
+        let _ = std::thread::Builder::new().name("kafka-destroy".into()).spawn(destroy);
+    }
+}
+
+/// A configuration that is not yet a client.
+struct Conf(*mut ffi::rd_kafka_conf_t);
+
+impl Conf {
+    fn new(properties: &[(String, String)]) -> Result<Self, String> {
+        // SAFETY: returns a fresh configuration.
+        let conf = Self(unsafe { ffi::rd_kafka_conf_new() });
+        for (name, value) in properties {
+            conf.set(name, value)?;
+        }
+        Ok(conf)
+    }
+
+    fn set(&self, name: &str, value: &str) -> Result<(), String> {
+        let (Ok(c_name), Ok(c_value)) = (CString::new(name), CString::new(value)) else {
+            return Err(format!("`{name}` contains a NUL character"));
+        };
+        let mut text = [0; 512];
+        // SAFETY: valid texts, and a buffer with its own length.
+        let result =
+            unsafe { ffi::rd_kafka_conf_set(self.0, c_name.as_ptr(), c_value.as_ptr(), text.as_mut_ptr(), text.len()) };
+        match result {
+            ffi::rd_kafka_conf_res_t::RD_KAFKA_CONF_OK => Ok(()),
+            ffi::rd_kafka_conf_res_t::RD_KAFKA_CONF_UNKNOWN | ffi::rd_kafka_conf_res_t::RD_KAFKA_CONF_INVALID => {
+                Err(self::text(text.as_ptr()))
+            }
+        }
+    }
+}
+
+impl Drop for Conf {
+    fn drop(&mut self) {
+        // SAFETY: ours until a client takes it, which forgets `self`.
+        unsafe { ffi::rd_kafka_conf_destroy(self.0) }
+    }
+}
+
+/// What librdkafka has against one property, if anything.
+pub(super) fn check_property(name: &str, value: &str) -> Result<(), String> {
+    Conf::new(&[])?.set(name, value)
+}
+
+impl Handle {
+    fn ptr(&self) -> *mut ffi::rd_kafka_t {
+        self.0.as_ptr()
+    }
+
+    /// Serves callbacks of a producer (for a consumer, consuming does).
+    pub(super) fn serve(&self, wait: Duration) {
+        // SAFETY: a live handle.
+        unsafe { ffi::rd_kafka_poll(self.ptr(), millis(wait)) };
+    }
+
+    /// The fatal error that the client is in, if it is.
+    pub(super) fn fatal_error(&self) -> Option<Error> {
+        let mut text = [0; 512];
+        // SAFETY: a live handle, and a buffer with its own length.
+        let code = unsafe { ffi::rd_kafka_fatal_error(self.ptr(), text.as_mut_ptr(), text.len()) };
+        let code = Code::from(code);
+        (code != Code::NONE).then(|| Error { message: self::text(text.as_ptr()), fatal: true, ..Error::of(code) })
+    }
+
+    // Transactions.
+
+    pub(super) fn init_transactions(&self, wait: Duration) -> Result<(), Error> {
+        // SAFETY: a live handle; so in all calls below.
+        Error::take(unsafe { ffi::rd_kafka_init_transactions(self.ptr(), millis(wait)) })
+    }
+    pub(super) fn begin_transaction(&self) -> Result<(), Error> {
+        // SAFETY: see above.
+        Error::take(unsafe { ffi::rd_kafka_begin_transaction(self.ptr()) })
+    }
+    pub(super) fn send_offsets(
+        &self,
+        offsets: &PartitionList,
+        group: &GroupMetadata,
+        wait: Duration,
+    ) -> Result<(), Error> {
+        // SAFETY: see above; both are live and only read.
+        Error::take(unsafe { ffi::rd_kafka_send_offsets_to_transaction(self.ptr(), offsets.0, group.0, millis(wait)) })
+    }
+    pub(super) fn commit_transaction(&self, wait: Duration) -> Result<(), Error> {
+        // SAFETY: see above.
+        Error::take(unsafe { ffi::rd_kafka_commit_transaction(self.ptr(), millis(wait)) })
+    }
+    pub(super) fn abort_transaction(&self, wait: Duration) -> Result<(), Error> {
+        // SAFETY: see above.
+        Error::take(unsafe { ffi::rd_kafka_abort_transaction(self.ptr(), millis(wait)) })
+    }
+    /// Sends at once what waits for its linger time and waits for its acknowledgements; whether none is outstanding.
+    pub(super) fn flush(&self, wait: Duration) -> bool {
+        // SAFETY: see above.
+        unsafe { ffi::rd_kafka_flush(self.ptr(), millis(wait)) == Known::RD_KAFKA_RESP_ERR_NO_ERROR }
+    }
+
+    // Group membership.
+
+    pub(super) fn subscribe(&self, topics: &[TopicName]) -> Result<(), Error> {
+        let list = PartitionList::new(topics.iter().map(|topic| (topic.as_str(), -1, OFFSET_INVALID)));
+        // SAFETY: see above; the list is copied.
+        Code::from(unsafe { ffi::rd_kafka_subscribe(self.ptr(), list.0) }).check()
+    }
+    pub(super) fn unsubscribe(&self) -> Result<(), Error> {
+        // SAFETY: see above.
+        Code::from(unsafe { ffi::rd_kafka_unsubscribe(self.ptr()) }).check()
+    }
+    /// Whether the group's protocol moves partitions one by one.
+    pub(super) fn is_cooperative(&self) -> bool {
+        // SAFETY: see above; answers with a static text, or null without a group.
+        let protocol = unsafe { ffi::rd_kafka_rebalance_protocol(self.ptr()) };
+        text(protocol) == "COOPERATIVE"
+    }
+    pub(super) fn assign(&self, partitions: &PartitionList) -> Result<(), Error> {
+        // SAFETY: see above; the list is copied.
+        Code::from(unsafe { ffi::rd_kafka_assign(self.ptr(), partitions.0) }).check()
+    }
+    pub(super) fn unassign(&self) -> Result<(), Error> {
+        // SAFETY: see above; null means none.
+        Code::from(unsafe { ffi::rd_kafka_assign(self.ptr(), ptr::null()) }).check()
+    }
+    pub(super) fn incremental_assign(&self, partitions: &PartitionList) -> Result<(), Error> {
+        // SAFETY: see above; the list is copied.
+        Error::take(unsafe { ffi::rd_kafka_incremental_assign(self.ptr(), partitions.0) })
+    }
+    pub(super) fn incremental_unassign(&self, partitions: &PartitionList) -> Result<(), Error> {
+        // SAFETY: see above; the list is copied.
+        Error::take(unsafe { ffi::rd_kafka_incremental_unassign(self.ptr(), partitions.0) })
+    }
+    pub(super) fn pause(&self, partitions: &PartitionList) -> Result<(), Error> {
+        // SAFETY: see above; the list's error fields are written.
+        Code::from(unsafe { ffi::rd_kafka_pause_partitions(self.ptr(), partitions.0) }).check()
+    }
+    pub(super) fn resume(&self, partitions: &PartitionList) -> Result<(), Error> {
+        // SAFETY: see above; the list's error fields are written.
+        Code::from(unsafe { ffi::rd_kafka_resume_partitions(self.ptr(), partitions.0) }).check()
+    }
+    /// Who we are in the group now.
+    pub(super) fn group_metadata(&self) -> Option<GroupMetadata> {
+        // SAFETY: see above; the object is ours.
+        let metadata = unsafe { ffi::rd_kafka_consumer_group_metadata(self.ptr()) };
+        (!metadata.is_null()).then_some(GroupMetadata(metadata))
+    }
+    /// Leaves the group (a dynamic member) and ends fetching. Blocks, and serves the last rebalance meanwhile.
+    pub(super) fn close_consumer(&self) -> Result<(), Error> {
+        // SAFETY: see above.
+        Code::from(unsafe { ffi::rd_kafka_consumer_close(self.ptr()) }).check()
+    }
+
+    // Offsets.
+
+    /// The committed offsets of these partitions, or [`OFFSET_INVALID`]; waits while a transaction on them is pending.
+    pub(super) fn committed(
+        &self,
+        partitions: impl IntoIterator<Item = TopicPartition>,
+        wait: Duration,
+    ) -> Result<Vec<(TopicPartition, Offset)>, Error> {
+        let list = PartitionList::of(partitions.into_iter().map(|partition| (partition, OFFSET_INVALID)));
+        // SAFETY: see above; offsets and errors of the list are written.
+        Code::from(unsafe { ffi::rd_kafka_committed(self.ptr(), list.0, millis(wait)) }).check()?;
+        list.offsets()
+    }
+    /// Commits and waits for the group coordinator's answer. `_TIMED_OUT` leaves the outcome unknown.
+    pub(super) fn commit_offsets(&self, offsets: &PartitionList, wait: Duration) -> Result<(), Error> {
+        // SAFETY: see above. The queue and the event are ours and are destroyed here; if the answer comes after the
+        // queue is gone, librdkafka drops it.
+        unsafe {
+            let queue = ffi::rd_kafka_queue_new(self.ptr());
+            let code = ffi::rd_kafka_commit_queue(self.ptr(), offsets.0, queue, None, ptr::null_mut());
+            let mut result = Code::from(code);
+            if result == Code::NONE {
+                let event = ffi::rd_kafka_queue_poll(queue, millis(wait));
+                result = if event.is_null() {
+                    Code::from(Known::RD_KAFKA_RESP_ERR__TIMED_OUT)
+                } else {
+                    let whole = Code::from(ffi::rd_kafka_event_error(event));
+                    let list = ffi::rd_kafka_event_topic_partition_list(event);
+                    let result = if whole == Code::NONE { first_error(list) } else { whole };
+                    ffi::rd_kafka_event_destroy(event);
+                    result
+                };
+            }
+            ffi::rd_kafka_queue_destroy(queue);
+            result.check()
+        }
+    }
+    /// For each partition the offset of the first record at or after its time (given in place of an offset), or -1.
+    pub(super) fn offsets_for_times(
+        &self,
+        times: impl IntoIterator<Item = (TopicPartition, i64)>,
+        wait: Duration,
+    ) -> Result<Vec<(TopicPartition, Offset)>, Error> {
+        let list = PartitionList::of(times);
+        // SAFETY: see above; offsets and errors of the list are written.
+        Code::from(unsafe { ffi::rd_kafka_offsets_for_times(self.ptr(), list.0, millis(wait)) }).check()?;
+        list.offsets()
+    }
+    /// The first offset that the partition's log holds and the next one to be read at its end.
+    pub(super) fn watermarks(&self, partition: &TopicPartition, wait: Duration) -> Result<(Offset, Offset), Error> {
+        let topic = c_topic(partition.topic.as_str());
+        let (mut low, mut high) = (0, 0);
+        // SAFETY: see above; valid text, two numbers written.
+        let code = unsafe {
+            ffi::rd_kafka_query_watermark_offsets(
+                self.ptr(),
+                topic.as_ptr(),
+                partition.partition,
+                &raw mut low,
+                &raw mut high,
+                millis(wait),
+            )
+        };
+        Code::from(code).check().map(|()| (low, high))
+    }
+
+    /// Asks the cluster about all topics, or about one.
+    pub(super) fn metadata(&self, only: Option<&Topic>, wait: Duration) -> Result<Metadata, Error> {
+        let mut metadata = ptr::null();
+        let all = c_int::from(only.is_none());
+        let only = only.map_or(ptr::null_mut(), |topic| topic.topic.as_ptr());
+        // SAFETY: see above; `metadata` is written on success, is then ours, is copied and destroyed once.
+        unsafe {
+            Code::from(ffi::rd_kafka_metadata(self.ptr(), all, only, &raw mut metadata, millis(wait))).check()?;
+            let copied = copy_metadata(&*metadata);
+            ffi::rd_kafka_metadata_destroy(metadata);
+            Ok(copied)
+        }
+    }
+}
+
+/// A cluster's metadata, copied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Metadata {
+    pub(super) brokers: Vec<String>,
+    /// Name, partitions, error.
+    pub(super) topics: Vec<(String, Vec<PartitionMetadata>, Code)>,
+}
+
+/// One partition of a topic, as the cluster knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct PartitionMetadata {
+    pub(super) leader: i32,
+    pub(super) replicas: usize,
+    pub(super) in_sync: usize,
+}
+
+/// # Safety
+/// `metadata` is as librdkafka gave it.
+unsafe fn copy_metadata(metadata: &ffi::rd_kafka_metadata) -> Metadata {
+    // SAFETY: librdkafka's arrays have the lengths that stand beside them; texts are NUL-terminated.
+    unsafe {
+        let brokers = slice(metadata.brokers, metadata.broker_cnt)
+            .iter()
+            .map(|broker| format!("{}:{}", text(broker.host), broker.port))
+            .collect();
+        let partition = |partition: &ffi::rd_kafka_metadata_partition| PartitionMetadata {
+            leader: partition.leader,
+            replicas: usize::try_from(partition.replica_cnt).unwrap_or(0),
+            in_sync: usize::try_from(partition.isr_cnt).unwrap_or(0),
+        };
+        let topics = (0..usize::try_from(metadata.topic_cnt).unwrap_or(0)).map(|nth| {
+            // By pointer: a reference would claim that `err` is a value of the binding's enum.
+            let topic = metadata.topics.add(nth);
+            let partitions = slice((*topic).partitions, (*topic).partition_cnt);
+            (text((*topic).topic), partitions.iter().map(partition).collect(), read_code(&raw const (*topic).err))
+        });
+        Metadata { brokers, topics: topics.collect() }
+    }
+}
+
+/// # Safety
+/// `data` points at `len` values, or `len` is 0.
+unsafe fn slice<'a, T>(data: *const T, len: c_int) -> &'a [T] {
+    match usize::try_from(len) {
+        // SAFETY: the caller's promise.
+        Ok(len) if len > 0 => unsafe { std::slice::from_raw_parts(data, len) },
+        _ => &[],
+    }
+}
+
+/// # Safety
+/// `code` points at a C int.
+unsafe fn read_code(code: *const Known) -> Code {
+    // SAFETY: the caller's promise; read as a number, since a broker may send any.
+    Code(unsafe { code.cast::<c_int>().read() })
+}
+
+/// # Safety
+/// `list` is null or a live list.
+unsafe fn first_error(list: *const ffi::rd_kafka_topic_partition_list_t) -> Code {
+    if list.is_null() {
+        return Code::NONE;
+    }
+    // SAFETY: the caller's promise; `elems` has `cnt` elements.
+    unsafe {
+        (0..usize::try_from((*list).cnt).unwrap_or(0))
+            .map(|nth| read_code(&raw const (*(*list).elems.add(nth)).err))
+            .find(|code| *code != Code::NONE)
+            .unwrap_or(Code::NONE)
+    }
+}
+
+/// A list of partitions with offsets. Lives for one call: a list that outlives it can block the client's destruction.
+pub(super) struct PartitionList(*mut ffi::rd_kafka_topic_partition_list_t);
+
+impl PartitionList {
+    pub(super) fn of(partitions: impl IntoIterator<Item = (TopicPartition, Offset)>) -> Self {
+        let partitions: Vec<_> = partitions.into_iter().collect();
+        Self::new(partitions.iter().map(|(at, offset)| (at.topic.as_str(), at.partition, *offset)))
+    }
+
+    fn new<'a>(partitions: impl IntoIterator<Item = (&'a str, i32, Offset)>) -> Self {
+        // SAFETY: a fresh list, which grows by itself; `add` copies the name and returns a live element.
+        unsafe {
+            let list = Self(ffi::rd_kafka_topic_partition_list_new(16));
+            for (topic, partition, offset) in partitions {
+                let topic = c_topic(topic);
+                let element = ffi::rd_kafka_topic_partition_list_add(list.0, topic.as_ptr(), partition);
+                (*element).offset = offset;
+            }
+            list
+        }
+    }
+
+    /// What a call has written: each partition's offset, or the first partition's error.
+    fn offsets(&self) -> Result<Vec<(TopicPartition, Offset)>, Error> {
+        // SAFETY: a live list of ours.
+        unsafe { first_error(self.0).check()? };
+        // SAFETY: as above.
+        Ok(unsafe { elements(self.0) })
+    }
+}
+
+impl Drop for PartitionList {
+    fn drop(&mut self) {
+        // SAFETY: ours, destroyed once.
+        unsafe { ffi::rd_kafka_topic_partition_list_destroy(self.0) }
+    }
+}
+
+/// # Safety
+/// `list` is null or a live list.
+unsafe fn elements(list: *const ffi::rd_kafka_topic_partition_list_t) -> Vec<(TopicPartition, Offset)> {
+    if list.is_null() {
+        return Vec::new();
+    }
+    // SAFETY: the caller's promise; `elems` has `cnt` elements with NUL-terminated names.
+    unsafe {
+        (0..usize::try_from((*list).cnt).unwrap_or(0))
+            .filter_map(|nth| {
+                let element = (*list).elems.add(nth);
+                let topic = TopicName::new(text((*element).topic)).ok()?;
+                Some((TopicPartition { topic, partition: (*element).partition }, (*element).offset))
+            })
+            .collect()
+    }
+}
+
+/// A member's identity in its group, with which the broker fences.
+pub(super) struct GroupMetadata(*mut ffi::rd_kafka_consumer_group_metadata_t);
+
+impl GroupMetadata {
+    /// Whether it names a member. Without one the broker fences nothing: never to be sent.
+    pub(super) fn is_member(&self) -> bool {
+        // SAFETY: ours and live; the text is its own.
+        unsafe {
+            ffi::rd_kafka_consumer_group_metadata_generation_id(self.0) >= 0
+                && !text(ffi::rd_kafka_consumer_group_metadata_member_id(self.0)).is_empty()
+        }
+    }
+}
+
+impl Drop for GroupMetadata {
+    fn drop(&mut self) {
+        // SAFETY: ours, destroyed once.
+        unsafe { ffi::rd_kafka_consumer_group_metadata_destroy(self.0) }
+    }
+}
+
+/// A producer's handle of a topic.
+pub(super) struct Topic {
+    topic: NonNull<ffi::rd_kafka_topic_t>,
+    client: Arc<Client>,
+}
+
+// SAFETY: as for `Handle`.
+unsafe impl Send for Topic {}
+
+impl Topic {
+    pub(super) fn new(client: &Arc<Client>, name: &TopicName) -> Result<Self, Error> {
+        let c_name = c_topic(name.as_str());
+        // SAFETY: a live client, a valid text, the default topic configuration.
+        let topic = unsafe { ffi::rd_kafka_topic_new(client.ptr(), c_name.as_ptr(), ptr::null_mut()) };
+        match NonNull::new(topic) {
+            Some(topic) => Ok(Self { topic, client: Arc::clone(client) }),
+            None => Err(Error::of(Code::from(Known::RD_KAFKA_RESP_ERR__INVALID_ARG))),
+        }
+    }
+
+    /// Queues a copy of one record; never blocks. `index` comes back in [`Failure`] if it is not delivered.
+    pub(super) fn produce<'a>(
+        &self,
+        partition: i32,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        timestamp: i64,
+        headers: impl ExactSizeIterator<Item = (&'a [u8], Option<&'a [u8]>)>,
+        index: usize,
+    ) -> Result<(), Error> {
+        use ffi::rd_kafka_vtype_t as V;
+        type Value = ffi::rd_kafka_vu_s__bindgen_ty_1;
+        let mem = |bytes: Option<&[u8]>| Value {
+            mem: ffi::rd_kafka_vu_s__bindgen_ty_1__bindgen_ty_1 {
+                // An empty slice has a pointer that is not null, which is how C tells empty from null.
+                ptr: bytes.map_or(ptr::null_mut(), |bytes| bytes.as_ptr().cast_mut().cast()),
+                size: bytes.map_or(0, <[u8]>::len),
+            },
+        };
+        let list = (headers.len() > 0).then(|| HeaderList::new(headers));
+        let arguments = [
+            (V::RD_KAFKA_VTYPE_RKT, Value { rkt: self.topic.as_ptr() }),
+            (V::RD_KAFKA_VTYPE_PARTITION, Value { i32_: partition }),
+            (V::RD_KAFKA_VTYPE_MSGFLAGS, Value { i: ffi::RD_KAFKA_MSG_F_COPY as c_int }),
+            (V::RD_KAFKA_VTYPE_KEY, mem(key)),
+            (V::RD_KAFKA_VTYPE_VALUE, mem(value)),
+            (V::RD_KAFKA_VTYPE_TIMESTAMP, Value { i64_: timestamp }),
+            (V::RD_KAFKA_VTYPE_OPAQUE, Value { ptr: ptr::without_provenance_mut(index) }),
+            (V::RD_KAFKA_VTYPE_HEADERS, Value { headers: list.as_ref().map_or(ptr::null_mut(), |list| list.0) }),
+        ]
+        .map(|(vtype, u)| ffi::rd_kafka_vu_t { vtype, u });
+        let count = arguments.len() - usize::from(list.is_none());
+        // SAFETY: a live client and topic; the first `count` arguments have the types that their tags say; key and value
+        // are copied. On success the header list is the client's.
+        let result = Error::take(unsafe { ffi::rd_kafka_produceva(self.client.ptr(), arguments.as_ptr(), count) });
+        if result.is_ok() {
+            std::mem::forget(list);
+        }
+        result
+    }
+}
+
+impl Drop for Topic {
+    fn drop(&mut self) {
+        // SAFETY: ours, destroyed once, before its client.
+        unsafe { ffi::rd_kafka_topic_destroy(self.topic.as_ptr()) }
+    }
+}
+
+/// Headers to be produced.
+struct HeaderList(*mut ffi::rd_kafka_headers_t);
+
+impl HeaderList {
+    fn new<'a>(headers: impl ExactSizeIterator<Item = (&'a [u8], Option<&'a [u8]>)>) -> Self {
+        // SAFETY: a fresh list; names and values are copied with the lengths given.
+        unsafe {
+            let list = Self(ffi::rd_kafka_headers_new(headers.len()));
+            for (name, value) in headers {
+                ffi::rd_kafka_header_add(
+                    list.0,
+                    name.as_ptr().cast(),
+                    isize::try_from(name.len()).unwrap_or(isize::MAX),
+                    value.map_or(ptr::null(), |value| value.as_ptr().cast()),
+                    isize::try_from(value.map_or(0, <[u8]>::len)).unwrap_or(isize::MAX),
+                );
+            }
+            list
+        }
+    }
+}
+
+impl Drop for HeaderList {
+    fn drop(&mut self) {
+        // SAFETY: ours: forgotten where the client took it.
+        unsafe { ffi::rd_kafka_headers_destroy(self.0) }
+    }
+}
+
+/// A consumer's queue: records, and rebalances to be served.
+pub(super) struct ConsumerQueue {
+    queue: NonNull<ffi::rd_kafka_queue_t>,
+    client: Arc<Client>,
+    /// Where a call leaves what it fetched; kept so that it is not allocated for each poll.
+    slots: Vec<*mut ffi::rd_kafka_message_t>,
+}
+
+// SAFETY: as for `Handle`; the slots hold nothing between two calls.
+unsafe impl Send for ConsumerQueue {}
+
+impl ConsumerQueue {
+    /// The queue of a consumer with a group. From now on only `consume` serves the client.
+    pub(super) fn new(client: &Arc<Client>) -> Result<Self, Error> {
+        // SAFETY: a live client; the queue is ours.
+        let queue = unsafe {
+            Code::from(ffi::rd_kafka_poll_set_consumer(client.ptr())).check()?;
+            ffi::rd_kafka_queue_get_consumer(client.ptr())
+        };
+        match NonNull::new(queue) {
+            Some(queue) => Ok(Self { queue, client: Arc::clone(client), slots: Vec::new() }),
+            None => Err(Error::of(Code::from(Known::RD_KAFKA_RESP_ERR__UNKNOWN_GROUP))),
+        }
+    }
+
+    /// Waits for `count` records, at most as long as `wait`, and serves callbacks meanwhile.
+    pub(super) fn consume(&mut self, wait: Duration, count: usize, into: &mut Vec<Message>) {
+        self.slots.resize(count, ptr::null_mut());
+        // SAFETY: a live queue, and room for `count` pointers; what is returned is ours.
+        let fetched = unsafe {
+            ffi::rd_kafka_consume_batch_queue(self.queue.as_ptr(), millis(wait), self.slots.as_mut_ptr(), count)
+        };
+        let fetched = usize::try_from(fetched).unwrap_or(0);
+        into.extend(self.slots.drain(..).take(fetched).filter_map(NonNull::new).map(Message));
+    }
+
+    pub(super) fn client(&self) -> &Arc<Client> {
+        &self.client
+    }
+}
+
+impl Drop for ConsumerQueue {
+    fn drop(&mut self) {
+        // SAFETY: ours, destroyed once, before its client.
+        unsafe { ffi::rd_kafka_queue_destroy(self.queue.as_ptr()) }
+    }
+}
+
+/// A fetched message, or an error in a message's place. Whoever keeps one keeps its client.
+pub(super) struct Message(NonNull<ffi::rd_kafka_message_t>);
+
+// SAFETY: a message is owned, and its counts in librdkafka are atomic.
+unsafe impl Send for Message {}
+
+/// Which topic handle and partition: messages with the same are of the same partition. Only for comparing.
+pub(super) type Place = (usize, i32);
+
+impl Message {
+    fn get(&self) -> *const ffi::rd_kafka_message_t {
+        self.0.as_ptr()
+    }
+    pub(super) fn error(&self) -> Option<Error> {
+        // SAFETY: a live message; its error text, if any, is its own.
+        unsafe {
+            let code = read_code(&raw const (*self.get()).err);
+            let message = || text(ffi::rd_kafka_message_errstr(self.get()));
+            (code != Code::NONE).then(|| Error { message: message(), ..Error::of(code) })
+        }
+    }
+    pub(super) fn place(&self) -> Place {
+        // SAFETY: a live message.
+        unsafe { ((*self.get()).rkt.addr(), (*self.get()).partition) }
+    }
+    /// None for an error that is not about a partition.
+    pub(super) fn topic_partition(&self) -> Option<TopicPartition> {
+        // SAFETY: a live message keeps its topic; the name is the topic's.
+        unsafe {
+            let topic = (*self.get()).rkt;
+            if topic.is_null() {
+                return None;
+            }
+            let topic = TopicName::new(text(ffi::rd_kafka_topic_name(topic))).ok()?;
+            Some(TopicPartition { topic, partition: (*self.get()).partition })
+        }
+    }
+}
+
+impl Drop for Message {
+    fn drop(&mut self) {
+        // SAFETY: ours, destroyed once.
+        unsafe { ffi::rd_kafka_message_destroy(self.0.as_ptr()) }
+    }
+}
+
+/// Messages that are kept and read from any thread, with their client.
+pub(super) struct Messages {
+    list: Vec<Message>,
+    /// Each message's parsed headers, or null. Parsing writes to the message: done once for all, by whoever asks first.
+    headers: OnceLock<Vec<*mut ffi::rd_kafka_headers_t>>,
+    /// Dropped after the messages (fields drop in order).
+    _client: Arc<Client>,
+}
+
+// SAFETY: messages are not written to but by parsing headers, which the `OnceLock` does once, before anyone reads them.
+unsafe impl Send for Messages {}
+// SAFETY: as above.
+unsafe impl Sync for Messages {}
+
+impl Messages {
+    pub(super) fn new(list: Vec<Message>, client: Arc<Client>) -> Self {
+        Self { list, headers: OnceLock::new(), _client: client }
+    }
+    pub(super) fn len(&self) -> usize {
+        self.list.len()
+    }
+    pub(super) fn offset(&self, index: usize) -> Offset {
+        // SAFETY: a live message; so below.
+        unsafe { (*self.list[index].get()).offset }
+    }
+    pub(super) fn timestamp(&self, index: usize) -> i64 {
+        let mut kind = ffi::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
+        // SAFETY: see above; `kind` is written.
+        let timestamp = unsafe { ffi::rd_kafka_message_timestamp(self.list[index].get(), &raw mut kind) };
+        if kind == ffi::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE { -1 } else { timestamp }
+    }
+    pub(super) fn key(&self, index: usize) -> Option<&[u8]> {
+        let message = self.list[index].get();
+        // SAFETY: see above; the message keeps its bytes.
+        unsafe { bytes((*message).key, (*message).key_len) }
+    }
+    pub(super) fn value(&self, index: usize) -> Option<&[u8]> {
+        let message = self.list[index].get();
+        // SAFETY: see above; the message keeps its bytes.
+        unsafe { bytes((*message).payload, (*message).len) }
+    }
+    pub(super) fn header_count(&self, index: usize) -> usize {
+        let headers = self.headers(index);
+        // SAFETY: a live list, kept by its message.
+        if headers.is_null() { 0 } else { unsafe { ffi::rd_kafka_header_cnt(headers) } }
+    }
+    pub(super) fn header(&self, index: usize, nth: usize) -> (&[u8], Option<&[u8]>) {
+        let headers = self.headers(index);
+        assert!(nth < self.header_count(index), "header {nth} of {}", self.header_count(index));
+        let (mut name, mut value, mut size) = (ptr::null(), ptr::null(), 0);
+        // SAFETY: a live list, kept by its message, with a header of that number; name and value are the list's.
+        unsafe {
+            ffi::rd_kafka_header_get_all(headers, nth, &raw mut name, &raw mut value, &raw mut size);
+            (CStr::from_ptr(name).to_bytes(), bytes(value.cast_mut(), size))
+        }
+    }
+    fn headers(&self, index: usize) -> *mut ffi::rd_kafka_headers_t {
+        let parse = |message: &Message| {
+            let mut headers = ptr::null_mut();
+            // SAFETY: a live message that nobody else touches: `OnceLock` runs this once and makes others wait.
+            unsafe { ffi::rd_kafka_message_headers(message.get(), &raw mut headers) };
+            headers
+        };
+        self.headers.get_or_init(|| self.list.iter().map(parse).collect())[index]
+    }
+}
+
+/// # Safety
+/// `data` is null or points at `len` bytes that live as long as the result is used.
+unsafe fn bytes<'a>(data: *mut c_void, len: usize) -> Option<&'a [u8]> {
+    // SAFETY: the caller's promise.
+    (!data.is_null()).then(|| unsafe { std::slice::from_raw_parts(data.cast(), len) })
+}
+
+/// An owned copy of a C text; empty for null.
+fn text(text: *const c_char) -> String {
+    if text.is_null() {
+        return String::new();
+    }
+    // SAFETY: every text that librdkafka hands out, and every buffer it fills, is NUL-terminated.
+    unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+}
+
+fn c_topic(name: &str) -> CString {
+    CString::new(name).expect("a topic's name has no NUL: it is checked where it is made")
+}
+
+fn millis(duration: Duration) -> c_int {
+    c_int::try_from(duration.as_millis()).unwrap_or(c_int::MAX)
+}
+
+/// # Safety
+/// `opaque` is what `Client::new` set.
+unsafe fn context<'a>(opaque: *mut c_void) -> Option<&'a Context> {
+    // SAFETY: the caller's promise: null, or a context that is kept until its client is destroyed.
+    unsafe { opaque.cast::<Context>().as_ref() }
+}
+
+unsafe extern "C" fn on_error(client: *mut ffi::rd_kafka_t, code: c_int, reason: *const c_char, opaque: *mut c_void) {
+    // SAFETY: librdkafka calls this with what `Client::new` set, and with a live handle.
+    let Some(context) = (unsafe { context(opaque) }) else { return };
+    let code = Code(code);
+    let error = match (code.known(), NonNull::new(client)) {
+        (Known::RD_KAFKA_RESP_ERR__FATAL, Some(client)) => Handle(client).fatal_error(),
+        _ => None,
+    };
+    let error = error.unwrap_or_else(|| Error { message: text(reason), ..Error::of(code) });
+    let mut errors = lock(&context.errors);
+    if errors.len() < FAILURES_KEPT {
+        errors.push(error);
+    }
+}
+
+unsafe extern "C" fn on_delivery(
+    _: *mut ffi::rd_kafka_t,
+    message: *const ffi::rd_kafka_message_t,
+    opaque: *mut c_void,
+) {
+    // SAFETY: librdkafka calls this with what `Client::new` set, and with a live message.
+    let Some(context) = (unsafe { context(opaque) }) else { return };
+    // SAFETY: as above.
+    let code = unsafe { read_code(&raw const (*message).err) };
+    if code == Code::NONE {
+        return;
+    }
+    let mut failures = lock(&context.failures);
+    failures.count += 1;
+    if failures.first.iter().filter(|failure| failure.code == code).count() < FAILURES_KEPT {
+        // SAFETY: as above; `_private` is what `produce` gave.
+        let (index, topic, message) = unsafe {
+            let topic = ffi::rd_kafka_topic_name((*message).rkt);
+            ((*message)._private.addr(), text(topic), text(ffi::rd_kafka_message_errstr(message)))
+        };
+        failures.first.push(Failure { index, topic: TopicName::new(topic).ok(), code, message });
+    }
+}
+
+unsafe extern "C" fn on_rebalance(
+    client: *mut ffi::rd_kafka_t,
+    code: Known,
+    partitions: *mut ffi::rd_kafka_topic_partition_list_t,
+    opaque: *mut c_void,
+) {
+    // SAFETY: librdkafka calls this with what `Client::new` set, a live handle and a live list.
+    let (Some(context), Some(client)) = (unsafe { context(opaque) }, NonNull::new(client)) else { return };
+    // SAFETY: as above; the list is copied.
+    let partitions = unsafe { elements(partitions) }.into_iter().map(|(partition, _)| partition).collect();
+    let change = match code {
+        Known::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Ok(true),
+        Known::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS => Ok(false),
+        other => Err(Code::from(other)),
+    };
+    if let Some(rebalance) = &context.rebalance {
+        rebalance.serve(&Handle(client), change, partitions);
+    }
+}
+
+/// When something was last logged, and how often it was not since.
+struct Logged {
+    at: Instant,
+    suppressed: u64,
+}
+
+/// The same kind of line of one client is logged this often at most; librdkafka repeats itself for every connection.
+const LOG_EVERY: Duration = Duration::from_secs(10);
+
+unsafe extern "C" fn on_log(
+    client: *const ffi::rd_kafka_t,
+    level: c_int,
+    facility: *const c_char,
+    line: *const c_char,
+) {
+    thread_local!(static INSIDE: Cell<bool> = const { Cell::new(false) });
+    if client.is_null() || INSIDE.replace(true) {
+        return;
+    }
+    // SAFETY: librdkafka calls this with a live handle, whose opaque is what `Client::new` set.
+    if let Some(context) = unsafe { context(ffi::rd_kafka_opaque(client)) } {
+        context.log(level, &text(facility), &text(line));
+    }
+    INSIDE.set(false);
+}
+
+impl Context {
+    fn log(&self, level: c_int, facility: &str, line: &str) {
+        let suppressed = {
+            let mut logged = lock(&self.logged);
+            let now = Instant::now();
+            match logged.get_mut(facility) {
+                Some(last) if now.duration_since(last.at) < LOG_EVERY => {
+                    last.suppressed += 1;
+                    return;
+                }
+                Some(last) => {
+                    last.at = now;
+                    std::mem::take(&mut last.suppressed)
+                }
+                None => {
+                    logged.insert(facility.to_owned(), Logged { at: now, suppressed: 0 });
+                    0
+                }
+            }
+        };
+        let client = &self.label;
+        // syslog's levels. What matters of an error reaches the route as an event; here it is a detail, never an alarm.
+        match level {
+            0..=4 => tracing::warn!(client, facility, suppressed, "librdkafka: {line}"),
+            5 | 6 => tracing::debug!(client, facility, suppressed, "librdkafka: {line}"),
+            _ => tracing::trace!(client, facility, suppressed, "librdkafka: {line}"),
+        }
+    }
+}

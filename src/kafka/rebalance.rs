@@ -1,0 +1,151 @@
+//! What of the group is ours. Serves rebalances while the consumer polls. No transaction is ever open then, so there is
+//! nothing to commit or abort here: partitions are taken up where the group left them, and given away.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crate::model::TopicPartition;
+
+use super::raw::{Code, Handle, OFFSET_BEGINNING, OFFSET_INVALID, PartitionList, Rebalance, lock};
+
+/// How long a rebalance may wait for the committed offsets. Longer than a quiet answer takes and far shorter than
+/// `max.poll.interval.ms`; the offsets are held back while a predecessor's transaction is open.
+const COMMITTED_WITHIN: Duration = Duration::from_secs(5);
+
+/// A worker's partitions. Shared by the session and the consumer's callback, both on one thread.
+#[derive(Default)]
+pub(super) struct Assignment(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    owned: BTreeSet<TopicPartition>,
+    /// Of those, the ones that the caller has paused.
+    paused: BTreeSet<TopicPartition>,
+    /// Of those, the ones whose committed offset could not be had: the client asks for itself.
+    unresolved: BTreeSet<TopicPartition>,
+    changes: Vec<Change>,
+}
+
+/// What a rebalance did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Change {
+    Assigned(Vec<TopicPartition>),
+    Revoked(Vec<TopicPartition>),
+    Failed(Code),
+}
+
+impl Assignment {
+    pub(super) fn owns(&self, partition: &TopicPartition) -> bool {
+        lock(&self.0).owned.contains(partition)
+    }
+    pub(super) fn is_empty(&self) -> bool {
+        lock(&self.0).owned.is_empty()
+    }
+    pub(super) fn is_unresolved(&self, partition: &TopicPartition) -> bool {
+        lock(&self.0).unresolved.contains(partition)
+    }
+    pub(super) fn resolved(&self, partition: &TopicPartition) {
+        lock(&self.0).unresolved.remove(partition);
+    }
+    pub(super) fn take_changes(&self) -> Vec<Change> {
+        std::mem::take(&mut lock(&self.0).changes)
+    }
+
+    /// Those of `partitions` that are ours and were not paused; from now on they are.
+    pub(super) fn pause(&self, partitions: &[TopicPartition]) -> Vec<TopicPartition> {
+        let state = &mut *lock(&self.0);
+        let fresh =
+            |partition: &&TopicPartition| state.owned.contains(*partition) && state.paused.insert((*partition).clone());
+        partitions.iter().filter(fresh).cloned().collect()
+    }
+
+    /// Those of `partitions` that were paused; from now on they are not. Resuming others has made records come twice.
+    pub(super) fn resume(&self, partitions: &[TopicPartition]) -> Vec<TopicPartition> {
+        let state = &mut *lock(&self.0);
+        partitions.iter().filter(|partition| state.paused.remove(*partition)).cloned().collect()
+    }
+
+    fn take_up(&self, consumer: &Handle, partitions: Vec<TopicPartition>) {
+        // Explicit positions: a partition that the group has never committed is read from its beginning, since the
+        // route's `start` was settled, for all that existed, before any worker joined.
+        let found = match partitions.len() {
+            0 => Ok(Vec::new()),
+            _ => consumer.committed(partitions.iter().cloned(), COMMITTED_WITHIN),
+        };
+        let (positions, unresolved) = match found {
+            Ok(offsets) => {
+                let or_beginning =
+                    |(partition, offset)| (partition, if offset == OFFSET_INVALID { OFFSET_BEGINNING } else { offset });
+                (PartitionList::of(offsets.into_iter().map(or_beginning)), BTreeSet::new())
+            }
+            Err(_) => {
+                let ask = partitions.iter().map(|partition| (partition.clone(), OFFSET_INVALID));
+                (PartitionList::of(ask), partitions.iter().cloned().collect())
+            }
+        };
+        let result = match consumer.is_cooperative() {
+            true => consumer.incremental_assign(&positions),
+            false => consumer.assign(&positions),
+        };
+        let mut state = lock(&self.0);
+        match result {
+            Ok(()) => {
+                state.owned.extend(partitions.iter().cloned());
+                state.unresolved.extend(unresolved);
+                if !partitions.is_empty() {
+                    state.changes.push(Change::Assigned(partitions));
+                }
+            }
+            Err(error) => state.changes.push(Change::Failed(error.code)),
+        }
+    }
+
+    fn give_away(&self, consumer: &Handle, partitions: Vec<TopicPartition>) {
+        // A pause flag would survive in the client and hold the partition when it comes back.
+        let paused = self.resume(&partitions);
+        if !paused.is_empty() {
+            let _ = consumer.resume(&list(&paused));
+        }
+        let result = match consumer.is_cooperative() {
+            true => consumer.incremental_unassign(&list(&partitions)),
+            false => consumer.unassign(),
+        };
+        let mut state = lock(&self.0);
+        for partition in &partitions {
+            state.owned.remove(partition);
+            state.unresolved.remove(partition);
+        }
+        if !partitions.is_empty() {
+            state.changes.push(Change::Revoked(partitions));
+        }
+        if let Err(error) = result {
+            state.changes.push(Change::Failed(error.code));
+        }
+    }
+}
+
+impl Rebalance for Arc<Assignment> {
+    fn serve(&self, consumer: &Handle, change: Result<bool, Code>, partitions: Vec<TopicPartition>) {
+        match change {
+            Ok(true) => self.take_up(consumer, partitions),
+            Ok(false) => self.give_away(consumer, partitions),
+            Err(code) => {
+                let _ = consumer.unassign();
+                let mut state = lock(&self.0);
+                let owned: Vec<_> = std::mem::take(&mut state.owned).into_iter().collect();
+                state.paused.clear();
+                state.unresolved.clear();
+                if !owned.is_empty() {
+                    state.changes.push(Change::Revoked(owned));
+                }
+                state.changes.push(Change::Failed(code));
+            }
+        }
+    }
+}
+
+/// A list without offsets.
+pub(super) fn list(partitions: &[TopicPartition]) -> PartitionList {
+    PartitionList::of(partitions.iter().map(|partition| (partition.clone(), OFFSET_INVALID)))
+}

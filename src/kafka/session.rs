@@ -1,0 +1,535 @@
+//! One member of a route's group and the producer that serves it for life: the data plane's [`Broker`], on Kafka.
+//!
+//! Everything happens on the thread that owns the session. Rebalances are served inside `poll`, where no transaction is
+//! open. Knows nothing of plugins, retries or back-offs: it says what became of each thing, the worker decides.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use crate::config::settings::{Delivery, OnOffsetLost, Route};
+use crate::model::{OffsetMap, TopicName, TopicPartition};
+use crate::pipeline::ports::{Broker, Event, Outcome, Outputs, TopicError, TopicInfo, Trouble, TroubleKind};
+
+use super::client_options::{self, Timeouts};
+use super::convert;
+use super::errors::{About, passing, trouble};
+use super::positions::configuration;
+use super::producer::{Producer, classify};
+use super::raw::{
+    Client, ConsumerQueue, Context, Error, Handle, Kind, Known, Message, OFFSET_BEGINNING, OFFSET_INVALID,
+    PartitionList,
+};
+use super::rebalance::{Assignment, Change, list};
+use super::topics::{Cluster, Topics, loops, source_topics};
+
+/// How long opening a session may wait for its producer to be ready.
+const INIT_WITHIN: Duration = Duration::from_secs(10);
+/// How long the look-up of a topic may take.
+const TOPIC_WITHIN: Duration = Duration::from_secs(5);
+/// How long a commit outside a transaction, or a question about offsets, may take.
+const OFFSETS_WITHIN: Duration = Duration::from_secs(10);
+/// A trouble with the same code is told this often at most.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
+/// What a session is made of.
+pub struct SessionOptions<'a> {
+    /// The cluster.
+    pub cluster: &'a Cluster,
+    /// The route it works for.
+    pub route: &'a Route,
+    /// Which of the route's workers, from 0.
+    pub worker: u16,
+    /// Who this process is.
+    pub instance: &'a Instance,
+    /// Every route's dead-letter topics: patterns leave them out.
+    pub dead_letters: Arc<BTreeSet<TopicName>>,
+    /// Bytes that the clients may buffer.
+    pub memory: u64,
+}
+
+/// Who a process is among those of its groups.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Instance {
+    /// The name that the operator gave; it outlives the process, so membership is static.
+    Named(String),
+    /// A word made up at the start of the process.
+    Random(String),
+}
+
+impl Instance {
+    /// What stands in the transactional id.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Named(name) | Self::Random(name) => name,
+        }
+    }
+    fn is_named(&self) -> bool {
+        matches!(self, Self::Named(_))
+    }
+}
+
+/// A worker's session with Kafka.
+pub struct Session {
+    route: Route,
+    cluster: Cluster,
+    dead_letters: Arc<BTreeSet<TopicName>>,
+    is_named: bool,
+    queue: ConsumerQueue,
+    assignment: Arc<Assignment>,
+    producer: Producer,
+    subscribed: Vec<TopicName>,
+    /// The snapshot that subscription and slots were last compared with.
+    seen: Option<Arc<Topics>>,
+    slots: HashMap<TopicName, TopicInfo>,
+    messages: Vec<Message>,
+    /// An outcome that nobody knows yet; in at_most_once with the outputs that were therefore not sent.
+    unknown: Option<u64>,
+    /// Partitions to be taken up again once their offset can be had, with what was said when they stopped.
+    to_resolve: BTreeMap<TopicPartition, (Instant, String)>,
+    told: HashMap<String, Instant>,
+    broken: bool,
+}
+
+impl Session {
+    /// Makes the producer ready first, so that whatever a predecessor of the same name left open is settled before any
+    /// offset is fetched; then joins the group. Records come with the first [`Broker::poll`]s.
+    ///
+    /// # Errors
+    /// [`Trouble`]: nothing is left behind; try again after a back-off.
+    pub fn open(options: &SessionOptions<'_>) -> Result<Self, Trouble> {
+        let SessionOptions { cluster, route, worker, instance, memory, .. } = options;
+        let kafka = cluster.kafka();
+        let label = format!("route {}, worker {worker}", route.name);
+        let client_id = format!("{}.{}.{worker}", kafka.prefix, route.name);
+        let id = format!("{}.{}.{}.{worker}", kafka.prefix, route.source.group, instance.as_str());
+        let member = instance.is_named().then(|| format!("{}.{worker}", instance.as_str()));
+
+        let mut producer = Producer::new(
+            format!("{label}, producer"),
+            client_options::producer(kafka, route, &client_id, &id, *memory),
+            route.source.group.clone(),
+            (route.delivery == Delivery::ExactlyOnce).then_some(id),
+            instance.is_named(),
+            Timeouts::of(kafka),
+        );
+        producer.renew(INIT_WITHIN)?;
+
+        let assignment = Arc::new(Assignment::default());
+        let properties = client_options::consumer(kafka, route, &client_id, member.as_deref(), *memory);
+        let context = Context::new(format!("{label}, consumer"), Some(Box::new(Arc::clone(&assignment))));
+        let client = Client::new(Kind::Consumer, &properties, context)
+            .map_err(|message| trouble(&configuration(message), About::Cluster))?;
+        let queue = ConsumerQueue::new(&client).map_err(|error| trouble(&error, About::Cluster))?;
+        let mut session = Self {
+            route: (*route).clone(),
+            cluster: (*cluster).clone(),
+            dead_letters: Arc::clone(&options.dead_letters),
+            is_named: instance.is_named(),
+            queue,
+            assignment,
+            producer,
+            subscribed: Vec::new(),
+            seen: None,
+            slots: HashMap::new(),
+            messages: Vec::new(),
+            unknown: None,
+            to_resolve: BTreeMap::new(),
+            told: HashMap::new(),
+            broken: false,
+        };
+        session.follow_topics()?;
+        Ok(session)
+    }
+
+    fn consumer(&self) -> &Handle {
+        self.queue.client()
+    }
+
+    /// Takes up what has changed about the cluster's topics: the subscription, and the destinations' partitions.
+    fn follow_topics(&mut self) -> Result<(), Trouble> {
+        let topics = self.cluster.topics()?;
+        if self.seen.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, &topics)) {
+            return Ok(());
+        }
+        for (name, info) in &mut self.slots {
+            info.partitions = topics.partitions(name.as_str()).unwrap_or(0);
+        }
+        let wanted = source_topics(&self.route, &topics, &self.dead_letters);
+        if wanted != self.subscribed {
+            for topic in loops(&self.route, &topics) {
+                tracing::error!(route = %self.route.name, %topic, "left out of the source: the route writes this topic");
+            }
+            let result = match wanted.is_empty() {
+                true => self.consumer().unsubscribe(),
+                false => self.consumer().subscribe(&wanted),
+            };
+            result.map_err(|error| trouble(&error, About::Group(&self.route.source.group)))?;
+            self.subscribed = wanted;
+        }
+        self.seen = Some(topics);
+        Ok(())
+    }
+
+    fn fetch(&mut self, wait: Duration, records: usize, events: &mut Vec<Event>) {
+        let mut messages = std::mem::take(&mut self.messages);
+        // A batch call waits for all it was asked for: so first for one, then for what is there.
+        self.queue.consume(wait, 1, &mut messages);
+        let before = self.take_changes(events);
+        if !messages.is_empty() && records > 1 {
+            self.queue.consume(Duration::ZERO, records - 1, &mut messages);
+        }
+        let during = self.take_changes(events);
+        debug_assert!(before.is_empty() || messages.len() <= records);
+        let (fetched, failed): (Vec<_>, Vec<_>) = messages.drain(..).partition(|message| message.error().is_none());
+        self.messages = messages;
+        let assignment = Arc::clone(&self.assignment);
+        for batch in convert::batches(fetched, self.queue.client(), |partition| assignment.owns(partition)) {
+            // Taken and given back while records of it were being handed out: nobody can tell from which of the two
+            // assignments these are.
+            if during.contains(batch.topic_partition()) {
+                self.broken = true;
+                let message = format!("{} was revoked and assigned again at once", batch.topic_partition());
+                let moved = passing(Known::RD_KAFKA_RESP_ERR__OUTDATED, message);
+                events.push(Event::Broken(Trouble { kind: TroubleKind::Moved, ..moved }));
+                return;
+            }
+            events.push(Event::Records(batch));
+        }
+        for message in failed {
+            if let Some(error) = message.error() {
+                self.on_error(&error, message.topic_partition(), events);
+            }
+        }
+    }
+
+    /// Hands on what rebalances did; returns the partitions that were revoked.
+    fn take_changes(&mut self, events: &mut Vec<Event>) -> BTreeSet<TopicPartition> {
+        let mut revoked = BTreeSet::new();
+        for change in self.assignment.take_changes() {
+            match change {
+                Change::Assigned(partitions) => events.push(Event::Assigned(partitions)),
+                Change::Revoked(partitions) => {
+                    self.to_resolve.retain(|partition, _| !partitions.contains(partition));
+                    revoked.extend(partitions.iter().cloned());
+                    events.push(Event::Revoked(partitions));
+                }
+                Change::Failed(code) => self.on_error(&Error::of(code), None, events),
+            }
+        }
+        revoked
+    }
+
+    fn on_error(&mut self, error: &Error, partition: Option<TopicPartition>, events: &mut Vec<Event>) {
+        let group = self.route.source.group.clone();
+        let about = match &partition {
+            Some(partition) => About::Read(&partition.topic),
+            None => About::Group(&group),
+        };
+        if let (Known::RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET, Some(partition)) = (error.code.known(), &partition) {
+            if self.assignment.owns(partition) {
+                self.to_resolve.insert(partition.clone(), (Instant::now(), error.message.clone()));
+            }
+            return;
+        }
+        let fatal = self.consumer().fatal_error().filter(|_| error.fatal || is_fatal(error));
+        let found = trouble(fatal.as_ref().unwrap_or(error), about);
+        if fatal.is_some() || (found.kind == TroubleKind::Duplicate && self.is_named) {
+            self.broken = true;
+            events.push(Event::Broken(found));
+        } else if self.is_news(&found.code) {
+            events.push(Event::Trouble(found));
+        }
+    }
+
+    fn is_news(&mut self, code: &str) -> bool {
+        let now = Instant::now();
+        match self.told.get_mut(code) {
+            Some(last) if now.duration_since(*last) < TELL_EVERY => false,
+            Some(last) => {
+                *last = now;
+                true
+            }
+            None => {
+                self.told.insert(code.to_owned(), now);
+                true
+            }
+        }
+    }
+
+    /// Takes up partitions that stopped for want of an offset: never committed, or no longer in the log.
+    fn resolve(&mut self, events: &mut Vec<Event>) {
+        let now = Instant::now();
+        let due: Vec<_> = self.to_resolve.iter().filter(|(_, (at, _))| *at <= now).map(|(p, _)| p.clone()).collect();
+        for partition in due {
+            let Some((_, said)) = self.to_resolve.remove(&partition) else { continue };
+            match self.resolve_one(&partition, &said) {
+                Ok(event) => events.extend(event),
+                Err(error) => {
+                    self.to_resolve.insert(partition.clone(), (now + TOPIC_WITHIN, said));
+                    self.on_error(&error, Some(partition), events);
+                }
+            }
+        }
+    }
+
+    fn resolve_one(&mut self, partition: &TopicPartition, said: &str) -> Result<Option<Event>, Error> {
+        let committed = self.consumer().committed([partition.clone()], TOPIC_WITHIN)?;
+        let committed = committed.first().map_or(OFFSET_INVALID, |(_, offset)| *offset);
+        if committed == OFFSET_INVALID && self.assignment.is_unresolved(partition) {
+            self.restart(partition, OFFSET_BEGINNING)?;
+            self.assignment.resolved(partition);
+            return Ok(None);
+        }
+        let (low, high) = self.consumer().watermarks(partition, TOPIC_WITHIN)?;
+        let at = if committed == OFFSET_INVALID { "its position".to_owned() } else { format!("offset {committed}") };
+        let message = format!("{at} is not in the log, which holds {low} to {high}: {said}");
+        let (to, lost) = match self.route.source.on_offset_lost {
+            OnOffsetLost::Stop => return Ok(Some(Event::OffsetLost { partition: partition.clone(), message })),
+            OnOffsetLost::Earliest => (low, low.saturating_sub(committed.max(0)).max(0)),
+            OnOffsetLost::Latest => (high, high.saturating_sub(committed.max(0)).max(0)),
+        };
+        // Committed first, so that it is accepted once and counted once.
+        let accepted = PartitionList::of([(partition.clone(), to)]);
+        self.consumer().commit_offsets(&accepted, OFFSETS_WITHIN)?;
+        self.restart(partition, to)?;
+        let lost = u64::try_from(lost).unwrap_or(0);
+        Ok(Some(Event::OffsetReset { partition: partition.clone(), to, lost, message }))
+    }
+
+    /// Fetches an assigned partition from `offset` on. A partition that stopped cannot be moved by a seek.
+    fn restart(&self, partition: &TopicPartition, offset: i64) -> Result<(), Error> {
+        let consumer = self.consumer();
+        if !consumer.is_cooperative() {
+            // An eager protocol can only assign all anew: the next session finds the offset that is now committed.
+            return Err(Error { fatal: true, ..Error::of(Known::RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET.into()) });
+        }
+        consumer.incremental_unassign(&list(std::slice::from_ref(partition)))?;
+        consumer.incremental_assign(&PartitionList::of([(partition.clone(), offset)]))
+    }
+
+    fn serve_errors(&mut self, events: &mut Vec<Event>) {
+        let mut errors = self.queue.client().context().take_errors();
+        errors.append(&mut self.producer.take_errors());
+        for error in errors {
+            self.on_error(&error, None, events);
+        }
+        if self.producer.take_stale_topics() {
+            let _ = self.cluster.refresh_now(TOPIC_WITHIN);
+        }
+    }
+
+    // Outcomes
+
+    /// at_least_once: every output is acknowledged before the offsets are committed.
+    fn send_then_commit(&mut self, outputs: &dyn Outputs, offsets: &OffsetMap) -> Outcome {
+        match self.producer.send(outputs) {
+            Err(trouble) => Outcome::Aborted(trouble),
+            Ok(failures) if failures.count > 0 => classify(&failures),
+            Ok(_) => self.commit(offsets, 0),
+        }
+    }
+
+    /// at_most_once: outputs are sent, once, after the offsets are known to be committed.
+    fn commit_then_send(&mut self, outputs: &dyn Outputs, offsets: &OffsetMap) -> Outcome {
+        match self.commit(offsets, outputs.len() as u64) {
+            Outcome::Committed { .. } => match self.producer.send(outputs) {
+                Ok(failures) => Outcome::Committed { lost: failures.count },
+                Err(_) => Outcome::Committed { lost: outputs.len() as u64 },
+            },
+            other => other,
+        }
+    }
+
+    /// Commits outside a transaction. `unsent`: how many outputs are lost if it turns out later that it succeeded.
+    fn commit(&mut self, offsets: &OffsetMap, unsent: u64) -> Outcome {
+        if offsets.is_empty() {
+            return Outcome::Committed { lost: 0 };
+        }
+        let consumer = self.consumer();
+        if !consumer.group_metadata().is_some_and(|member| member.is_member()) {
+            let gone = Error::of(Known::RD_KAFKA_RESP_ERR__ASSIGNMENT_LOST.into());
+            return Outcome::Aborted(trouble(&gone, About::Group(&self.route.source.group)));
+        }
+        let offsets = PartitionList::of(offsets.iter().map(|(at, offset)| (at.clone(), *offset)));
+        let Err(error) = consumer.commit_offsets(&offsets, OFFSETS_WITHIN) else {
+            return Outcome::Committed { lost: 0 };
+        };
+        let found = trouble(&error, About::Group(&self.route.source.group));
+        match (error.code.known(), found.kind) {
+            // The broker has answered, with a refusal.
+            (_, TroubleKind::Moved | TroubleKind::Denied) => Outcome::Aborted(found),
+            (_, TroubleKind::Duplicate) => Outcome::Broken(found),
+            (
+                Known::RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE
+                | Known::RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS
+                | Known::RD_KAFKA_RESP_ERR_NOT_COORDINATOR
+                | Known::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
+                | Known::RD_KAFKA_RESP_ERR_OFFSET_METADATA_TOO_LARGE,
+                TroubleKind::Passing,
+            ) => Outcome::Aborted(found),
+            (_, TroubleKind::Passing) => {
+                self.unknown = Some(unsent);
+                Outcome::Unknown(found)
+            }
+        }
+    }
+}
+
+/// Whether the consumer says that it is of no more use.
+fn is_fatal(error: &Error) -> bool {
+    error.code == Known::RD_KAFKA_RESP_ERR__FATAL.into()
+}
+
+impl Broker for Session {
+    fn poll(&mut self, wait: Duration, records: usize, events: &mut Vec<Event>) {
+        if self.broken {
+            return;
+        }
+        if let Err(trouble) = self.follow_topics()
+            && self.is_news(&trouble.code)
+        {
+            events.push(Event::Trouble(trouble));
+        }
+        self.fetch(wait, records.max(1), events);
+        self.resolve(events);
+        self.serve_errors(events);
+    }
+
+    fn pause(&mut self, partitions: &[TopicPartition]) {
+        let fresh = self.assignment.pause(partitions);
+        if !fresh.is_empty()
+            && let Err(error) = self.consumer().pause(&list(&fresh))
+        {
+            tracing::warn!(route = %self.route.name, code = error.code.name(), "cannot pause: {}", error.message);
+        }
+    }
+
+    fn resume(&mut self, partitions: &[TopicPartition]) {
+        let paused = self.assignment.resume(partitions);
+        if !paused.is_empty()
+            && let Err(error) = self.consumer().resume(&list(&paused))
+        {
+            tracing::warn!(route = %self.route.name, code = error.code.name(), "cannot resume: {}", error.message);
+        }
+    }
+
+    fn topic(&mut self, name: &TopicName) -> Result<TopicInfo, TopicError> {
+        if let Some(info) = self.slots.get(name) {
+            return if info.partitions > 0 { Ok(*info) } else { Err(TopicError::Unknown) };
+        }
+        let mut topics = self.cluster.topics().map_err(TopicError::Trouble)?;
+        if topics.partitions(name.as_str()).is_none() {
+            topics = self.cluster.refresh_now(TOPIC_WITHIN).map_err(TopicError::Trouble)?;
+        }
+        let partitions = match topics.partitions(name.as_str()) {
+            Some(partitions) => partitions,
+            // A topic that may not be seen is missing from the list of all; asked for by name, the broker says why.
+            None => self.cluster.look_up(name, TOPIC_WITHIN).map_err(|error| match error.code.known() {
+                Known::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART => TopicError::Unknown,
+                _ => TopicError::Trouble(trouble(&error, About::Write(name))),
+            })?,
+        };
+        let slot = self.producer.add_topic(name, TOPIC_WITHIN).map_err(TopicError::Trouble)?;
+        let info = TopicInfo { slot, partitions };
+        self.slots.insert(name.clone(), info);
+        Ok(info)
+    }
+
+    fn transact(&mut self, outputs: &dyn Outputs, offsets: &OffsetMap) -> Outcome {
+        if self.unknown.is_some() {
+            return Outcome::Unknown(passing(
+                Known::RD_KAFKA_RESP_ERR__STATE,
+                "what became of the last commit is not known yet",
+            ));
+        }
+        if outputs.is_empty() && offsets.is_empty() {
+            return Outcome::Committed { lost: 0 };
+        }
+        let outcome = match self.route.delivery {
+            Delivery::ExactlyOnce => {
+                let consumer = Arc::clone(self.queue.client());
+                self.producer.transact(outputs, offsets, &mut || consumer.group_metadata())
+            }
+            Delivery::AtLeastOnce => self.send_then_commit(outputs, offsets),
+            Delivery::AtMostOnce => self.commit_then_send(outputs, offsets),
+        };
+        if matches!(outcome, Outcome::Unknown(_)) {
+            self.unknown.get_or_insert(0);
+        }
+        outcome
+    }
+
+    fn settle(&mut self, offsets: &OffsetMap) -> Outcome {
+        let Some(unsent) = self.unknown else {
+            return Outcome::Aborted(passing(Known::RD_KAFKA_RESP_ERR__STATE, "nothing is unsettled"));
+        };
+        if self.route.delivery == Delivery::ExactlyOnce {
+            // Ends the old transaction one way or the other before anything is read.
+            if let Err(trouble) = self.producer.renew(INIT_WITHIN) {
+                return Outcome::Unknown(trouble);
+            }
+        }
+        let found = match self.consumer().committed(offsets.keys().cloned(), OFFSETS_WITHIN) {
+            Ok(found) if !offsets.is_empty() => found,
+            Ok(_) => Vec::new(),
+            Err(_) if offsets.is_empty() => Vec::new(),
+            Err(error) => return Outcome::Unknown(trouble(&error, About::Group(&self.route.source.group))),
+        };
+        self.unknown = None;
+        let reached = |test: fn(i64, i64) -> bool| found.iter().all(|(at, offset)| test(*offset, offsets[at]));
+        if !found.is_empty() && reached(|committed, ours| committed == ours) {
+            return Outcome::Committed { lost: unsent };
+        }
+        if reached(|committed, ours| committed < ours) {
+            let message = "the commit of unknown outcome did not succeed";
+            return Outcome::Aborted(passing(Known::RD_KAFKA_RESP_ERR__FAIL, message));
+        }
+        self.broken = true;
+        let message = "the group's offsets are not where this worker left them: another member has moved them";
+        Outcome::Broken(Trouble { kind: TroubleKind::Moved, ..passing(Known::RD_KAFKA_RESP_ERR__CONFLICT, message) })
+    }
+
+    fn close(&mut self, leave: bool, deadline: Duration) {
+        let until = Instant::now() + deadline;
+        self.producer.discard();
+        if leave && self.is_named && !self.broken {
+            self.leave(until);
+        }
+        // Closing serves the last rebalance, waits for brokers, and has been seen to hang: never on this thread.
+        let client = Arc::clone(self.queue.client());
+        let (done, is_done) = mpsc::channel();
+        let close = move || {
+            let result = client.close_consumer();
+            let _ = done.send(result);
+        };
+        let started = std::thread::Builder::new().name("kafka-close".into()).spawn(close).is_ok();
+        let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
+        match is_done.recv_timeout(left) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::debug!(route = %self.route.name, code = error.code.name(), "closed with: {}", error.message);
+            }
+            Err(_) => tracing::warn!(
+                route = %self.route.name,
+                started,
+                "the consumer did not close in time; it is left behind and ends with the process"
+            ),
+        }
+    }
+}
+
+impl Session {
+    /// Leaves the group as a static member, which a mere close would not: unsubscribes and waits until it is done.
+    fn leave(&mut self, until: Instant) {
+        if let Err(error) = self.consumer().unsubscribe() {
+            tracing::debug!(route = %self.route.name, code = error.code.name(), "cannot leave: {}", error.message);
+            return;
+        }
+        let is_member = |session: &Self| session.consumer().group_metadata().is_some_and(|member| member.is_member());
+        while Instant::now() < until && (!self.assignment.is_empty() || is_member(self)) {
+            let mut dropped = Vec::new();
+            self.queue.consume(Duration::from_millis(20), 1, &mut dropped);
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! What the cluster is known to hold: one client and one thread a process that ask for all topics every few seconds,
+//! and a snapshot that everybody reads for nothing. Creates no topic, ever: it asks for all of them, which does not.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+use crate::config::settings::{Kafka, Route, Target, TopicSelector};
+use crate::model::TopicName;
+use crate::pipeline::ports::Trouble;
+
+use super::client_options;
+use super::errors::{self, About, trouble};
+use super::raw::{self, Client, Context, Error, Kind, Topic, lock};
+
+/// How often the cluster is asked. New topics and partitions are taken up within 30 s of their creation.
+const REFRESH_EVERY: Duration = Duration::from_secs(10);
+/// How long one answer may take.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// What is known of a Kafka cluster. A handle: cloning it shares the connection.
+#[derive(Clone)]
+pub struct Cluster(Arc<Inner>);
+
+struct Inner {
+    kafka: Kafka,
+    client: Arc<Client>,
+    topics: ArcSwap<Topics>,
+    /// Whether the cluster has ever answered.
+    known: AtomicBool,
+    /// One request at a time; holds the trouble of the last, if it failed.
+    asking: Mutex<Option<Trouble>>,
+    /// Tells the thread to end, by being dropped.
+    _stop: mpsc::Sender<()>,
+}
+
+/// The topics of a cluster at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Topics {
+    /// Every topic that may be seen, internal ones too, by name.
+    pub by_name: BTreeMap<TopicName, TopicState>,
+    /// The brokers, as `host:port`.
+    pub brokers: Vec<String>,
+}
+
+/// One topic of a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TopicState {
+    /// How many partitions, at least 1.
+    pub partitions: i32,
+    /// The smallest number of replicas that any of them has.
+    pub replicas: usize,
+    /// Partitions without a leader.
+    pub leaderless: usize,
+}
+
+impl Topics {
+    /// How many partitions the topic has, if it exists.
+    pub fn partitions(&self, topic: &str) -> Option<i32> {
+        self.by_name.get(topic).map(|topic| topic.partitions)
+    }
+}
+
+impl Cluster {
+    /// A handle of the cluster that `kafka` names. Connects in the background, and asks for its topics until dropped.
+    ///
+    /// # Errors
+    /// What librdkafka has against the properties.
+    pub fn connect(kafka: &Kafka) -> Result<Self, String> {
+        let options = client_options::asking(kafka, None);
+        let client = Client::new(Kind::Consumer, &options, Context::new("cluster", None))?;
+        let (stop, stopped) = mpsc::channel();
+        let inner = Arc::new(Inner {
+            kafka: kafka.clone(),
+            client,
+            topics: ArcSwap::default(),
+            known: AtomicBool::new(false),
+            asking: Mutex::new(None),
+            _stop: stop,
+        });
+        let weak = Arc::downgrade(&inner);
+        std::thread::Builder::new()
+            .name("kafka-topics".into())
+            .spawn(move || watch(&weak, &stopped))
+            .map_err(|error| format!("cannot start a thread: {error}"))?;
+        Ok(Self(inner))
+    }
+
+    /// The settings it was made of.
+    pub fn kafka(&self) -> &Kafka {
+        &self.0.kafka
+    }
+
+    /// The topics as last seen, not older than [`REFRESH_EVERY`] while the cluster answers. The same `Arc` as long as
+    /// nothing changes.
+    ///
+    /// # Errors
+    /// The cluster has never answered: what the client says why, so far.
+    pub fn topics(&self) -> Result<Arc<Topics>, Trouble> {
+        if self.0.known.load(Ordering::Acquire) {
+            return Ok(self.0.topics.load_full());
+        }
+        self.refresh_now(ANSWER_WITHIN)
+    }
+
+    /// Asks the cluster now.
+    ///
+    /// # Errors
+    /// It does not answer in time: what the client says why.
+    pub fn refresh_now(&self, wait: Duration) -> Result<Arc<Topics>, Trouble> {
+        self.0.refresh(wait)?;
+        Ok(self.0.topics.load_full())
+    }
+
+    /// Why the cluster did not answer when last asked, if it did not.
+    pub fn trouble(&self) -> Option<Trouble> {
+        lock(&self.0.asking).clone()
+    }
+
+    /// Asks for one topic, without creating it: its partitions, or why not.
+    pub(super) fn look_up(&self, topic: &TopicName, wait: Duration) -> Result<i32, Error> {
+        let handle = Topic::new(&self.0.client, topic)?;
+        let metadata = self.0.client.metadata(Some(&handle), wait)?;
+        match metadata.topics.into_iter().find(|(name, _, _)| name == topic.as_str()) {
+            Some((_, partitions, _)) if !partitions.is_empty() => {
+                Ok(i32::try_from(partitions.len()).unwrap_or(i32::MAX))
+            }
+            Some((_, _, code)) if code != raw::Code::NONE => Err(Error::of(code)),
+            _ => Err(Error::of(raw::Known::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART.into())),
+        }
+    }
+}
+
+fn watch(inner: &Weak<Inner>, stopped: &mpsc::Receiver<()>) {
+    while let Some(inner) = inner.upgrade() {
+        // A failure is kept for whoever asks; the next round tries again.
+        let _ = inner.refresh(ANSWER_WITHIN);
+        drop(inner);
+        match stopped.recv_timeout(REFRESH_EVERY) {
+            Err(RecvTimeoutError::Timeout) => {}
+            Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+impl Inner {
+    fn refresh(&self, wait: Duration) -> Result<(), Trouble> {
+        let mut last = lock(&self.asking);
+        let metadata = self.client.metadata(None, wait).map_err(|error| {
+            let found = self.explain(error);
+            *last = Some(found.clone());
+            found
+        })?;
+        let _ = self.client.context().take_errors();
+        *last = None;
+        let topics = Topics {
+            by_name: metadata.topics.iter().filter_map(|(name, partitions, _)| topic(name, partitions)).collect(),
+            brokers: metadata.brokers,
+        };
+        // The pointer is how others see a change.
+        if **self.topics.load() != topics {
+            self.topics.store(Arc::new(topics));
+        }
+        self.known.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// The reason behind "timed out": what the connections said meanwhile, a refusal first.
+    fn explain(&self, error: Error) -> Trouble {
+        self.client.serve(Duration::ZERO);
+        reason(&error, self.client.context().take_errors())
+    }
+}
+
+/// A client's last words are more telling than that it timed out.
+pub(super) fn reason(error: &Error, said: Vec<Error>) -> Trouble {
+    let mut said: Vec<_> = said.iter().map(|error| trouble(error, About::Cluster)).collect();
+    // Denied before passing; "all brokers down" tells least.
+    said.sort_by_key(|trouble| {
+        (trouble.kind != crate::pipeline::ports::TroubleKind::Denied, trouble.code == "_ALL_BROKERS_DOWN")
+    });
+    said.into_iter().next().unwrap_or_else(|| trouble(error, About::Cluster))
+}
+
+fn topic(name: &str, partitions: &[raw::PartitionMetadata]) -> Option<(TopicName, TopicState)> {
+    if partitions.is_empty() {
+        return None;
+    }
+    let topic = TopicState {
+        partitions: i32::try_from(partitions.len()).ok()?,
+        replicas: partitions.iter().map(|partition| partition.replicas).min()?,
+        leaderless: partitions.iter().filter(|partition| partition.leader < 0).count(),
+    };
+    Some((TopicName::new(name).ok()?, topic))
+}
+
+/// The topics that a route reads: those it names, and those of the cluster that its patterns match, in order.
+///
+/// A pattern never matches an internal topic (`__…`), a dead-letter topic of any route, or one that this route writes.
+pub fn source_topics(route: &Route, topics: &Topics, dead_letters: &BTreeSet<TopicName>) -> Vec<TopicName> {
+    let mut selected = BTreeSet::new();
+    for selector in &route.source.topics {
+        match selector {
+            TopicSelector::Name(name) => {
+                selected.insert(name.clone());
+            }
+            TopicSelector::Pattern(pattern) => {
+                let matches = |name: &&TopicName| {
+                    pattern.is_match(name.as_str())
+                        && !name.as_str().starts_with("__")
+                        && !dead_letters.contains(*name)
+                        && !is_written_by(route, name)
+                };
+                selected.extend(topics.by_name.keys().filter(matches).cloned());
+            }
+        }
+    }
+    selected.retain(|name| !route.source.exclude.iter().any(|selector| selector.matches(name.as_str())));
+    selected.into_iter().collect()
+}
+
+/// Topics that a route's patterns match and that are left out because the route writes them: each would close a loop.
+pub fn loops(route: &Route, topics: &Topics) -> Vec<TopicName> {
+    let matches = |name: &&TopicName| {
+        let pattern =
+            |s: &TopicSelector| matches!(s, TopicSelector::Pattern(pattern) if pattern.is_match(name.as_str()));
+        route.source.topics.iter().any(pattern)
+            && !route.source.exclude.iter().any(|selector| selector.matches(name.as_str()))
+            && is_written_by(route, name)
+    };
+    topics.by_name.keys().filter(matches).cloned().collect()
+}
+
+fn is_written_by(route: &Route, topic: &TopicName) -> bool {
+    route.destinations.iter().any(|destination| match &destination.target {
+        Target::Topic(name) => name == topic,
+        Target::Pattern(pattern) => pattern.is_match(topic.as_str()),
+    })
+}
+
+/// Whether an error may mean that the snapshot is out of date.
+pub(super) fn should_refresh(code: raw::Code) -> bool {
+    errors::is_stale_metadata(code)
+}
