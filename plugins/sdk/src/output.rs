@@ -192,3 +192,99 @@ impl Group {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{self, Given, Sent};
+    use crate::{NoConfig, Record, Transform, Verdict};
+
+    /// A transform that is a function, to be run on records with the values "a", "b", "c" …
+    struct Run(fn(&Record<'_>, &mut Output));
+
+    impl Transform for Run {
+        type Config = NoConfig;
+        fn configure(_: NoConfig) -> Result<Self, String> {
+            Err("made by hand".into())
+        }
+        fn transform(&mut self, record: &Record<'_>, output: &mut Output) -> Verdict {
+            (self.0)(record, output);
+            Verdict::Drop
+        }
+    }
+
+    fn run(on: &str, transform: fn(&Record<'_>, &mut Output)) -> Vec<Sent> {
+        let given: Vec<_> = on.bytes().map(|value| Given::value([value]).header("h", "1").header("h", "2")).collect();
+        testing::transform(&mut Run(transform), &given).sent
+    }
+
+    fn check_way(on: &str, transform: fn(&Record<'_>, &mut Output), expected: &str) {
+        let show = |sent: &Sent| format!("{}>{}", sent.value.as_deref().unwrap().escape_ascii(), sent.destination);
+        assert_eq!(run(on, transform).iter().map(show).collect::<Vec<_>>().join(" "), expected);
+    }
+
+    #[test]
+    fn items_of_one_record_keep_the_order_of_the_calls() {
+        let there_and_back = |_: &Record<'_>, output: &mut Output| {
+            output.emit("x", Some(b"1"));
+            output.emit("y", Some(b"2"));
+            output.emit("x", Some(b"3"));
+            output.forward("x");
+            output.emit("x", Some(b"4"));
+        };
+        check_way("ab", there_and_back, "1>x 2>y 3>x a>x 4>x 1>x 2>y 3>x b>x 4>x");
+        let by_value = |record: &Record<'_>, output: &mut Output| match record.value() {
+            Some(b"a") => ["x", "y"].into_iter().for_each(|to| output.forward(to)),
+            _ => ["y", "x"].into_iter().for_each(|to| output.forward(to)),
+        };
+        check_way("abab", by_value, "a>x a>y b>y b>x a>x a>y b>y b>x");
+    }
+
+    #[test]
+    fn a_batch_that_goes_one_way_is_one_call() {
+        let mut output = Output::default();
+        for source in 0..100 {
+            output.start_record(source);
+            output.emit("x", None).key(None).add_header("n", Some(b"1")).add_header("n", None);
+        }
+        assert_eq!(output.groups.len(), 1);
+        assert_eq!(output.groups[0].keys.len(), 1);
+        assert_eq!(output.groups[0].headers.iter().map(|group| group.runs.len()).collect::<Vec<_>>(), [1, 1]);
+    }
+
+    #[test]
+    fn what_is_set_on_some_items_is_set_on_these_only() {
+        let on_b = |record: &Record<'_>, output: &mut Output| {
+            let item = output.emit("x", None);
+            if record.value() == Some(b"b") {
+                item.key(Some(b"")).timestamp(7).partition(3).topic("t").key(Some(b"k"));
+            }
+        };
+        let sent = run("abcbb", on_b);
+        for (item, changed) in sent.iter().zip([false, true, false, true, true]) {
+            let expected = if changed { (Some(&b"k"[..]), 7, Some(3), Some("t")) } else { (None, -1, None, None) };
+            assert_eq!((item.key.as_deref(), item.timestamp, item.partition, item.topic.as_deref()), expected);
+            assert_eq!(item.value, None);
+        }
+    }
+
+    #[test]
+    fn headers_change_in_the_order_of_the_calls() {
+        let rebuild = |record: &Record<'_>, output: &mut Output| {
+            let item = output.emit("x", None);
+            match record.value() {
+                Some(b"a") => item.remove_header("h").add_header("n", None).add_header("h", Some(b"3")),
+                Some(b"b") => item.add_header("h", Some(b"3")).add_header("n", Some(b"")),
+                _ => item.header("h", b"3").add_header("h", Some(b"4")).header("n", b""),
+            };
+        };
+        let sent = run("abc", rebuild);
+        let some = |value: &str| Some(value.as_bytes().to_vec());
+        let header = |name: &str, value| (name.to_owned(), value);
+        assert_eq!(sent[0].headers, [header("n", None), header("h", some("3"))]);
+        let expected = ["1", "2", "3"].map(|value| header("h", some(value)));
+        assert_eq!(sent[1].headers[..3], expected);
+        assert_eq!(sent[1].headers[3..], [header("n", some(""))]);
+        assert_eq!(sent[2].headers, [header("h", some("3")), header("h", some("4")), header("n", some(""))]);
+    }
+}

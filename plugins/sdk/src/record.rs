@@ -48,7 +48,7 @@ impl<'a> Record<'a> {
 
     /// The partition that the record was read from.
     pub fn partition(&self) -> i32 {
-        self.batch.columns.partition()
+        *self.batch.partition.get_or_init(|| self.batch.columns.partition())
     }
 
     /// The record's offset in its partition.
@@ -74,6 +74,7 @@ pub(crate) trait Columns {
 pub(crate) struct Batch<'a> {
     columns: &'a dyn Columns,
     topic: OnceCell<String>,
+    partition: OnceCell<i32>,
     offsets: OnceCell<Vec<i64>>,
     timestamps: OnceCell<Vec<i64>>,
     keys: OnceCell<Column>,
@@ -93,6 +94,7 @@ impl<'a> Batch<'a> {
         Self {
             columns,
             topic: OnceCell::new(),
+            partition: OnceCell::new(),
             offsets: OnceCell::new(),
             timestamps: OnceCell::new(),
             keys: OnceCell::new(),
