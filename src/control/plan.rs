@@ -7,19 +7,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::status::{PluginStatus, RouteFacts};
-use crate::config::settings::{Plugin, Route, Target};
+use crate::config::settings::{Plugin, Route, Target, TopicSelector};
+use crate::policy::Partitioning;
 use crate::config::{Loaded, Problem, Problems, Settings};
-use crate::kafka::{ClientKind, check_properties};
+use crate::kafka::{ClientKind, Cluster, Topics, check_properties, source_topics};
 use crate::model::{Digest, PluginName, TopicName};
 use crate::pipeline::chain::Chain;
 use crate::pipeline::destinations::{self, Destination};
-use crate::pipeline::ports::Step;
+use crate::pipeline::ports::{Step, Trouble, TroubleKind};
 use crate::pipeline::worker::{Bounds, Task};
 use crate::plugin::{Compiled, DestinationSpec, Engine, Prepare, Prepared};
 
 /// Part of a worker's share of `memory` for what its consumer has fetched ahead; as much is for what its producer has not
 /// sent yet, and the rest for records in work.
 const QUEUES: u64 = 4;
+/// How long the cluster may take to say which topics there are.
+const ASK_WITHIN: Duration = Duration::from_secs(5);
 
 /// A configuration that can run.
 pub struct Plan {
@@ -37,7 +40,7 @@ pub struct RoutePlan {
     pub route: Route,
     steps: Vec<ReadyStep>,
     /// Dead-letter topics of all routes, which no pattern matches.
-    pub dead_letter_topics: BTreeSet<TopicName>,
+    pub dead_letter_topics: Arc<BTreeSet<TopicName>>,
     /// One worker's share of `memory` for what its consumer has fetched ahead, bytes.
     pub memory: u64,
     /// The group's `session.timeout.ms`.
@@ -93,10 +96,11 @@ impl RoutePlan {
             let own = route.source.consumer.get(name).or_else(|| settings.kafka.consumer.get(name));
             own.or_else(|| settings.kafka.common.get(name)).and_then(|value| value.reveal().parse().ok())
         };
+        let dead_letters = settings.routes.values().filter_map(|route| route.on_error.dead_letter_topic());
         let in_work = usize::try_from(share.bytes / 2).unwrap_or(usize::MAX).max(1);
         Self {
             steps,
-            dead_letter_topics: settings.routes.values().filter_map(|route| route.on_error.dead_letter_topic()).cloned().collect(),
+            dead_letter_topics: Arc::new(dead_letters.cloned().collect()),
             memory: share.bytes / QUEUES,
             session_timeout: Duration::from_millis(property("session.timeout.ms").unwrap_or(45_000)),
             bounds: Bounds {
@@ -126,6 +130,43 @@ impl RoutePlan {
     /// The route's plugins in order, with the digests of their files.
     pub fn plugins(&self) -> impl Iterator<Item = (&PluginName, &Digest)> {
         self.steps.iter().map(|step| (&step.plugin, &step.sha256))
+    }
+
+    /// Looks the route's topics up before its first record: the topics of the cluster.
+    ///
+    /// # Errors
+    /// A topic is missing, or has too few partitions for `partition: source`; or the cluster does not answer.
+    pub fn check_topics(&self, cluster: &Cluster) -> Result<Arc<Topics>, Trouble> {
+        let mut topics = cluster.topics()?;
+        if self.topic_trouble(&topics).is_some() {
+            topics = cluster.refresh_now(ASK_WITHIN)?;
+        }
+        self.topic_trouble(&topics).map_or(Ok(topics), Err)
+    }
+
+    fn topic_trouble(&self, topics: &Topics) -> Option<Trouble> {
+        let route = &self.route;
+        let named = route.source.topics.iter().filter_map(TopicSelector::name);
+        let fixed = route.destinations.iter().filter_map(|to| to.target.topic());
+        let mut needed = named.chain(fixed).chain(route.on_error.dead_letter_topic());
+        if let Some(missing) = needed.find(|topic| topics.partitions(topic.as_str()).is_none()) {
+            return Some(Trouble::missing_topic(missing));
+        }
+        let source = source_topics(route, topics, &self.dead_letter_topics);
+        let widest = source.iter().filter_map(|topic| Some((topics.partitions(topic.as_str())?, topic))).max()?;
+        let by_source = route.destinations.iter().filter(|to| to.partition == Partitioning::Source);
+        let narrow = by_source.filter_map(|to| to.target.topic()).find_map(|topic| {
+            let partitions = topics.partitions(topic.as_str())?;
+            (partitions < widest.0).then_some((topic, partitions))
+        });
+        narrow.map(|(topic, partitions)| Trouble {
+            code: "PARTITION_COUNT".into(),
+            message: format!(
+                "`partition: source` needs as many partitions in \"{topic}\" as in \"{}\": it has {partitions}, not {}",
+                widest.1, widest.0
+            ),
+            kind: TroubleKind::Denied,
+        })
     }
 
     /// What the status board is told of it.

@@ -145,6 +145,12 @@ impl Report for WorkerNews {
         }
     }
 
+    fn lost(&mut self, at: &TopicPartition, records: u64, why: &str) {
+        let (route, topic, partition) = (&self.route, &at.topic, at.partition);
+        tracing::error!(%route, worker = self.worker, %topic, partition, records, "records are lost: {why}");
+        self.metrics.partition(at).lost(records);
+    }
+
     fn rebalanced(&mut self) {
         self.metrics.rebalanced();
     }

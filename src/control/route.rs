@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::plan::RoutePlan;
 use super::report::WorkerNews;
 use super::status::{RouteReport, StatusBoard};
-use crate::kafka::{Cluster, Session, SessionOptions};
+use crate::kafka::{self, Cluster, Instance, Session, SessionOptions};
 use crate::pipeline::ports::{Trouble, TroubleKind};
 use crate::pipeline::report::{Health, Phase, Report};
 use crate::pipeline::worker::{Exit, Order, RouteWorker, Task};
@@ -22,6 +22,7 @@ const GOOD_SESSION: Duration = Duration::from_secs(60);
 #[derive(Clone)]
 pub(super) struct Shared {
     pub(super) cluster: Cluster,
+    pub(super) instance: Arc<Instance>,
     pub(super) metrics: Metrics,
     pub(super) board: Arc<StatusBoard>,
 }
@@ -135,19 +136,23 @@ impl Life {
     }
 
     fn open(&mut self) -> Result<Session, Trouble> {
+        let (cluster, plan) = (&self.shared.cluster, &self.plan);
+        let topics = plan.check_topics(cluster)?;
         {
             let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
             if !*started {
-                self.shared.cluster.resolve_start(&self.plan.route, &self.plan.dead_letter_topics)?;
+                let source = kafka::source_topics(&plan.route, &topics, &plan.dead_letter_topics);
+                kafka::resolve_start(cluster, &plan.route, &source)?;
                 *started = true;
             }
         }
-        Session::open(SessionOptions {
-            cluster: &self.shared.cluster,
-            route: &self.plan.route,
+        Session::open(&SessionOptions {
+            cluster,
+            route: &plan.route,
             worker: self.number,
-            memory: self.plan.memory,
-            excluded: &self.plan.dead_letter_topics,
+            instance: &self.shared.instance,
+            dead_letters: Arc::clone(&plan.dead_letter_topics),
+            memory: plan.memory,
         })
     }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::plan::Plan;
 use super::route::{RunningRoute, Shared};
 use super::status::{RouteFacts, RoutePhase, RouteReport, StatusBoard};
-use crate::kafka::Cluster;
+use crate::kafka::{Cluster, Instance};
 use crate::model::RouteName;
 use crate::pipeline::worker::Order;
 use crate::telemetry::Metrics;
@@ -22,8 +22,8 @@ pub struct Supervisor {
 
 impl Supervisor {
     /// Nothing runs yet.
-    pub fn new(cluster: Cluster, metrics: Metrics, board: Arc<StatusBoard>) -> Self {
-        Self { shared: Shared { cluster, metrics, board }, routes: BTreeMap::new(), disabled: Vec::new() }
+    pub fn new(cluster: Cluster, instance: Instance, metrics: Metrics, board: Arc<StatusBoard>) -> Self {
+        Self { shared: Shared { cluster, instance: Arc::new(instance), metrics, board }, routes: BTreeMap::new(), disabled: Vec::new() }
     }
 
     /// Starts every route of the first plan.

@@ -19,6 +19,8 @@ pub trait Report {
     fn usage(&mut self, plugin: &PluginName, usage: Usage);
     /// The broker is in trouble.
     fn trouble(&mut self, trouble: &Trouble);
+    /// Records of a partition are lost for good, as the operator accepted.
+    fn lost(&mut self, at: &TopicPartition, records: u64, why: &str);
     /// The group has rebalanced: partitions came or went.
     fn rebalanced(&mut self);
 }
@@ -93,10 +95,6 @@ pub struct HeldPartition {
     pub next_attempt: SystemTime,
 }
 
-/// Upper bounds in ms of the classes of [`Tally::latency`]; a last class has none.
-pub const LATENCY_BOUNDS_MS: [i64; 14] =
-    [5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 30_000, 60_000, 300_000];
-
 /// What one committed transaction counted. Vectors hold one entry a name that occurred.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Tally {
@@ -110,10 +108,10 @@ pub struct Tally {
     pub skipped: Vec<(FaultCode, [u64; 1])>,
     /// Dead letters, by code.
     pub dead_letters: Vec<(FaultCode, [u64; 1])>,
-    /// Outputs that at_most_once lost after its commit.
-    pub lost: u64,
-    /// Records by the time from their timestamp to the commit.
-    pub latency: [u64; LATENCY_BOUNDS_MS.len() + 1],
+    /// Records by the time from their timestamp to the commit: one class for each of the exporter's bounds, and a last one.
+    pub latency: Vec<u64>,
+    /// The sum of those times.
+    pub latency_sum: Duration,
 }
 
 /// Adds to the entry of `name`, making one where there is none: there are few, so a search beats a map.

@@ -12,9 +12,10 @@ use super::chain::{Halt, Processed};
 use super::dead_letter::{DeadLetter, Origin};
 use super::destinations::{Destinations, Misrouted, Routed};
 use super::ports::{Broker, Headers, Output, Outputs, Trouble};
-use super::report::{Fate, LATENCY_BOUNDS_MS, Report, Tally, add};
+use super::report::{Fate, Report, Tally, add};
 use crate::model::{Digest, Fault, FaultCode, Items, Offset, OffsetMap, PluginName, TopicPartition};
 use crate::policy::{Decision, Disposition, OnError};
+use crate::telemetry::LATENCY_BOUNDS;
 
 /// How often the record at an offset has been tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -271,8 +272,10 @@ impl Unit {
             bytes += source.size(index) as u64;
             let timestamp = source.timestamp(index);
             if timestamp >= 0 {
-                let class = LATENCY_BOUNDS_MS.partition_point(|bound| *bound < now_ms - timestamp);
-                tally.latency[class] += 1;
+                let age = Duration::from_millis(u64::try_from(now_ms - timestamp).unwrap_or(0));
+                let seconds = age.as_secs_f64();
+                tally.latency[LATENCY_BOUNDS.partition_point(|bound| *bound < seconds)] += 1;
+                tally.latency_sum += age;
             }
         }
         add(&mut tally.consumed, &self.partition().topic, [self.range.len() as u64, bytes]);
@@ -409,9 +412,8 @@ impl Round {
         destinations: &Destinations,
         plugins: &[(PluginName, Digest)],
         now_ms: i64,
-        lost: u64,
     ) -> Tally {
-        let mut tally = Tally { lost, ..Tally::default() };
+        let mut tally = Tally { latency: vec![0; LATENCY_BOUNDS.len() + 1], ..Tally::default() };
         self.units.iter().for_each(|unit| unit.count(&mut tally, destinations, plugins, now_ms));
         tally
     }

@@ -298,6 +298,10 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
                     lane.lose(message);
                 }
             }
+            Event::OffsetReset { partition, to, lost, message } => {
+                // What is held was read before the gap; it is committed already or will be read no more.
+                self.report.lost(&partition, lost, &format!("{message}; goes on at offset {to}"));
+            }
             Event::Trouble(trouble) => self.report.trouble(&trouble),
             Event::Broken(trouble) => return Err(trouble),
         }
@@ -426,7 +430,10 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
         self.trouble = None;
         let Some(round) = self.rounds.pop_front() else { return };
         let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
-        self.report.committed(&round.tally(&self.destinations, &self.plugins, now_ms, lost));
+        self.report.committed(&round.tally(&self.destinations, &self.plugins, now_ms));
+        if let (Some(unit), true) = (round.units.first(), lost > 0) {
+            self.report.lost(unit.partition(), lost, "outputs failed after the offsets were committed (at_most_once)");
+        }
         for unit in round.units {
             if let Some(lane) = self.lanes.get_mut(unit.partition()) {
                 lane.advance(unit.next_offset());

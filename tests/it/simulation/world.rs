@@ -444,5 +444,6 @@ impl Report for News {
     }
     fn usage(&mut self, _: &PluginName, _: Usage) {}
     fn trouble(&mut self, _: &Trouble) {}
+    fn lost(&mut self, _: &TopicPartition, _: u64, _: &str) {}
     fn rebalanced(&mut self) {}
 }
