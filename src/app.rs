@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use crate::admin::{self, AdminOptions};
 use crate::config::Loaded;
+use crate::config::settings::TopicSelector;
 use crate::control::plan::Plan;
 use crate::control::status::StatusBoard;
 use crate::control::supervisor::Supervisor;
-use crate::kafka::{self, Cluster};
+use crate::kafka::{Cluster, Instance};
 use crate::model::RouteName;
 use crate::telemetry::Metrics;
 
@@ -23,7 +24,10 @@ pub enum AppError {
     #[error("the admin endpoint cannot be opened")]
     Admin(#[source] std::io::Error),
     /// Draining took longer than `shutdown_timeout`.
-    #[error("not drained within {within:?} (shutdown_timeout): {}; what was in work is uncommitted and will be read again", names(routes))]
+    #[error(
+        "not drained within {within:?} (shutdown_timeout): {}; what was in work is uncommitted and will be read again",
+        names(routes)
+    )]
     NotDrained {
         /// The bound.
         within: Duration,
@@ -41,11 +45,14 @@ fn names(routes: &[RouteName]) -> String {
 /// # Errors
 /// [`AppError`].
 pub async fn run(loaded: &Loaded, plan: Plan, stop: impl Future<Output = ()>) -> Result<(), AppError> {
-    kafka::raise_file_limit();
     let settings = Arc::clone(&plan.settings);
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
     let board = StatusBoard::new(settings.instance.clone(), metrics.clone());
-    let cluster = Cluster::connect(&settings).map_err(AppError::Client)?;
+    let instance = match &settings.instance {
+        Some(name) => Instance::Named(name.clone()),
+        None => Instance::Random(std::iter::repeat_with(fastrand::alphanumeric).take(10).collect()),
+    };
+    let cluster = Cluster::connect(&settings.kafka).map_err(AppError::Client)?;
     let (close, closed) = tokio::sync::oneshot::channel::<()>();
     let render = {
         let metrics = metrics.clone();
@@ -58,7 +65,7 @@ pub async fn run(loaded: &Loaded, plan: Plan, stop: impl Future<Output = ()>) ->
     .await
     .map_err(AppError::Admin)?;
 
-    let mut supervisor = Supervisor::new(cluster, metrics, board);
+    let mut supervisor = Supervisor::new(cluster, instance, metrics, board);
     supervisor.start(&plan);
     announce(loaded, &plan);
     stop.await;
@@ -91,7 +98,7 @@ fn announce(loaded: &Loaded, plan: &Plan) {
     );
     for planned in plan.routes.values() {
         let route = &planned.route;
-        let from: Vec<_> = route.source.topics.iter().map(ToString::to_string).collect();
+        let from: Vec<_> = route.source.topics.iter().map(selector).collect();
         let to: Vec<_> = route.destinations.iter().map(|to| to.name.to_string()).collect();
         let through: Vec<_> = planned.plugins().map(|(name, _)| name.to_string()).collect();
         tracing::info!(
@@ -101,5 +108,12 @@ fn announce(loaded: &Loaded, plan: &Plan) {
             workers = route.workers,
             "{} → [{}] → {}", from.join(", "), through.join(" → "), to.join(", ")
         );
+    }
+}
+
+fn selector(topics: &TopicSelector) -> String {
+    match topics {
+        TopicSelector::Name(name) => name.to_string(),
+        TopicSelector::Pattern(pattern) => pattern.to_string(),
     }
 }

@@ -45,7 +45,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
             if !warnings.is_empty() {
                 anstream::eprintln!("{}", warnings.render(true));
             }
-            anstream::println!("{} is valid: {}, {}, {}", path.display(), count(files, "file"), count(routes, "route"), count(plugins, "plugin"));
+            anstream::println!(
+                "{} is valid: {}, {}, {}",
+                path.display(),
+                count(files, "file"),
+                count(routes, "route"),
+                count(plugins, "plugin")
+            );
             Ok(())
         }
         Err(problems) if arguments.json => {

@@ -4,7 +4,7 @@
 //! (broker unreachable, file unreadable) · 143/130 forced by a second signal.
 
 mod check;
-mod demo;
+
 mod run;
 
 use std::path::PathBuf;
@@ -38,11 +38,7 @@ enum Command {
     ///
     /// Reads every file, compiles and configures every plugin, and prints every problem with its place. Needs no broker.
     Check(check::Arguments),
-    /// Show a whole working system, with nothing installed.
-    ///
-    /// Starts an embedded stand-in for a Kafka cluster, replays real earthquake events through two example plugins, and
-    /// prints records as they arrive.
-    Demo(demo::Arguments),
+
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -78,7 +74,7 @@ pub fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
-        Command::Demo(arguments) => demo::run(&arguments),
+
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "millrace", &mut std::io::stdout());
             Ok(())

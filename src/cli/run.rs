@@ -19,9 +19,9 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let loaded = config::load(&arguments.config.path(), &environment).map_err(Failure::Invalid)?;
-    start_logging(loaded.settings.log).map_err(Failure::Running)?;
+    start_logging(&loaded.settings.log).map_err(Failure::Running)?;
     for warning in loaded.warnings.iter() {
-        tracing::warn!("{warning}");
+        tracing::warn!(at = warning.place().map(ToString::to_string), "{}", warning.message());
     }
     let plan = build(&loaded)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -47,11 +47,13 @@ pub(super) fn build(loaded: &Loaded) -> Result<Plan, Failure> {
 }
 
 fn default_cache_dir() -> Option<std::path::PathBuf> {
-    let below = |variable: &str, path: &str| environment(variable).filter(|dir| !dir.is_empty()).map(|dir| std::path::Path::new(&dir).join(path));
+    let below = |variable: &str, path: &str| {
+        environment(variable).filter(|dir| !dir.is_empty()).map(|dir| std::path::Path::new(&dir).join(path))
+    };
     below("XDG_CACHE_HOME", "millrace").or_else(|| below("HOME", ".cache/millrace"))
 }
 
-pub(super) fn start_logging(log: Log) -> anyhow::Result<LogHandle> {
+pub(super) fn start_logging(log: &Log) -> anyhow::Result<LogHandle> {
     let level = match log.level {
         LogLevel::Trace => tracing::Level::TRACE,
         LogLevel::Debug => tracing::Level::DEBUG,

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use regex::Regex;
+
 use super::status::{PluginStatus, RouteFacts};
 use crate::config::settings::{Plugin, Route, Target, TopicSelector};
-use crate::policy::Partitioning;
-use crate::config::{Loaded, Problem, Problems, Settings};
+use crate::config::{Loaded, Place, Problem, Problems, PropertyScope, Settings};
 use crate::kafka::{ClientKind, Cluster, Topics, check_properties, source_topics};
 use crate::model::{Digest, PluginName, TopicName};
 use crate::pipeline::chain::Chain;
@@ -17,6 +18,7 @@ use crate::pipeline::destinations::{self, Destination};
 use crate::pipeline::ports::{Step, Trouble, TroubleKind};
 use crate::pipeline::worker::{Bounds, Task};
 use crate::plugin::{Compiled, DestinationSpec, Engine, Prepare, Prepared};
+use crate::policy::Partitioning;
 
 /// Part of a worker's share of `memory` for what its consumer has fetched ahead; as much is for what its producer has not
 /// sent yet, and the rest for records in work.
@@ -85,7 +87,8 @@ struct Share {
 
 impl Share {
     fn of(settings: &Settings) -> Self {
-        let workers: u64 = settings.routes.values().filter(|route| route.enabled).map(|route| u64::from(route.workers)).sum();
+        let workers: u64 =
+            settings.routes.values().filter(|route| route.enabled).map(|route| u64::from(route.workers)).sum();
         Self { bytes: settings.memory / workers.max(1) }
     }
 }
@@ -116,7 +119,8 @@ impl RoutePlan {
 
     /// What a worker does, with plugin instances of its own.
     pub fn task(&self, generation: u64) -> Task {
-        let steps = self.steps.iter().map(|step| (Box::new(step.prepared.step()) as Box<dyn Step>, step.timeout)).collect();
+        let steps =
+            self.steps.iter().map(|step| (Box::new(step.prepared.step()) as Box<dyn Step>, step.timeout)).collect();
         let batch = self.route.batch;
         Task {
             chain: Chain::new(steps, batch.records as usize, usize::try_from(batch.bytes).unwrap_or(usize::MAX)),
@@ -146,8 +150,8 @@ impl RoutePlan {
 
     fn topic_trouble(&self, topics: &Topics) -> Option<Trouble> {
         let route = &self.route;
-        let named = route.source.topics.iter().filter_map(TopicSelector::name);
-        let fixed = route.destinations.iter().filter_map(|to| to.target.topic());
+        let named = route.source.topics.iter().filter_map(named_topic);
+        let fixed = route.destinations.iter().filter_map(|to| fixed_topic(&to.target));
         let mut needed = named.chain(fixed).chain(route.on_error.dead_letter_topic());
         if let Some(missing) = needed.find(|topic| topics.partitions(topic.as_str()).is_none()) {
             return Some(Trouble::missing_topic(missing));
@@ -155,7 +159,7 @@ impl RoutePlan {
         let source = source_topics(route, topics, &self.dead_letter_topics);
         let widest = source.iter().filter_map(|topic| Some((topics.partitions(topic.as_str())?, topic))).max()?;
         let by_source = route.destinations.iter().filter(|to| to.partition == Partitioning::Source);
-        let narrow = by_source.filter_map(|to| to.target.topic()).find_map(|topic| {
+        let narrow = by_source.filter_map(|to| fixed_topic(&to.target)).find_map(|topic| {
             let partitions = topics.partitions(topic.as_str())?;
             (partitions < widest.0).then_some((topic, partitions))
         });
@@ -174,7 +178,10 @@ impl RoutePlan {
         RouteFacts {
             delivery: self.route.delivery,
             group: self.route.source.group.clone(),
-            plugins: self.plugins().map(|(plugin, sha256)| PluginStatus { plugin: plugin.clone(), sha256: *sha256 }).collect(),
+            plugins: self
+                .plugins()
+                .map(|(plugin, sha256)| PluginStatus { plugin: plugin.clone(), sha256: *sha256 })
+                .collect(),
             workers: self.route.workers,
         }
     }
@@ -192,19 +199,47 @@ fn destination(of: &crate::config::settings::Destination) -> Destination {
 fn property_problems(loaded: &Loaded) -> Vec<Problem> {
     let (kafka, places) = (&loaded.settings.kafka, &loaded.places);
     let of_process = [
-        (&kafka.common, ClientKind::Consumer),
-        (&kafka.consumer, ClientKind::Consumer),
-        (&kafka.producer, ClientKind::Producer),
+        (PropertyScope::Common, &kafka.common, ClientKind::Consumer),
+        (PropertyScope::Consumer, &kafka.consumer, ClientKind::Consumer),
+        (PropertyScope::Producer, &kafka.producer, ClientKind::Producer),
     ];
-    let of_routes = loaded.settings.routes.values().map(|route| (&route.source.consumer, ClientKind::Consumer));
-    let checked = of_process.into_iter().chain(of_routes);
-    checked
-        .flat_map(|(properties, kind)| check_properties(properties, kind))
-        .map(|(name, message)| match places.property(&name) {
-            Some(place) => Problem::at(&place, message).code("invalid_property"),
-            None => Problem::new(format!("{name}: {message}")).code("invalid_property"),
-        })
-        .collect()
+    let of_routes = loaded
+        .settings
+        .routes
+        .values()
+        .map(|route| (PropertyScope::Route(route.name.clone()), &route.source.consumer, ClientKind::Consumer));
+    let mut problems = Vec::new();
+    for (scope, properties, kind) in of_process.into_iter().chain(of_routes) {
+        for (name, message) in check_properties(properties, kind) {
+            problems.push(problem_at(places.property(&scope, &name), message, "invalid_property"));
+        }
+    }
+    problems
+}
+
+fn problem_at(place: Option<&Place>, message: String, code: &'static str) -> Problem {
+    place.map_or_else(|| Problem::new(message.clone()), |place| Problem::at(place, message.clone())).code(code)
+}
+
+fn named_topic(selector: &TopicSelector) -> Option<&TopicName> {
+    match selector {
+        TopicSelector::Name(name) => Some(name),
+        TopicSelector::Pattern(_) => None,
+    }
+}
+
+fn fixed_topic(target: &Target) -> Option<&TopicName> {
+    match target {
+        Target::Topic(topic) => Some(topic),
+        Target::Pattern(_) => None,
+    }
+}
+
+fn topic_pattern(target: &Target) -> Option<Regex> {
+    match target {
+        Target::Topic(_) => None,
+        Target::Pattern(pattern) => Some(pattern.clone()),
+    }
 }
 
 fn compile_all(loaded: &Loaded, engine: &Engine, problems: &mut Problems) -> BTreeMap<PluginName, Compiled> {
@@ -233,15 +268,12 @@ enum Unusable {
 
 impl Unusable {
     fn at(self, loaded: &Loaded, plugin: &PluginName) -> Problem {
-        let place = loaded.places.plugin(plugin);
+        let places = &loaded.places;
         let (message, code) = match self {
             Self::Unreadable(message) => (message, "unreadable"),
             Self::Refused(message) => (message, "invalid_plugin"),
         };
-        match place {
-            Some(place) => Problem::at(&place, message).code(code),
-            None => Problem::new(format!("plugin \"{plugin}\": {message}")).code(code),
-        }
+        problem_at(places.plugin_path(plugin).or_else(|| places.plugin(plugin)), message, code)
     }
 }
 
@@ -261,7 +293,7 @@ fn prepare_steps(
     let destinations: Arc<[DestinationSpec]> = route
         .destinations
         .iter()
-        .map(|to| DestinationSpec { name: to.name.clone(), pattern: matches!(to.target, Target::Pattern(_)) })
+        .map(|to| DestinationSpec { name: to.name.clone(), topic_pattern: topic_pattern(&to.target) })
         .collect();
     let mut ready = Vec::new();
     for (number, step) in route.pipeline.iter().enumerate() {
@@ -271,7 +303,7 @@ fn prepare_steps(
         let with = Prepare {
             plugin: step.plugin.clone(),
             route: route.name.clone(),
-            config: step.config.to_string(),
+            config_json: step.config.to_string(),
             limits: plugin.limits,
             destinations: Arc::clone(&destinations),
         };
@@ -284,10 +316,7 @@ fn prepare_steps(
             }),
             Err(error) => {
                 let message = format!("plugin \"{}\" in route \"{}\": {error}", step.plugin, route.name);
-                problems.push(match loaded.places.step(&route.name, number) {
-                    Some(place) => Problem::at(&place, message).code("invalid_plugin"),
-                    None => Problem::new(message).code("invalid_plugin"),
-                });
+                problems.push(problem_at(loaded.places.step(&route.name, number), message, "invalid_plugin"));
             }
         }
     }

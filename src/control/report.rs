@@ -49,7 +49,8 @@ impl WorkerNews {
     /// Says once that a partition has stopped, and once that it goes on.
     fn log_stopped(&mut self, health: &Health) {
         let (route, worker) = (&self.route, self.worker);
-        let stopped = |partition: &TopicPartition| health.held.iter().any(|held| held.stopped && held.partition == *partition);
+        let stopped =
+            |partition: &TopicPartition| health.held.iter().any(|held| held.stopped && held.partition == *partition);
         for held in health.held.iter().filter(|held| held.stopped && !self.stopped.contains(&held.partition)) {
             let (partition, code) = (&held.partition, &held.code);
             match held.offset {
@@ -63,7 +64,9 @@ impl WorkerNews {
                 ),
             }
         }
-        for partition in self.stopped.iter().filter(|partition| health.assignment.contains(partition) && !stopped(partition)) {
+        for partition in
+            self.stopped.iter().filter(|partition| health.assignment.contains(partition) && !stopped(partition))
+        {
             tracing::info!(%route, worker, topic = %partition.topic, partition = partition.partition, "the partition is tried again");
         }
         self.stopped = health.held.iter().filter(|held| held.stopped).map(|held| held.partition.clone()).collect();

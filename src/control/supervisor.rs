@@ -23,7 +23,11 @@ pub struct Supervisor {
 impl Supervisor {
     /// Nothing runs yet.
     pub fn new(cluster: Cluster, instance: Instance, metrics: Metrics, board: Arc<StatusBoard>) -> Self {
-        Self { shared: Shared { cluster, instance: Arc::new(instance), metrics, board }, routes: BTreeMap::new(), disabled: Vec::new() }
+        Self {
+            shared: Shared { cluster, instance: Arc::new(instance), metrics, board },
+            routes: BTreeMap::new(),
+            disabled: Vec::new(),
+        }
     }
 
     /// Starts every route of the first plan.

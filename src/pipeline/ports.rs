@@ -9,7 +9,7 @@ use crate::model::{
 };
 
 /// One plugin of a route's pipeline, with an instance of its own.
-pub trait Step {
+pub trait Step: Send {
     /// The plugin's name.
     fn plugin(&self) -> &PluginName;
 

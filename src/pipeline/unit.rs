@@ -407,12 +407,7 @@ impl Round {
     }
 
     /// What it counted, committed now.
-    pub fn tally(
-        &self,
-        destinations: &Destinations,
-        plugins: &[(PluginName, Digest)],
-        now_ms: i64,
-    ) -> Tally {
+    pub fn tally(&self, destinations: &Destinations, plugins: &[(PluginName, Digest)], now_ms: i64) -> Tally {
         let mut tally = Tally { latency: vec![0; LATENCY_BOUNDS.len() + 1], ..Tally::default() };
         self.units.iter().for_each(|unit| unit.count(&mut tally, destinations, plugins, now_ms));
         tally
