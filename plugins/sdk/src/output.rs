@@ -7,7 +7,7 @@
 
 use crate::record::Column;
 
-/// The route's default destinations.
+/// The route's default destinations, whatever an earlier step said.
 pub const DEFAULT: &str = "";
 
 /// Takes what a transform makes of the records of one batch.
@@ -21,7 +21,8 @@ pub struct Output {
 
 impl Output {
     /// Makes an item with that value (`None`: a tombstone) of the record at hand and sends it to `destination`, a name of
-    /// the route, or [`DEFAULT`]. It keeps the record's key, headers and timestamp unless they are set on it.
+    /// the route, or [`DEFAULT`]; where an earlier step was sending the record no longer counts. It keeps the record's key,
+    /// headers and timestamp unless they are set on it.
     pub fn emit(&mut self, destination: &str, value: Option<&[u8]>) -> Item<'_> {
         let source = self.source;
         let group = self.group_for(destination, false);
@@ -95,7 +96,7 @@ impl Item<'_> {
         self
     }
 
-    /// Sets a header, in place of all of that name.
+    /// Sets a header: where the first of that name stands (else last), in place of all of that name.
     pub fn header(self, name: &str, value: &[u8]) -> Self {
         self.change_header(false, name, Some(value))
     }
@@ -275,7 +276,7 @@ mod tests {
             match record.value() {
                 Some(b"a") => item.remove_header("h").add_header("n", None).add_header("h", Some(b"3")),
                 Some(b"b") => item.add_header("h", Some(b"3")).add_header("n", Some(b"")),
-                _ => item.header("h", b"3").add_header("h", Some(b"4")).header("n", b""),
+                _ => item.header("n", b"").header("h", b"3").add_header("h", Some(b"4")),
             };
         };
         let sent = run("abc", rebuild);
@@ -285,6 +286,6 @@ mod tests {
         let expected = ["1", "2", "3"].map(|value| header("h", some(value)));
         assert_eq!(sent[1].headers[..3], expected);
         assert_eq!(sent[1].headers[3..], [header("n", some(""))]);
-        assert_eq!(sent[2].headers, [header("h", some("3")), header("h", some("4")), header("n", some(""))]);
+        assert_eq!(sent[2].headers, [header("h", some("3")), header("n", some("")), header("h", some("4"))]);
     }
 }

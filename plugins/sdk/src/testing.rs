@@ -194,8 +194,9 @@ impl Sink for TestSink<'_> {
     }
     fn set_header(&mut self, first: u32, name: &str, values: Column) {
         self.each(first, &values, |sent, value| {
+            let place = sent.headers.iter().position(|header| header.0 == name).unwrap_or(sent.headers.len());
             sent.headers.retain(|header| header.0 != name);
-            sent.headers.extend(value.map(|value| (name.to_owned(), Some(value))));
+            sent.headers.splice(place..place, value.map(|value| (name.to_owned(), Some(value))));
         });
     }
     fn add_header(&mut self, first: u32, name: &str, values: Column) {

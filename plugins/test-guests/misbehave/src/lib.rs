@@ -61,7 +61,7 @@ enum Behaviour {
     BadIndex,
     /// Sets a header on an item that it did not emit.
     BadItem,
-    /// Writes `n` log lines (100,000) and passes the record.
+    /// Writes `n` log lines (10,000) and passes the record.
     LogFlood,
     // In `process`, on a batch that has a marked record.
     /// Returns one verdict too few.
@@ -164,7 +164,7 @@ fn misbehave_on(config: &Config, batch: &Batch, index: u32) -> u8 {
         Behaviour::BadIndex => emit("", batch.len(), b"whose?"),
         Behaviour::BadItem => output::set_header(1_000_000, "header", &column_of(b"on what?")),
         Behaviour::LogFlood => {
-            (0..n(100_000)).for_each(|line| log::log(Level::Info, &format!("line {line}"), Some(index)))
+            (0..n(10_000)).for_each(|line| log::log(Level::Info, &format!("line {line}"), Some(index)))
         }
         Behaviour::ShortVerdicts
         | Behaviour::Permanent
