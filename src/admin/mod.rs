@@ -191,3 +191,199 @@ async fn connection(stream: TcpStream, router: Router, mut stopping: watch::Rece
         debug!(error = %ErrorChain(&error), "a connection to the admin endpoint ended badly");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+
+    use serde_json::Value;
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::config::settings::Delivery;
+    use crate::control::status::{PluginStatus, RouteFacts, RoutePhase, RouteReport, WorkerPhase};
+    use crate::model::{Digest, GroupId, PluginName, RouteName};
+    use crate::telemetry::Metrics;
+
+    /// An endpoint with two routes, one running and one without its workers yet.
+    struct Running {
+        address: SocketAddr,
+        board: Arc<StatusBoard>,
+        reports: [RouteReport; 2],
+        stop: oneshot::Sender<()>,
+        done: JoinHandle<()>,
+    }
+
+    async fn start() -> Running {
+        let metrics = Metrics::new("0.0.0");
+        let board = StatusBoard::new(Some("pod-0".into()), metrics.clone());
+        let facts = RouteFacts {
+            delivery: Delivery::ExactlyOnce,
+            group: GroupId::new("millrace.r").unwrap(),
+            plugins: vec![PluginStatus { plugin: PluginName::new("p").unwrap(), sha256: Digest::of(b"") }],
+            workers: 1,
+        };
+        let reports = ["good", "late"].map(|name| board.route(&RouteName::new(name).unwrap(), facts.clone()));
+        reports[0].worker(0).health(WorkerPhase::Running, &[], vec![], vec![]);
+        let options = AdminOptions {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            token: Some(PropertyValue::secret("s3cret")),
+            allowed_hosts: vec![],
+        };
+        let server = Server::bind(&options).await.unwrap();
+        let address = server.address();
+        let (stop, stopped) = oneshot::channel();
+        let render: RenderMetrics = Arc::new(move || metrics.render());
+        let done = tokio::spawn(server.answer(board.clone(), render, async move { stopped.await.unwrap_or(()) }));
+        Running { address, board, reports, stop, done }
+    }
+
+    impl Running {
+        /// Status line, head and body of the answer to `request`, which closes its connection.
+        async fn ask(&self, request: &str) -> (u16, String, String) {
+            let text = exchange(self.address, request.to_owned()).await;
+            let (head, body) = text.split_once("\r\n\r\n").expect("an HTTP response");
+            (head[9..12].parse().unwrap(), head.to_lowercase(), body.to_owned())
+        }
+
+        async fn get(&self, path: &str) -> (u16, String, String) {
+            self.ask(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")).await
+        }
+
+        async fn get_json(&self, path: &str) -> (u16, Value) {
+            let (status, head, body) = self.get(path).await;
+            assert!(head.contains("content-type: application/json"), "{head}");
+            (status, serde_json::from_str(&body).unwrap())
+        }
+    }
+
+    async fn exchange(address: SocketAddr, request: String) -> String {
+        tokio::task::spawn_blocking(move || {
+            let mut stream = std::net::TcpStream::connect(address).unwrap();
+            stream.write_all(request.as_bytes()).unwrap();
+            let mut text = String::new();
+            stream.read_to_string(&mut text).unwrap();
+            text
+        })
+        .await
+        .unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn readiness_follows_the_configuration_and_the_routes_that_are_asked_for() {
+        let running = start().await;
+        assert_eq!(running.get("/livez").await.0, 200);
+        assert_eq!(running.get("/healthz").await.0, 200);
+        assert_eq!(running.get("/readyz").await.0, 503);
+        running.board.applied(&Digest::of(b""), "first");
+        let cases = [
+            ("/readyz", 200),
+            ("/readyz?routes=all", 503),
+            ("/readyz?route=good", 200),
+            ("/readyz?route=late", 503),
+            ("/readyz?route=unknown", 404),
+            ("/readyz?routes=some", 400),
+        ];
+        for (path, expected) in cases {
+            assert_eq!(running.get_json(path).await.0, expected, "{path}");
+        }
+        assert_eq!(
+            running.get_json("/readyz?routes=all").await.1,
+            serde_json::json!({
+                "ready": false, "reason": "route late is starting", "routes": { "good": "running", "late": "starting" },
+            })
+        );
+        running.reports[1].phase(RoutePhase::Paused);
+        assert_eq!(running.get("/readyz?routes=all").await.0, 200);
+        running.reports[1].phase(RoutePhase::Disabled);
+        assert_eq!(running.get("/readyz?routes=all").await.0, 200);
+        assert_eq!(running.get("/readyz?route=late").await.0, 503);
+        running.board.shutting_down();
+        assert_eq!(running.get("/readyz").await.0, 503);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn status_routes_and_metrics_are_answered() {
+        let running = start().await;
+        running.board.applied(&Digest::of(b""), "first");
+        let (code, status) = running.get_json("/api/v1/status").await;
+        assert_eq!((code, &status["instance"], &status["generation"]), (200, &"pod-0".into(), &1.into()));
+        assert_eq!(status["last_reload"]["outcome"], "applied");
+        assert_eq!(running.get_json("/api/v1/routes").await.1["routes"]["good"]["state"], "running");
+        assert_eq!(running.get_json("/api/v1/routes/late").await.1["state"], "starting");
+        assert_eq!(running.get_json("/api/v1/routes/none").await.0, 404);
+        let (code, head, body) = running.get("/metrics").await;
+        assert_eq!(code, 200);
+        assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
+        assert!(body.contains("millrace_route_state{route=\"good\",state=\"running\"} 1\n"), "{body}");
+        assert!(running.get("/").await.2.contains("/api/v1/status"));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_may_not_be_asked_is_refused_in_words() {
+        let running = start().await;
+        let line = |line: &str, host: &str| format!("{line} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        let cases = [
+            (line("GET /nothing", "localhost"), 404, "not_found"),
+            (line("GET /api/v1/nothing", "localhost"), 404, "not_found"),
+            (line("GET /api/v1/status", "evil.example"), 403, "host_not_allowed"),
+            (line("DELETE /api/v1/status", "localhost"), 401, "token_missing"),
+            (line("DELETE /metrics", "localhost"), 405, "method_not_allowed"),
+        ];
+        for (request, expected, code) in cases {
+            let (status, head, body) = running.ask(&request).await;
+            let body: Value = serde_json::from_str(&body).unwrap();
+            assert_eq!((status, body["error"]["code"].as_str()), (expected, Some(code)), "{request}{head}{body}");
+            assert!(head.contains("cache-control: no-store"), "{head}");
+            assert_eq!(head.contains("www-authenticate: bearer"), expected == 401, "{head}");
+            assert_eq!(head.matches("allow: get, head").count(), usize::from(expected == 405), "{head}");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn nonsense_is_answered_or_dropped_and_the_next_request_served() {
+        let running = start().await;
+        let huge = format!("GET / HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "x".repeat(2 * HEAD_BYTES_MAX));
+        for request in ["\0\0\0\r\n\r\n", "GET\r\n\r\n", &huge] {
+            let address = running.address;
+            let request = request.to_owned();
+            // The peer may close before it has read everything: writing and reading may fail, serving may not.
+            let _ = tokio::task::spawn_blocking(move || {
+                let mut stream = std::net::TcpStream::connect(address).unwrap();
+                let _ = stream.write_all(request.as_bytes());
+                let mut answer = Vec::new();
+                let _ = stream.read_to_end(&mut answer);
+                assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 4"), "{answer:?}");
+            })
+            .await
+            .unwrap();
+        }
+        assert_eq!(running.get("/livez").await.0, 200);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_shutdown_frees_the_address_even_with_idle_connections_open() {
+        let running = start().await;
+        let mut idle = std::net::TcpStream::connect(running.address).unwrap();
+        idle.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        assert_ne!(idle.read(&mut [0; 1024]).unwrap(), 0);
+        running.stop.send(()).unwrap();
+        running.done.await.unwrap();
+        TcpListener::bind(running.address).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_address_in_use_is_said_with_what_to_do() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let listen = taken.local_addr().unwrap();
+        let options = AdminOptions { listen, token: None, allowed_hosts: vec![] };
+        let error = Server::bind(&options).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "cannot listen on {listen} for the admin endpoint: another process (another millrace?) has it: set \
+                 admin.listen to another port, or to port 0 for a free one"
+            )
+        );
+    }
+}

@@ -79,6 +79,7 @@ impl Metrics {
             assigned: held(&table::PARTITIONS_ASSIGNED),
             stopped: held(&table::PARTITIONS_STOPPED),
             idle: held(&table::WORKERS_IDLE),
+            lag_alert: held(&table::LAG_ALERT),
         }
     }
 
@@ -178,6 +179,7 @@ pub struct RouteGauges {
     assigned: Value,
     stopped: Value,
     idle: Value,
+    lag_alert: Value,
 }
 
 impl RouteGauges {
@@ -193,6 +195,11 @@ impl RouteGauges {
         self.assigned.set(assigned as f64);
         self.stopped.set(stopped as f64);
         self.idle.set(idle_workers as f64);
+    }
+
+    /// Whether lag is above the route's `lag_alert`; not shown for a route that has none.
+    pub fn lag_alert(&self, above: bool) {
+        self.lag_alert.set(f64::from(u8::from(above)));
     }
 }
 
@@ -522,5 +529,139 @@ impl Totals {
         let per_second = ((consumed - sample.consumed) as f64 / seconds * 10.0).round() / 10.0;
         *last = Some(Sample { at: now, consumed, per_second });
         per_second
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// One handle of each kind, used once.
+    struct Everything {
+        metrics: Metrics,
+        config: ConfigMetrics,
+        route: RouteMetrics,
+        gauges: RouteGauges,
+        partition: PartitionMetrics,
+        info: InfoGauge,
+    }
+
+    fn use_everything() -> Everything {
+        let metrics = Metrics::new("1.2.3");
+        let name = RouteName::new("r").unwrap();
+        let plugin = PluginName::new("p").unwrap();
+        let topic = TopicName::new("t").unwrap();
+        let mut config = metrics.config();
+        config.applied(1, &Digest::of(b""));
+        let gauges = metrics.route_gauges(&name, &["running", "failed"]);
+        gauges.state("running");
+        gauges.partitions(1, 0, 0);
+        gauges.lag_alert(false);
+        let mut route = metrics.route(&name);
+        route.follow([&topic], [&plugin], [&DestinationName::new("d").unwrap()]);
+        route.consumed(&topic, 2, 20);
+        route.used(&plugin, 1, Duration::from_millis(1_500), 1, 65_536);
+        route.transaction("committed", Duration::from_millis(20));
+        route.broker_error("COORDINATOR_NOT_AVAILABLE");
+        let partition = route.partition(&TopicPartition { topic, partition: 3 });
+        partition.lag(5, Some(SystemTime::now()));
+        partition.blocked(0, None);
+        let info = metrics.plugin_info(&name, &plugin, &Digest::of(b""));
+        Everything { metrics, config, route, gauges, partition, info }
+    }
+
+    /// Samples by family: the value of each line by its labels.
+    fn samples(text: &str) -> BTreeMap<String, f64> {
+        let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+        lines
+            .map(|line| line.rsplit_once(' ').unwrap())
+            .map(|(name, value)| (name.into(), value.parse().unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn every_row_of_the_table_is_rendered_with_its_help_type_and_labels_and_nothing_else_is() {
+        let everything = use_everything();
+        let text = everything.metrics.render();
+        let mut described = 0;
+        for metric in table::ALL {
+            let head = format!(
+                "# HELP {name} {}\n# TYPE {name} {}\n{name}",
+                metric.help,
+                metric.kind.type_name(),
+                name = metric.name
+            );
+            let after = text.split_once(&head).unwrap_or_else(|| panic!("no {head}\nin\n{text}")).1;
+            let line = after.lines().next().unwrap();
+            let labels: Vec<_> = line
+                .trim_start_matches("_bucket")
+                .strip_prefix('{')
+                .map(|rest| rest.rsplit_once('}').unwrap().0)
+                .into_iter()
+                .flat_map(|labels| labels.split(',').map(|label| label.split_once('=').unwrap().0))
+                .filter(|label| *label != "le")
+                .collect();
+            assert_eq!(labels, metric.labels, "{}", metric.name);
+            described += 1;
+        }
+        assert_eq!(text.matches("# TYPE ").count(), described, "{text}");
+        samples(&text);
+    }
+
+    #[test]
+    fn counters_of_a_chain_show_from_0_and_count_across_workers() {
+        let everything = use_everything();
+        let mut second = everything.metrics.route(&RouteName::new("r").unwrap());
+        second.consumed(&TopicName::new("t").unwrap(), 3, 30);
+        second.used(&PluginName::new("p").unwrap(), 0, Duration::from_millis(500), 1, 65_536);
+        let samples = samples(&everything.metrics.render());
+        for (series, expected) in [
+            (r#"millrace_records_consumed_total{route="r",topic="t"}"#, 5.0),
+            (r#"millrace_bytes_consumed_total{route="r",topic="t"}"#, 50.0),
+            (r#"millrace_records_produced_total{route="r",destination="d"}"#, 0.0),
+            (r#"millrace_records_filtered_total{route="r",plugin="p"}"#, 0.0),
+            (r#"millrace_records_filtered_total{route="r",plugin=""}"#, 0.0),
+            (r#"millrace_dead_letters_total{route="r",code="rejected"}"#, 0.0),
+            (r#"millrace_plugin_faults_total{route="r",plugin="p",code="trapped"}"#, 0.0),
+            (r#"millrace_plugin_seconds_total{route="r",plugin="p"}"#, 2.0),
+            (r#"millrace_plugin_memory_bytes{route="r",plugin="p"}"#, 131_072.0),
+            (r#"millrace_transactions_total{route="r",outcome="committed"}"#, 1.0),
+            (r#"millrace_transactions_total{route="r",outcome="aborted"}"#, 0.0),
+            (r#"millrace_commit_duration_seconds_bucket{route="r",le="0.025"}"#, 1.0),
+            (r#"millrace_route_state{route="r",state="failed"}"#, 0.0),
+            (r#"millrace_consumer_lag_records{route="r",topic="t",partition="3"}"#, 5.0),
+            (r#"millrace_build_info{version="1.2.3"}"#, 1.0),
+        ] {
+            assert_eq!(samples.get(series), Some(&expected), "{series}\n{samples:#?}");
+        }
+        assert!(samples["process_resident_memory_bytes"] > 0.0);
+        assert!(samples["process_open_fds"] > 0.0);
+    }
+
+    #[test]
+    fn series_of_a_partition_a_plugin_and_a_route_vanish_with_them() {
+        let Everything { metrics, config, mut route, gauges, partition, info } = use_everything();
+        drop(partition);
+        assert!(!metrics.render().contains("partition=\""));
+        route.follow([], [], []);
+        assert!(!metrics.render().contains("millrace_plugin_memory_bytes"));
+        drop((config, route, gauges, info));
+        let text = metrics.render();
+        for name in ["millrace_route_state", "millrace_config_hash", "millrace_plugin_info", "millrace_last_commit"] {
+            assert!(!text.contains(name), "{text}");
+        }
+        assert!(text.contains("millrace_records_consumed_total{route=\"r\",topic=\"t\"} 2"), "{text}");
+    }
+
+    #[test]
+    fn a_rate_is_taken_between_two_looks() {
+        let totals = Totals::default();
+        let start = Instant::now();
+        assert_eq!(totals.rate(0, start), 0.0);
+        assert_eq!(totals.rate(900, start + Duration::from_millis(900)), 0.0);
+        assert_eq!(totals.rate(3_000, start + Duration::from_secs(2)), 1_500.0);
+        assert_eq!(totals.rate(3_001, start + Duration::from_millis(2_100)), 1_500.0);
     }
 }
