@@ -93,6 +93,7 @@ fn what_is_allowed_is_not_reported() {
         ),
         ("src/kafka/mod.rs", "mod tests { use super::*; use super::session; }"),
         ("src/telemetry/mod.rs", "use metrics::counter;"),
+        ("src/admin/mod.rs", "mod metrics; fn f() { metrics::render() }"),
         ("src/pipeline/x.rs", "let metrics = crate::telemetry::x(); metrics.add(1);"),
         ("src/cli/mod.rs", "use crate::{admin, app, kafka};\nuse anyhow::Context;"),
         ("src/main.rs", "use millrace::cli; fn main() -> anyhow::Result<()> { millrace::cli::run() }"),
@@ -213,9 +214,13 @@ fn first_names<'a>(tokens: &[Token<'a>]) -> Vec<Token<'a>> {
     names
 }
 
-/// The lines that name the outside crate: at the root of a path, or after `use` or `extern crate`.
+/// The lines that name the outside crate: at the root of a path, or after `use` or `extern crate`. A file with a module
+/// of that name means its own.
 fn crates_named(tokens: &[Token<'_>], library: &str) -> Vec<usize> {
     let at = |i: Option<usize>| i.and_then(|i| tokens.get(i)).map_or("", |(_, token)| *token);
+    if tokens.windows(2).any(|two| two[0].1 == "mod" && two[1].1 == library) {
+        return Vec::new();
+    }
     let mut lines = Vec::new();
     for (i, (line, token)) in tokens.iter().enumerate() {
         if *token != library {
