@@ -4,6 +4,7 @@
 mod client_options;
 mod convert;
 mod errors;
+mod mock;
 mod positions;
 mod producer;
 mod raw;
@@ -12,6 +13,7 @@ mod session;
 mod topics;
 
 pub use client_options::{ClientKind, check_properties};
+pub use mock::MockCluster;
 pub use positions::{Started, committed, resolve_start};
 pub use session::{Instance, Session, SessionOptions};
 pub use topics::{Cluster, TopicState, Topics, loops, source_topics};

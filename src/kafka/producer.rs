@@ -15,7 +15,7 @@ use crate::pipeline::ports::{Outcome, Output, Outputs, Trouble, TroubleKind};
 use super::client_options::{Options, Timeouts};
 use super::errors::{self, About, is_fenced, is_rejection, passing, trouble};
 use super::positions::configuration;
-use super::raw::{Client, Context, Error, Failure, Failures, GroupMetadata, Kind, Known, PartitionList, Topic};
+use super::raw::{Client, Code, Context, Error, Failure, Failures, GroupMetadata, Kind, Known, PartitionList, Topic};
 use super::topics::{reason, should_refresh};
 
 /// How long a new producer may take to be ready, where somebody waits for it.
@@ -202,8 +202,7 @@ impl Producer {
         });
         let Some(error) = refused else { return Ok(()) };
         if is_rejection(error.code) {
-            let message = format!("{}: {}", error.code.name(), error.message);
-            return Err(Stop::Abort(Outcome::Rejected { output: Some(index), message }));
+            return Err(Stop::Abort(Outcome::Rejected { output: Some(index), message: rejection(error.code, None) }));
         }
         Err(match error.code.known() {
             Known::RD_KAFKA_RESP_ERR__FATAL | Known::RD_KAFKA_RESP_ERR__STATE => self.stopped(&error, began),
@@ -383,7 +382,7 @@ impl Producer {
         outputs.for_each(&mut |output| {
             if let Err(error) = self.produce_one(&output, index, deadline) {
                 let topic = self.topics.get(usize::from(output.topic)).cloned();
-                refused.push(Failure { index, topic, code: error.code, message: error.message });
+                refused.push(Failure { index, topic, code: error.code });
             }
             index += 1;
             ControlFlow::Continue(())
@@ -412,21 +411,28 @@ pub(super) fn classify(failures: &Failures) -> Outcome {
     let guilty = || failures.first.iter().filter(|failure| !errors::is_collateral(failure.code));
     let mut rejected = guilty().filter(|failure| is_rejection(failure.code));
     if let Some(first) = rejected.next() {
-        // The broker refuses a batch as too large as a whole: then only a batch of one says which record it was.
-        let is_exact = first.code == Known::RD_KAFKA_RESP_ERR_INVALID_RECORD.into() || rejected.next().is_none();
-        let message = format!("{}: {}", first.code.name(), first.message);
+        // The broker refuses a batch as a whole: only a batch of one says which record it was.
+        let is_exact = rejected.next().is_none();
+        let message = rejection(first.code, first.topic.as_ref());
         return Outcome::Rejected { output: is_exact.then_some(first.index), message };
     }
     let first = guilty().next().or(failures.first.first());
     Outcome::Aborted(match first {
         Some(failure) => {
-            let error = Error { message: failure.message.clone(), ..Error::of(failure.code) };
-            let mut found = trouble(&error, failure.topic.as_ref().map_or(About::Cluster, About::Write));
+            let mut found =
+                trouble(&Error::of(failure.code), failure.topic.as_ref().map_or(About::Cluster, About::Write));
             found.message = format!("{} of the outputs could not be delivered: {}", failures.count, found.message);
             found
         }
         None => passing(Known::RD_KAFKA_RESP_ERR__FAIL, "an output could not be delivered"),
     })
+}
+
+fn rejection(code: Code, topic: Option<&TopicName>) -> String {
+    match topic {
+        Some(topic) => format!("{}: {} (topic {topic})", code.name(), code.text()),
+        None => format!("{}: {}", code.name(), code.text()),
+    }
 }
 
 /// A trouble that says another process has our identity ends the session; any other is the caller's to name.

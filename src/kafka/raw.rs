@@ -152,7 +152,6 @@ pub(super) struct Failure {
     /// Where it was to go.
     pub(super) topic: Option<TopicName>,
     pub(super) code: Code,
-    pub(super) message: String,
 }
 
 /// More than this, of one code, tells nobody more; a failed batch may hold 10,000 records.
@@ -956,12 +955,10 @@ unsafe extern "C" fn on_delivery(
     let mut failures = lock(&context.failures);
     failures.count += 1;
     if failures.first.iter().filter(|failure| failure.code == code).count() < FAILURES_KEPT {
+        // The code is all that is read: librdkafka 2.12 has freed the broker's words by now.
         // SAFETY: as above; `_private` is what `produce` gave.
-        let (index, topic, message) = unsafe {
-            let topic = ffi::rd_kafka_topic_name((*message).rkt);
-            ((*message)._private.addr(), text(topic), text(ffi::rd_kafka_message_errstr(message)))
-        };
-        failures.first.push(Failure { index, topic: TopicName::new(topic).ok(), code, message });
+        let (index, topic) = unsafe { ((*message)._private.addr(), text(ffi::rd_kafka_topic_name((*message).rkt))) };
+        failures.first.push(Failure { index, topic: TopicName::new(topic).ok(), code });
     }
 }
 
@@ -1038,5 +1035,69 @@ impl Context {
             5 | 6 => tracing::debug!(client, facility, suppressed, "librdkafka: {line}"),
             _ => tracing::trace!(client, facility, suppressed, "librdkafka: {line}"),
         }
+    }
+}
+
+/// A mock cluster, and the client that runs it.
+pub(super) struct Mock {
+    cluster: NonNull<ffi::rd_kafka_mock_cluster_t>,
+    /// Dropped after the cluster.
+    _client: Arc<Client>,
+}
+
+// SAFETY: the calls below take the cluster's own lock, or run on its own thread.
+unsafe impl Send for Mock {}
+// SAFETY: as above.
+unsafe impl Sync for Mock {}
+
+impl Mock {
+    pub(super) fn new(client: Arc<Client>, brokers: u16) -> Result<Self, String> {
+        // SAFETY: a live client that the cluster keeps.
+        let cluster = unsafe { ffi::rd_kafka_mock_cluster_new(client.ptr(), c_int::from(brokers)) };
+        let cluster = NonNull::new(cluster).ok_or("the mock cluster cannot be started")?;
+        // SAFETY: a live cluster; so in all calls below. By default a group's first members wait 3 s for others.
+        unsafe { ffi::rd_kafka_mock_group_initial_rebalance_delay_ms(cluster.as_ptr(), 0) };
+        Ok(Self { cluster, _client: client })
+    }
+    pub(super) fn bootstrap(&self) -> String {
+        // SAFETY: see above; the text is the cluster's.
+        text(unsafe { ffi::rd_kafka_mock_cluster_bootstraps(self.cluster.as_ptr()) })
+    }
+    pub(super) fn create_topic(&self, name: &str, partitions: i32) -> Result<(), Error> {
+        let name = CString::new(name).unwrap_or_default();
+        // SAFETY: see above; a valid text, which is copied.
+        Code::from(unsafe { ffi::rd_kafka_mock_topic_create(self.cluster.as_ptr(), name.as_ptr(), partitions, 1) })
+            .check()
+    }
+    pub(super) fn fail_next(&self, api_key: i16, codes: &[i16]) {
+        let codes: Vec<Known> = codes.iter().map(|code| Code(c_int::from(*code)).known()).collect();
+        // SAFETY: see above; `codes` is copied with its length.
+        unsafe {
+            ffi::rd_kafka_mock_push_request_errors_array(self.cluster.as_ptr(), api_key, codes.len(), codes.as_ptr());
+        }
+    }
+    pub(super) fn fail_no_more(&self, api_key: i16) {
+        // SAFETY: see above.
+        unsafe { ffi::rd_kafka_mock_clear_request_errors(self.cluster.as_ptr(), api_key) };
+    }
+    pub(super) fn delay(&self, broker: i32, millis: i32) {
+        // SAFETY: see above.
+        unsafe { ffi::rd_kafka_mock_broker_set_rtt(self.cluster.as_ptr(), broker, millis) };
+    }
+    pub(super) fn set_up(&self, broker: i32, up: bool) {
+        // SAFETY: see above.
+        unsafe {
+            match up {
+                true => ffi::rd_kafka_mock_broker_set_up(self.cluster.as_ptr(), broker),
+                false => ffi::rd_kafka_mock_broker_set_down(self.cluster.as_ptr(), broker),
+            }
+        };
+    }
+}
+
+impl Drop for Mock {
+    fn drop(&mut self) {
+        // SAFETY: ours, destroyed once, before the client that runs it.
+        unsafe { ffi::rd_kafka_mock_cluster_destroy(self.cluster.as_ptr()) }
     }
 }

@@ -10,12 +10,12 @@ use millrace::config::settings::{
     Batch, Delivery, Destination, Kafka as Connection, OnOffsetLost, PropertyValue, Route, Source, Start, Target,
     TopicSelector, Transaction,
 };
-use millrace::kafka::{Cluster, Instance, Session, SessionOptions, Started, resolve_start, source_topics};
+use millrace::kafka::{Cluster, Instance, MockCluster, Session, SessionOptions, Started, resolve_start, source_topics};
 use millrace::model::{DestinationName, GroupId, OffsetMap, RouteName, SourceBatch, TopicName, TopicPartition};
 use millrace::pipeline::ports::{Broker, Event, Headers, Outcome, Output, Outputs, TopicError, TroubleKind};
 use millrace::policy::{OnError, Partitioning};
 
-use crate::support::kafka::{Ending, Isolation, Record, shared};
+use crate::support::kafka::{Isolation, Record, shared};
 use crate::support::unique;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -232,5 +232,461 @@ fn a_transaction_commits_outputs_and_offsets_together() {
     assert_eq!(outcome, committed());
     assert_eq!(bench.values(Isolation::ReadCommitted), seen.values());
     assert_eq!(bench.committed(0), Some(100));
+    session.close(false, PATIENCE);
+}
+
+#[test]
+fn a_record_that_is_too_large_is_rejected_by_its_number_and_nothing_is_left() {
+    let bench = Bench::new(1, Delivery::ExactlyOnce);
+    shared().produce(&bench.source, &numbers(0..5));
+    let mut session = bench.start();
+    let mut seen = Seen::default();
+    seen.poll(&mut session, "5 records", |seen| seen.values().len() >= 5);
+    let slot = session.topic(&topic(&bench.destination)).unwrap().slot;
+    let mut outputs = List::of(slot, seen.values());
+    outputs.0[3].value = Some(fastrand_bytes(2 << 20));
+    match session.transact(&outputs, &bench.offset(0, 5)) {
+        Outcome::Rejected { output, message } => {
+            assert!(matches!(output, Some(3) | None), "{output:?}");
+            assert!(message.contains("MSG_SIZE_TOO_LARGE"), "{message}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(bench.values(Isolation::ReadCommitted).is_empty());
+    assert_eq!(bench.committed(0), None.or(Some(0)));
+    // Alone it is found for certain; the others commit, by the same session, without it.
+    match session.transact(&List(vec![outputs.0[3].clone()]), &bench.offset(0, 5)) {
+        Outcome::Rejected { output, .. } => assert_eq!(output, Some(0)),
+        other => panic!("{other:?}"),
+    }
+    outputs.0.remove(3);
+    assert_eq!(session.transact(&outputs, &bench.offset(0, 5)), committed());
+    assert_eq!(bench.values(Isolation::ReadCommitted), ["0", "1", "2", "4"]);
+    assert_eq!(bench.committed(0), Some(5));
+    session.close(false, PATIENCE);
+}
+
+#[test]
+fn a_null_key_on_a_compacted_topic_is_rejected() {
+    let bench = Bench::new(1, Delivery::ExactlyOnce);
+    let compacted = unique("compacted");
+    shared().create_topic(&compacted, 1, &[("cleanup.policy", "compact")]);
+    let mut session = bench.start();
+    let slot = session.topic(&topic(&compacted)).unwrap().slot;
+    let mut outputs = List::of(slot, (0..10).map(|n| n.to_string()));
+    for (nth, own) in outputs.0.iter_mut().enumerate() {
+        own.key = (nth != 7).then(|| b"key".to_vec());
+    }
+    match session.transact(&outputs, &OffsetMap::new()) {
+        Outcome::Rejected { output, message } => {
+            assert!(matches!(output, Some(7) | None), "{output:?}");
+            assert!(message.contains("INVALID_RECORD"), "{message}");
+        }
+        other => panic!("{other:?}"),
+    }
+    match session.transact(&List(vec![outputs.0[7].clone()]), &OffsetMap::new()) {
+        Outcome::Rejected { output, .. } => assert_eq!(output, Some(0)),
+        other => panic!("{other:?}"),
+    }
+    outputs.0.remove(7);
+    assert_eq!(session.transact(&outputs, &OffsetMap::new()), committed());
+    session.close(false, PATIENCE);
+}
+
+#[test]
+fn keys_values_headers_and_timestamps_arrive_as_they_were() {
+    let bench = Bench::new(1, Delivery::ExactlyOnce);
+    let mut session = bench.start();
+    let slot = session.topic(&topic(&bench.destination)).unwrap().slot;
+    let choices: [Option<Vec<u8>>; 4] = [None, Some(vec![]), Some(vec![0, 255, 10]), Some(b"text".to_vec())];
+    let mut list = List::default();
+    for key in &choices {
+        for value in &choices {
+            let headers = choices.iter().map(|value| (b"same name".to_vec(), value.clone())).collect();
+            let own =
+                Own { topic: slot, partition: 0, key: key.clone(), value: value.clone(), timestamp: 1234, headers };
+            list.0.push(own);
+        }
+    }
+    assert_eq!(session.transact(&list, &OffsetMap::new()), committed());
+    // Back through the same eyes: what the copy's reader sees is what was written, and its copy is the same again.
+    let back = Bench { route: route(&bench.destination, &bench.source, Delivery::ExactlyOnce), ..bench };
+    resolve_start(&back.cluster, &back.route, &[topic(&back.destination)]).unwrap();
+    let mut reader = back.open(&Instance::Random(unique("process")));
+    let mut seen = Seen::default();
+    seen.poll(&mut reader, "all records", |seen| seen.values().len() >= list.0.len());
+    let all = seen.batches.iter().flat_map(|batch| (0..batch.len()).map(move |nth| (batch, nth)));
+    for ((batch, nth), own) in all.zip(&list.0) {
+        assert_eq!(batch.key(nth), own.key.as_deref());
+        assert_eq!(batch.value(nth), own.value.as_deref());
+        assert_eq!(batch.timestamp(nth), 1234);
+        let headers: Vec<_> = (0..batch.header_count(nth))
+            .map(|h| batch.header(nth, h))
+            .map(|(name, value)| (name.to_vec(), value.map(<[u8]>::to_vec)))
+            .collect();
+        assert_eq!(headers, own.headers);
+    }
+    // And through the eyes of Kafka's own consumer.
+    let console = shared().console_consume(&back.destination, Isolation::ReadCommitted);
+    let keys_and_values: Vec<_> = console.into_iter().map(|record| (record.key, record.value)).collect();
+    let written: Vec<_> = list.0.iter().map(|own| (own.key.clone(), own.value.clone())).collect();
+    assert_eq!(keys_and_values, written);
+    session.close(false, PATIENCE);
+    reader.close(false, PATIENCE);
+}
+
+#[test]
+fn pausing_and_resuming_loses_and_doubles_nothing() {
+    let bench = Bench::new(2, Delivery::ExactlyOnce);
+    let records: Vec<_> = (0..2000).map(|n| Record::new("k", n.to_string()).to(n % 2)).collect();
+    shared().produce(&bench.source, &records);
+    let mut session = bench.start();
+    let mut seen = Seen::default();
+    for step in 1..=8 {
+        seen.poll(&mut session, "some records", |seen| seen.values().len() >= step * 200);
+        let both = [bench.at(0), bench.at(1)];
+        session.pause(&both);
+        let before = seen.values().len();
+        let mut events = Vec::new();
+        session.poll(Duration::from_millis(50), 100, &mut events);
+        assert!(events.is_empty(), "a paused partition delivers nothing: {}", names(&events));
+        assert_eq!(seen.values().len(), before);
+        session.resume(&both);
+    }
+    seen.poll(&mut session, "all records", |seen| seen.values().len() >= 2000);
+    for partition in [bench.at(0), bench.at(1)] {
+        assert_eq!(seen.offsets(&partition), (0..1000).collect::<Vec<_>>());
+    }
+    session.close(false, PATIENCE);
+}
+
+#[test]
+fn an_unknown_topic_is_known_to_be_unknown_at_once_and_not_created() {
+    let bench = Bench::new(1, Delivery::ExactlyOnce);
+    let mut session = bench.start();
+    let nowhere = unique("nowhere");
+    let began = Instant::now();
+    assert_eq!(session.topic(&topic(&nowhere)), Err(TopicError::Unknown));
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert_eq!(shared().partitions(&nowhere), None);
+    session.close(false, PATIENCE);
+}
+
+fn fastrand_bytes(len: usize) -> Vec<u8> {
+    std::iter::repeat_with(|| fastrand::u8(..)).take(len).collect()
+}
+
+#[test]
+fn a_younger_session_with_the_same_instance_keeps_the_work() {
+    let bench = Bench::new(1, Delivery::ExactlyOnce);
+    shared().produce(&bench.source, &numbers(0..5));
+    let instance = Instance::Named(unique("instance"));
+    resolve_start(&bench.cluster, &bench.route, &[topic(&bench.source)]).unwrap();
+    let mut older = bench.open(&instance);
+    let mut seen = Seen::default();
+    seen.poll(&mut older, "5 records", |seen| seen.values().len() >= 5);
+    let slot = older.topic(&topic(&bench.destination)).unwrap().slot;
+    let mut younger = bench.open(&instance);
+    match older.transact(&List::of(slot, seen.values()), &bench.offset(0, 5)) {
+        Outcome::Broken(trouble) => assert_eq!(trouble.kind, TroubleKind::Duplicate, "{trouble:?}"),
+        other => panic!("{other:?}"),
+    }
+    let mut seen = Seen::default();
+    seen.poll(&mut younger, "5 records", |seen| seen.values().len() >= 5);
+    let slot = younger.topic(&topic(&bench.destination)).unwrap().slot;
+    assert_eq!(younger.transact(&List::of(slot, seen.values()), &bench.offset(0, 5)), committed());
+    assert_eq!(bench.values(Isolation::ReadCommitted), ["0", "1", "2", "3", "4"]);
+    older.close(false, PATIENCE);
+    younger.close(true, PATIENCE);
+}
+
+#[test]
+fn offsets_of_a_generation_that_has_passed_are_refused_as_moved() {
+    let bench = Bench::new(2, Delivery::ExactlyOnce);
+    shared().produce(&bench.source, &numbers(0..5));
+    let mut first = bench.start();
+    let mut seen = Seen::default();
+    seen.poll(&mut first, "5 records", |seen| seen.values().len() >= 5);
+    let slot = first.topic(&topic(&bench.destination)).unwrap().slot;
+    // Leaves the group without a poll in which the session could hear of it.
+    first.close(false, PATIENCE);
+    match first.transact(&List::of(slot, seen.values()), &bench.offset(0, 5)) {
+        Outcome::Aborted(trouble) => assert_eq!(trouble.kind, TroubleKind::Moved, "{trouble:?}"),
+        other => panic!("{other:?}"),
+    }
+    assert!(bench.values(Isolation::ReadCommitted).is_empty());
+    assert_eq!(bench.committed(0), Some(0));
+}
+
+#[test]
+fn partitions_move_to_a_second_member_and_back_without_loss_or_repeat() {
+    let bench = Bench::new(2, Delivery::ExactlyOnce);
+    let records: Vec<_> = (0..20).map(|n| Record::new("k", n.to_string()).to(n % 2)).collect();
+    shared().produce(&bench.source, &records);
+    let mut first = bench.start();
+    let mut seen = Seen::default();
+    seen.poll(&mut first, "20 records", |seen| seen.values().len() >= 20);
+    let slot = first.topic(&topic(&bench.destination)).unwrap().slot;
+    let both: OffsetMap = [(bench.at(0), 10), (bench.at(1), 10)].into();
+    assert_eq!(first.transact(&List::of(slot, seen.values()), &both), committed());
+
+    let mut second = bench.open(&Instance::Random(unique("process")));
+    let mut seen_second = Seen::default();
+    let until = Instant::now() + PATIENCE;
+    while seen_second.assigned.is_empty() {
+        assert!(Instant::now() < until, "the second member gets nothing");
+        seen.poll(&mut first, "a poll", |_| true);
+        let mut events = Vec::new();
+        first.poll(Duration::from_millis(20), 100, &mut events);
+        for event in events {
+            if let Event::Revoked(partitions) = event {
+                seen.assigned.retain(|partition| !partitions.contains(partition));
+            }
+        }
+        second.poll(Duration::from_millis(20), 100, &mut seen_second.events);
+        for event in seen_second.events.drain(..) {
+            if let Event::Assigned(partitions) = event {
+                seen_second.assigned.extend(partitions);
+            }
+        }
+    }
+    assert_eq!((seen.assigned.len(), seen_second.assigned.len()), (1, 1));
+    assert!(seen.assigned.is_disjoint(&seen_second.assigned));
+    let moved = seen_second.assigned.first().unwrap().clone();
+    shared().produce(&bench.source, &[Record::new("k", "after").to(moved.partition)]);
+    seen_second.poll(&mut second, "the record after the move", |seen| !seen.batches.is_empty());
+    assert_eq!(seen_second.offsets(&moved), [10], "it goes on where the group left it");
+
+    second.close(false, PATIENCE);
+    let mut seen = Seen { assigned: seen.assigned, ..Seen::default() };
+    seen.poll(&mut first, "both partitions again", |seen| seen.assigned.len() == 2 && !seen.batches.is_empty());
+    assert_eq!(seen.offsets(&moved), [10], "what the second did not commit comes again");
+    first.close(false, PATIENCE);
+}
+
+#[test]
+fn a_new_group_starts_where_the_route_says_and_only_once() {
+    let bench = Bench::new(1, Delivery::ExactlyOnce);
+    let records: Vec<_> = (1..=10).map(|n| Record::new("k", n.to_string()).at(n * 1_000_000)).collect();
+    shared().produce(&bench.source, &records);
+    let source = [topic(&bench.source)];
+    for (start, expected) in [
+        (Start::Earliest, 0),
+        (Start::Latest, 10),
+        (Start::At(4_000_000), 3),
+        (Start::At(4_000_001), 4),
+        (Start::At(i64::from(u32::MAX) * 1000), 10),
+    ] {
+        let mut route = route(&bench.source, &bench.destination, Delivery::ExactlyOnce);
+        route.source.start = start;
+        let started = resolve_start(&bench.cluster, &route, &source).unwrap();
+        assert_eq!(started, Started::Now(bench.offset(0, expected)), "{start:?}");
+        assert_eq!(shared().committed(route.source.group.as_str(), &bench.source)[&0], expected);
+        route.source.start = Start::Earliest;
+        assert_eq!(resolve_start(&bench.cluster, &route, &source).unwrap(), Started::Before, "{start:?}");
+    }
+}
+
+#[test]
+fn partitions_that_appear_later_are_read_from_their_beginning() {
+    let mut bench = Bench::new(1, Delivery::ExactlyOnce);
+    bench.route.source.start = Start::Latest;
+    bench.route.source.consumer =
+        [("topic.metadata.refresh.interval.ms".to_owned(), PropertyValue::plain("1000"))].into();
+    shared().produce(&bench.source, &numbers(0..5));
+    let mut session = bench.start();
+    let mut seen = Seen::default();
+    seen.poll(&mut session, "the partition", |seen| !seen.assigned.is_empty());
+    shared().add_partitions(&bench.source, 2);
+    shared().produce(&bench.source, &[Record::new("k", "late").to(1)]);
+    seen.poll(&mut session, "the late record", |seen| !seen.batches.is_empty());
+    assert_eq!(seen.values(), ["late"]);
+    session.close(false, PATIENCE);
+}
+
+/// A source of which a group has read 10 of 100 records, and the first 50 are gone.
+fn with_lost_offsets(policy: OnOffsetLost) -> (Bench, Session) {
+    let mut bench = Bench::new(1, Delivery::ExactlyOnce);
+    bench.route.source.on_offset_lost = policy;
+    shared().produce(&bench.source, &numbers(0..100));
+    let mut session = bench.start();
+    Seen::default().poll(&mut session, "records", |seen| seen.values().len() >= 10);
+    assert_eq!(session.transact(&List::default(), &bench.offset(0, 10)), committed());
+    session.close(false, PATIENCE);
+    let file = crate::support::scratch("delete.json");
+    let json =
+        format!(r#"{{"partitions": [{{"topic": "{}", "partition": 0, "offset": 50}}], "version": 1}}"#, bench.source);
+    std::fs::write(&file, json).unwrap();
+    shared().tool("DeleteRecordsCommand", &["--offset-json-file", file.to_str().unwrap()]);
+    let session = bench.open(&Instance::Random(unique("process")));
+    (bench, session)
+}
+
+#[test]
+fn a_lost_offset_stops_the_partition() {
+    let (_bench, mut session) = with_lost_offsets(OnOffsetLost::Stop);
+    let mut seen = Seen::default();
+    seen.poll(&mut session, "the loss", |seen| seen.events.iter().any(|e| matches!(e, Event::OffsetLost { .. })));
+    assert!(seen.batches.is_empty());
+    assert!(names(&seen.events).contains("offset 10 is not in the log, which holds 50 to 100"));
+    session.close(false, PATIENCE);
+}
+
+#[test]
+fn an_accepted_loss_is_counted_and_the_partition_goes_on() {
+    let (bench, mut session) = with_lost_offsets(OnOffsetLost::Earliest);
+    let mut seen = Seen::default();
+    seen.poll(&mut session, "the rest", |seen| seen.values().len() >= 50);
+    let reset = seen.events.iter().find_map(|event| match event {
+        Event::OffsetReset { to, lost, .. } => Some((*to, *lost)),
+        _ => None,
+    });
+    assert_eq!(reset, Some((50, 40)));
+    assert_eq!(seen.offsets(&bench.at(0)), (50..100).collect::<Vec<_>>());
+    assert_eq!(bench.committed(0), Some(50));
+    session.close(false, PATIENCE);
+}
+
+#[test]
+fn at_least_once_commits_what_is_acknowledged() {
+    let bench = Bench::new(1, Delivery::AtLeastOnce);
+    shared().produce(&bench.source, &numbers(0..5));
+    let mut session = bench.start();
+    let mut seen = Seen::default();
+    seen.poll(&mut session, "5 records", |seen| seen.values().len() >= 5);
+    let slot = session.topic(&topic(&bench.destination)).unwrap().slot;
+    let mut outputs = List::of(slot, seen.values());
+    let good = outputs.0[2].value.replace(fastrand_bytes(2 << 20));
+    assert!(matches!(session.transact(&outputs, &bench.offset(0, 5)), Outcome::Rejected { .. }));
+    assert_eq!(bench.committed(0), Some(0), "not everything was acknowledged");
+    outputs.0[2].value = good;
+    assert_eq!(session.transact(&outputs, &bench.offset(0, 5)), committed());
+    assert_eq!(bench.committed(0), Some(5));
+    let values = bench.values(Isolation::ReadCommitted);
+    assert!(values.ends_with(&["0", "1", "2", "3", "4"].map(str::to_owned)), "{values:?}");
+    session.close(false, PATIENCE);
+}
+
+#[test]
+fn at_most_once_counts_what_fails_after_the_commit() {
+    let bench = Bench::new(1, Delivery::AtMostOnce);
+    shared().produce(&bench.source, &numbers(0..5));
+    let mut session = bench.start();
+    let mut seen = Seen::default();
+    seen.poll(&mut session, "5 records", |seen| seen.values().len() >= 5);
+    let slot = session.topic(&topic(&bench.destination)).unwrap().slot;
+    assert_eq!(session.transact(&List::of(slot, seen.values()), &bench.offset(0, 5)), committed());
+    assert_eq!(bench.committed(0), Some(5));
+    assert_eq!(bench.values(Isolation::ReadCommitted), seen.values());
+    let mut outputs = List::of(slot, ["too large".to_owned()]);
+    outputs.0[0].value = Some(fastrand_bytes(2 << 20));
+    assert_eq!(session.transact(&outputs, &bench.offset(0, 5)), Outcome::Committed { lost: 1 });
+    session.close(false, PATIENCE);
+}
+
+#[test]
+fn a_pattern_selects_neither_internal_nor_dead_letter_nor_own_topics() {
+    let bench = Bench::new(1, Delivery::ExactlyOnce);
+    let dead = unique("source-dead");
+    shared().create_topic(&dead, 1, &[]);
+    let mut route = route(&bench.source, &bench.destination, Delivery::ExactlyOnce);
+    route.source.topics = vec![TopicSelector::Pattern(regex::Regex::new("^(?:.*)$").unwrap())];
+    let topics = bench.cluster.refresh_now(PATIENCE).unwrap();
+    assert!(topics.by_name.keys().any(|name| name.as_str().starts_with("__")), "there are internal topics");
+    let selected = source_topics(&route, &topics, &[topic(&dead)].into());
+    assert!(selected.contains(&topic(&bench.source)));
+    assert!(!selected.contains(&topic(&dead)));
+    assert!(!selected.contains(&topic(&bench.destination)));
+    assert!(!selected.iter().any(|name| name.as_str().starts_with("__")));
+}
+
+/// What a row of the table of errors must lead to.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Expected {
+    Committed,
+    Aborted(TroubleKind),
+    Rejected,
+    Unknown,
+}
+
+fn kind_of(outcome: &Outcome) -> Option<Expected> {
+    Some(match outcome {
+        Outcome::Committed { lost: 0 } => Expected::Committed,
+        Outcome::Aborted(trouble) => Expected::Aborted(trouble.kind),
+        Outcome::Rejected { .. } => Expected::Rejected,
+        Outcome::Unknown(_) => Expected::Unknown,
+        _ => return None,
+    })
+}
+
+#[test]
+fn each_error_of_a_transaction_has_its_outcome_and_the_next_transaction_commits() {
+    const PRODUCE: i16 = 0;
+    const ADD_PARTITIONS: i16 = 24;
+    const ADD_OFFSETS: i16 = 25;
+    const END: i16 = 26;
+    const OFFSETS: i16 = 28;
+    use Expected::*;
+    use TroubleKind::*;
+    let table: &[(&str, i16, &[i16], Expected)] = &[
+        ("record too large", PRODUCE, &[10], Rejected),
+        ("invalid record", PRODUCE, &[87], Rejected),
+        ("timestamp out of bounds", PRODUCE, &[32], Rejected),
+        ("may not write", PRODUCE, &[29], Aborted(Denied)),
+        ("too few replicas, then enough", PRODUCE, &[19, 19], Committed),
+        ("leader moves", PRODUCE, &[6, 6], Committed),
+        ("produce fenced", PRODUCE, &[47], Aborted(Passing)),
+        ("previous transaction still ending", ADD_PARTITIONS, &[51, 51, 51], Committed),
+        ("coordinator moves", ADD_PARTITIONS, &[16, 15, 14], Committed),
+        ("may not write, at registration", ADD_PARTITIONS, &[29], Aborted(Denied)),
+        ("fenced at registration", ADD_PARTITIONS, &[47], Aborted(Passing)),
+        ("offsets: previous transaction", ADD_OFFSETS, &[51], Committed),
+        ("offsets: may not use the group", ADD_OFFSETS, &[30], Aborted(Denied)),
+        ("offsets: old generation", OFFSETS, &[22], Aborted(Moved)),
+        ("offsets: unknown member", OFFSETS, &[25], Aborted(Moved)),
+        ("offsets: rebalance", OFFSETS, &[27], Aborted(Moved)),
+        ("offsets: coordinator away", OFFSETS, &[15], Committed),
+        ("offsets: fenced", OFFSETS, &[47], Aborted(Passing)),
+        ("offsets: group authorization", OFFSETS, &[30], Aborted(Denied)),
+        ("commit: coordinator moves", END, &[16, 15], Committed),
+        ("commit: fenced", END, &[47], Unknown),
+        ("commit: invalid state", END, &[48], Unknown),
+        ("commit: transactional id authorization", END, &[53], Unknown),
+    ];
+    let mock = MockCluster::start(1).unwrap();
+    mock.create_topic("source", 1).unwrap();
+    mock.create_topic("destination", 1).unwrap();
+    let mut connection = connection(&mock.bootstrap());
+    connection.producer = [("transaction.timeout.ms".to_owned(), PropertyValue::plain("8000"))].into();
+    let cluster = Cluster::connect(&connection).unwrap();
+    let route = route("source", "destination", Delivery::ExactlyOnce);
+    let mut session = session(&cluster, &route, &Instance::Random(unique("process"))).unwrap();
+    let mut seen = Seen::default();
+    seen.poll(&mut session, "the partition", |seen| !seen.assigned.is_empty());
+    let slot = session.topic(&topic("destination")).unwrap().slot;
+    let offsets = OffsetMap::from([(TopicPartition { topic: topic("source"), partition: 0 }, 1)]);
+    let mut wrong = Vec::new();
+    for (what, api, codes, expected) in table {
+        mock.fail_next(*api, codes);
+        let began = Instant::now();
+        let outcome = session.transact(&List::of(slot, ["one".to_owned()]), &offsets);
+        mock.fail_no_more(*api);
+        println!("{what}: {outcome:?} in {:?}", began.elapsed());
+        if kind_of(&outcome) != Some(*expected) {
+            wrong.push(format!("{what}: expected {expected:?}, got {outcome:?}"));
+        }
+        if matches!(outcome, Outcome::Unknown(_)) {
+            // The mock forgets offsets that are sent in a transaction: so this one was not committed.
+            let settled = session.settle(&offsets);
+            assert_eq!(kind_of(&settled), Some(Aborted(Passing)), "{what}: {settled:?}");
+        }
+        // A poll as the worker makes one; and the same work again.
+        session.poll(Duration::ZERO, 1, &mut seen.events);
+        let again = session.transact(&List::of(slot, ["one".to_owned()]), &offsets);
+        if again != committed() {
+            wrong.push(format!("after {what}: {again:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     session.close(false, PATIENCE);
 }
