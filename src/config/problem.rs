@@ -123,7 +123,7 @@ impl Serialize for Problem {
         fields.serialize_field("code", self.code)?;
         fields.serialize_field("message", &self.message)?;
         serialize_place(&mut fields, self.place.as_ref())?;
-        fields.serialize_field("end", &self.place.as_ref().map(|place| End::of(place)))?;
+        fields.serialize_field("end", &self.place.as_ref().map(End::of))?;
         fields.serialize_field("help", &self.help)?;
         fields.serialize_field("related", &self.related.iter().map(Related).collect::<Vec<_>>())?;
         fields.end()

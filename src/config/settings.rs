@@ -329,7 +329,6 @@ pub enum Target {
 
 /// What a route promises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(clippy::enum_variant_names, reason = "the field's own terms")]
 pub enum Delivery {
     /// Outputs and offsets in one transaction.
     ExactlyOnce,

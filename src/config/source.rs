@@ -39,10 +39,6 @@ impl SourceFile {
         Arc::new(Self { path, text, line_starts, secrets: OnceLock::new() })
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
     pub(super) fn text(&self) -> &str {
         &self.text
     }
@@ -244,7 +240,7 @@ mod tests {
     fn an_excerpt_hides_the_secrets_of_its_line() {
         let place = place("{ sasl.password: hunter2, x: y }", "x");
         let value = place.file().text().find("hunter2").unwrap();
-        place.file().hide(vec![value..value + 7]);
+        place.file().hide(Vec::from_iter([value..value + 7]));
         let excerpt = place.excerpt();
         assert_eq!(excerpt.text, "{ sasl.password: [redacted], x: y }");
         assert_eq!(&excerpt.text[excerpt.span], "x");

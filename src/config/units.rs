@@ -73,7 +73,10 @@ pub(super) fn show_size(bytes: u64) -> String {
 /// A duration in the largest unit that needs no fraction.
 pub(super) fn show_duration(duration: Duration) -> String {
     let ms = duration.as_millis();
-    match [("h", 3_600_000), ("m", 60_000), ("s", 1_000)].into_iter().find(|(_, factor)| ms > 0 && ms % factor == 0) {
+    match [("h", 3_600_000), ("m", 60_000), ("s", 1_000)]
+        .into_iter()
+        .find(|(_, factor)| ms > 0 && ms.is_multiple_of(*factor))
+    {
         Some((unit, factor)) => format!("{}{unit}", ms / factor),
         None => format!("{ms}ms"),
     }
