@@ -93,14 +93,19 @@ fn tell(failure: Failure) -> u8 {
             anstream::eprintln!("{}", problems.render(true));
             let errors = problems.iter().filter(|problem| !problem.is_warning()).count();
             let problems_word = if errors == 1 { "problem" } else { "problems" };
-            anstream::eprintln!("millrace: {errors} {problems_word} in the configuration; nothing was started");
-            return if problems.only_unreadable() { 3 } else { 2 };
+            anstream::eprintln!("millrace: {errors} {problems_word} in the configuration");
+            return code_of(&problems);
         }
         Failure::Running(error) => (error, 1),
         Failure::Environment(error) => (error, 3),
     };
     anstream::eprintln!("millrace: {}", ErrorChain(error.as_ref()));
     code
+}
+
+/// The exit code for problems: something is missing around the configuration, or it is wrong.
+fn code_of(problems: &Problems) -> u8 {
+    if problems.only_unreadable() { 3 } else { 2 }
 }
 
 fn environment(name: &str) -> Option<String> {

@@ -84,6 +84,10 @@ impl Report for WorkerNews {
         self.status.health(worker_phase(&health.phase), &health.assignment, of(true), of(false));
     }
 
+    fn transaction_begins(&mut self) {
+        self.metrics.transaction_begins();
+    }
+
     fn transaction(&mut self, outcome: &'static str, took: Duration) {
         self.metrics.transaction(outcome, took);
     }

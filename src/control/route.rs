@@ -29,7 +29,6 @@ pub(super) struct Shared {
 
 /// A route that runs.
 pub(super) struct RunningRoute {
-    pub(super) plan: Arc<RoutePlan>,
     report: RouteReport,
     workers: Vec<Worker>,
 }
@@ -67,7 +66,7 @@ impl RunningRoute {
                 .expect("the process can start a thread for each worker");
             Worker { orders, thread }
         });
-        Self { workers: workers.collect(), report, plan }
+        Self { workers: workers.collect(), report }
     }
 
     /// Gives each worker an order.
@@ -80,7 +79,7 @@ impl RunningRoute {
 
     /// Waits until the workers are gone, at most until `deadline`. Returns how many are not.
     pub(super) fn join(self, deadline: Instant) -> usize {
-        let Self { workers, report, .. } = self;
+        let Self { workers, report } = self;
         while workers.iter().any(|worker| !worker.thread.is_finished()) && Instant::now() < deadline {
             std::thread::park_timeout(Duration::from_millis(5));
         }

@@ -404,6 +404,7 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
         let Some(round) = self.rounds.front() else { return Turn::Again };
         let began = Instant::now();
         let offsets = round.offsets();
+        self.report.transaction_begins();
         let outcome = if self.unknown { self.broker.settle(&offsets) } else { self.broker.transact(round, &offsets) };
         self.report.transaction(outcome_label(&outcome), began.elapsed());
         self.unknown = matches!(outcome, Outcome::Unknown(_));

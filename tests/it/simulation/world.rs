@@ -433,6 +433,7 @@ pub(super) struct News {
 
 impl Report for News {
     fn health(&mut self, _: &Health) {}
+    fn transaction_begins(&mut self) {}
     fn transaction(&mut self, outcome: &'static str, _: Duration) {
         self.consumed_may_miss |= outcome == "unknown";
     }
