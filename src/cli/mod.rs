@@ -90,7 +90,7 @@ fn tell(failure: Failure) -> u8 {
     let (error, code) = match failure {
         Failure::Said(code) => return code,
         Failure::Invalid(problems) => {
-            anstream::eprintln!("{}", problems.render(true));
+            anstream::eprintln!("{}\n", problems.render(true));
             let errors = problems.iter().filter(|problem| !problem.is_warning()).count();
             let problems_word = if errors == 1 { "problem" } else { "problems" };
             anstream::eprintln!("millrace: {errors} {problems_word} in the configuration");

@@ -199,7 +199,7 @@ fn destination(of: &crate::config::settings::Destination) -> Destination {
 fn property_problems(loaded: &Loaded) -> Vec<Problem> {
     let (kafka, places) = (&loaded.settings.kafka, &loaded.places);
     let of_process = [
-        (PropertyScope::Common, &kafka.common, ClientKind::Consumer),
+        (PropertyScope::Common, &kafka.common, ClientKind::Common),
         (PropertyScope::Consumer, &kafka.consumer, ClientKind::Consumer),
         (PropertyScope::Producer, &kafka.producer, ClientKind::Producer),
     ];
@@ -211,7 +211,7 @@ fn property_problems(loaded: &Loaded) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (scope, properties, kind) in of_process.into_iter().chain(of_routes) {
         for (name, message) in check_properties(properties, kind) {
-            problems.push(problem_at(places.property(&scope, &name), message, "invalid_property"));
+            problems.push(problem_at(places.property(&scope, &name), format!("`{name}`: {message}"), "invalid_property"));
         }
     }
     problems
