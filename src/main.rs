@@ -1,3 +1,5 @@
-//! The daemon and its command line.
+//! The daemon and its command line; everything is in the library.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    millrace::cli::main()
+}

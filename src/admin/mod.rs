@@ -1,1 +1,389 @@
-//! (being built)
+//! The admin endpoint: health, metrics and status over HTTP. It reads the status board and renders metrics; it knows
+//! neither routes nor Kafka.
+//!
+//! [`access`] says who may ask what, [`pages`] answers. Everything is bounded, so that nobody who may connect can keep
+//! the kubelet out: connections, the time for a request's head, the size of head and body, the life of a connection.
+
+mod access;
+mod pages;
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{sleep, timeout};
+use tracing::{debug, info, warn};
+
+use self::access::Access;
+use crate::config::settings::{Admin, PropertyValue};
+use crate::control::status::StatusBoard;
+use crate::telemetry::ErrorChain;
+
+/// Connections served at once; more wait in the kernel's backlog.
+const CONNECTIONS_MAX: usize = 128;
+/// For the head of a request, and for the pause between two on one connection.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of a request's head.
+const HEAD_BYTES_MAX: usize = 32 * 1024;
+/// After this a connection is closed as soon as its response is out: a peer that does not read holds it no longer than
+/// this and [`LAST_RESPONSE`] together.
+const CONNECTION_AGE: Duration = Duration::from_secs(60);
+/// For the response that is under way when a connection, or the server, ends.
+const LAST_RESPONSE: Duration = Duration::from_secs(5);
+/// Pause after a failed accept: out of file descriptors, mostly, which passes when some are closed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
+/// Renders all metrics.
+pub type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// The address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address} for the admin endpoint: {}", advice(source))]
+pub struct BindError {
+    /// `admin.listen`.
+    pub address: SocketAddr,
+    /// Why.
+    pub source: io::Error,
+}
+
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "another process (another millrace?) has it: set admin.listen to another port, or to port 0 for a free one"
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "no interface of this machine has this address: set admin.listen to one of its own"
+        }
+        io::ErrorKind::PermissionDenied => "ports below 1024 need a privilege: set admin.listen to a higher port",
+        _ => "set admin.listen to an address of this machine and a free port",
+    }
+}
+
+/// What the endpoint needs of the configuration.
+#[derive(Debug, Clone)]
+pub struct AdminOptions {
+    /// Where to listen. Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Needed for what changes state, and for all but health and metrics where `listen` is not loopback.
+    pub token: Option<PropertyValue>,
+    /// Values of `Host` that are answered besides loopback.
+    pub allowed_hosts: Vec<String>,
+}
+
+impl From<&Admin> for AdminOptions {
+    fn from(settings: &Admin) -> Self {
+        let Admin { listen, token, allowed_hosts } = settings.clone();
+        Self { listen, token, allowed_hosts }
+    }
+}
+
+/// Takes the address and answers in the background until `shutdown`; the answer ends when the last response is out.
+///
+/// # Errors
+/// The address cannot be had: a [`BindError`] in an [`io::Error`] of its kind.
+pub async fn serve(
+    options: AdminOptions,
+    board: Arc<StatusBoard>,
+    metrics: RenderMetrics,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    let server = Server::bind(&options).await.map_err(|error| io::Error::new(error.source.kind(), error))?;
+    Ok(tokio::spawn(server.answer(board, metrics, shutdown)))
+}
+
+/// The endpoint, listening already but not yet answering: what can fail is behind it.
+#[derive(Debug)]
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    access: Access,
+}
+
+impl Server {
+    /// Takes the address.
+    ///
+    /// # Errors
+    /// [`BindError`]: it cannot be had.
+    pub async fn bind(options: &AdminOptions) -> Result<Self, BindError> {
+        let failed = |source| BindError { address: options.listen, source };
+        let listener = TcpListener::bind(options.listen).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let access = Access::new(address.ip(), options);
+        Ok(Self { listener, address, access })
+    }
+
+    /// Where it listens; with the true port where 0 was asked for.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers until `shutdown`, then gives responses under way a few seconds.
+    pub async fn answer(self, board: Arc<StatusBoard>, metrics: RenderMetrics, shutdown: impl Future<Output = ()>) {
+        let Self { listener, address, access } = self;
+        info!(%address, "admin endpoint listening");
+        if access.is_closed() {
+            warn!(%address, "only health and metrics are answered: admin.listen is not loopback and admin.token is not set");
+        }
+        let router = pages::router(board, metrics, access);
+        let free = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        let (stop, stopping) = watch::channel(());
+        let mut connections = JoinSet::new();
+        let mut shutdown = pin!(shutdown);
+        loop {
+            tokio::select! {
+                (stream, place) = accept(&listener, free.clone()) => {
+                    let serving = connection(stream, router.clone(), stopping.clone());
+                    connections.spawn(async move {
+                        serving.await;
+                        drop(place);
+                    });
+                }
+                Some(_) = connections.join_next() => {}
+                () = &mut shutdown => break,
+            }
+        }
+        drop((listener, stop));
+        while connections.join_next().await.is_some() {}
+    }
+}
+
+/// The next connection, once there is a place for it.
+async fn accept(listener: &TcpListener, free: Arc<Semaphore>) -> (TcpStream, OwnedSemaphorePermit) {
+    let place = free.acquire_owned().await.expect("the semaphore is never closed");
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return (stream, place),
+            Err(error) => {
+                warn!(%error, "the admin endpoint cannot accept a connection");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Serves one connection until its peer, its age or the server ends it.
+async fn connection(stream: TcpStream, router: Router, mut stopping: watch::Receiver<()>) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_BYTES_MAX);
+    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
+    let ended = tokio::select! {
+        ended = connection.as_mut() => Some(ended),
+        _ = stopping.changed() => None,
+        () = sleep(CONNECTION_AGE) => None,
+    };
+    let ended = match ended {
+        Some(ended) => ended,
+        None => {
+            connection.as_mut().graceful_shutdown();
+            timeout(LAST_RESPONSE, connection).await.unwrap_or(Ok(()))
+        }
+    };
+    if let Err(error) = ended {
+        debug!(error = %ErrorChain(&error), "a connection to the admin endpoint ended badly");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+
+    use serde_json::Value;
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::config::settings::Delivery;
+    use crate::control::status::{PluginStatus, RouteFacts, RoutePhase, RouteReport, WorkerPhase};
+    use crate::model::{Digest, GroupId, PluginName, RouteName};
+    use crate::telemetry::Metrics;
+
+    /// An endpoint with two routes, one running and one without its workers yet.
+    struct Running {
+        address: SocketAddr,
+        board: Arc<StatusBoard>,
+        reports: [RouteReport; 2],
+        stop: oneshot::Sender<()>,
+        done: JoinHandle<()>,
+    }
+
+    async fn start() -> Running {
+        let metrics = Metrics::new("0.0.0");
+        let board = StatusBoard::new(Some("pod-0".into()), metrics.clone());
+        let facts = RouteFacts {
+            delivery: Delivery::ExactlyOnce,
+            group: GroupId::new("millrace.r").unwrap(),
+            plugins: vec![PluginStatus { plugin: PluginName::new("p").unwrap(), sha256: Digest::of(b"") }],
+            workers: 1,
+        };
+        let reports = ["good", "late"].map(|name| board.route(&RouteName::new(name).unwrap(), facts.clone()));
+        reports[0].worker(0).health(WorkerPhase::Running, &[], vec![], vec![]);
+        let options = AdminOptions {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            token: Some(PropertyValue::secret("s3cret")),
+            allowed_hosts: vec![],
+        };
+        let server = Server::bind(&options).await.unwrap();
+        let address = server.address();
+        let (stop, stopped) = oneshot::channel();
+        let render: RenderMetrics = Arc::new(move || metrics.render());
+        let done = tokio::spawn(server.answer(board.clone(), render, async move { stopped.await.unwrap_or(()) }));
+        Running { address, board, reports, stop, done }
+    }
+
+    impl Running {
+        /// Status line, head and body of the answer to `request`, which closes its connection.
+        async fn ask(&self, request: &str) -> (u16, String, String) {
+            let text = exchange(self.address, request.to_owned()).await;
+            let (head, body) = text.split_once("\r\n\r\n").expect("an HTTP response");
+            (head[9..12].parse().unwrap(), head.to_lowercase(), body.to_owned())
+        }
+
+        async fn get(&self, path: &str) -> (u16, String, String) {
+            self.ask(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")).await
+        }
+
+        async fn get_json(&self, path: &str) -> (u16, Value) {
+            let (status, head, body) = self.get(path).await;
+            assert!(head.contains("content-type: application/json"), "{head}");
+            (status, serde_json::from_str(&body).unwrap())
+        }
+    }
+
+    async fn exchange(address: SocketAddr, request: String) -> String {
+        tokio::task::spawn_blocking(move || {
+            let mut stream = std::net::TcpStream::connect(address).unwrap();
+            stream.write_all(request.as_bytes()).unwrap();
+            let mut text = String::new();
+            stream.read_to_string(&mut text).unwrap();
+            text
+        })
+        .await
+        .unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn readiness_follows_the_configuration_and_the_routes_that_are_asked_for() {
+        let running = start().await;
+        assert_eq!(running.get("/livez").await.0, 200);
+        assert_eq!(running.get("/healthz").await.0, 200);
+        assert_eq!(running.get("/readyz").await.0, 503);
+        running.board.applied(&Digest::of(b""), "first");
+        let cases = [
+            ("/readyz", 200),
+            ("/readyz?routes=all", 503),
+            ("/readyz?route=good", 200),
+            ("/readyz?route=late", 503),
+            ("/readyz?route=unknown", 404),
+            ("/readyz?routes=some", 400),
+        ];
+        for (path, expected) in cases {
+            assert_eq!(running.get_json(path).await.0, expected, "{path}");
+        }
+        assert_eq!(
+            running.get_json("/readyz?routes=all").await.1,
+            serde_json::json!({
+                "ready": false, "reason": "route late is starting", "routes": { "good": "running", "late": "starting" },
+            })
+        );
+        running.reports[1].phase(RoutePhase::Paused);
+        assert_eq!(running.get("/readyz?routes=all").await.0, 200);
+        running.reports[1].phase(RoutePhase::Disabled);
+        assert_eq!(running.get("/readyz?routes=all").await.0, 200);
+        assert_eq!(running.get("/readyz?route=late").await.0, 503);
+        running.board.shutting_down();
+        assert_eq!(running.get("/readyz").await.0, 503);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn status_routes_and_metrics_are_answered() {
+        let running = start().await;
+        running.board.applied(&Digest::of(b""), "first");
+        let (code, status) = running.get_json("/api/v1/status").await;
+        assert_eq!((code, &status["instance"], &status["generation"]), (200, &"pod-0".into(), &1.into()));
+        assert_eq!(status["last_reload"]["outcome"], "applied");
+        assert_eq!(running.get_json("/api/v1/routes").await.1["routes"]["good"]["state"], "running");
+        assert_eq!(running.get_json("/api/v1/routes/late").await.1["state"], "starting");
+        assert_eq!(running.get_json("/api/v1/routes/none").await.0, 404);
+        let (code, head, body) = running.get("/metrics").await;
+        assert_eq!(code, 200);
+        assert!(head.contains("content-type: text/plain; version=0.0.4"), "{head}");
+        assert!(body.contains("millrace_route_state{route=\"good\",state=\"running\"} 1\n"), "{body}");
+        assert!(running.get("/").await.2.contains("/api/v1/status"));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_may_not_be_asked_is_refused_in_words() {
+        let running = start().await;
+        let line = |line: &str, host: &str| format!("{line} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        let cases = [
+            (line("GET /nothing", "localhost"), 404, "not_found"),
+            (line("GET /api/v1/nothing", "localhost"), 404, "not_found"),
+            (line("GET /api/v1/status", "evil.example"), 403, "host_not_allowed"),
+            (line("DELETE /api/v1/status", "localhost"), 401, "token_missing"),
+            (line("DELETE /metrics", "localhost"), 405, "method_not_allowed"),
+        ];
+        for (request, expected, code) in cases {
+            let (status, head, body) = running.ask(&request).await;
+            let body: Value = serde_json::from_str(&body).unwrap();
+            assert_eq!((status, body["error"]["code"].as_str()), (expected, Some(code)), "{request}{head}{body}");
+            assert!(head.contains("cache-control: no-store"), "{head}");
+            assert_eq!(head.contains("www-authenticate: bearer"), expected == 401, "{head}");
+            assert_eq!(head.matches("allow: get, head").count(), usize::from(expected == 405), "{head}");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn nonsense_is_answered_or_dropped_and_the_next_request_served() {
+        let running = start().await;
+        let huge = format!("GET / HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "x".repeat(2 * HEAD_BYTES_MAX));
+        for request in ["\0\0\0\r\n\r\n", "GET\r\n\r\n", &huge] {
+            let address = running.address;
+            let request = request.to_owned();
+            // The peer may close before it has read everything: writing and reading may fail, serving may not.
+            let _ = tokio::task::spawn_blocking(move || {
+                let mut stream = std::net::TcpStream::connect(address).unwrap();
+                let _ = stream.write_all(request.as_bytes());
+                let mut answer = Vec::new();
+                let _ = stream.read_to_end(&mut answer);
+                assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 4"), "{answer:?}");
+            })
+            .await
+            .unwrap();
+        }
+        assert_eq!(running.get("/livez").await.0, 200);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_shutdown_frees_the_address_even_with_idle_connections_open() {
+        let running = start().await;
+        let mut idle = std::net::TcpStream::connect(running.address).unwrap();
+        idle.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+        assert_ne!(idle.read(&mut [0; 1024]).unwrap(), 0);
+        running.stop.send(()).unwrap();
+        running.done.await.unwrap();
+        TcpListener::bind(running.address).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_address_in_use_is_said_with_what_to_do() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let listen = taken.local_addr().unwrap();
+        let options = AdminOptions { listen, token: None, allowed_hosts: vec![] };
+        let error = Server::bind(&options).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "cannot listen on {listen} for the admin endpoint: another process (another millrace?) has it: set \
+                 admin.listen to another port, or to port 0 for a free one"
+            )
+        );
+    }
+}

@@ -1,1 +1,108 @@
-//! (being built)
+//! The command line: one file a verb.
+//!
+//! Exit codes: 0 done · 1 failed while running · 2 usage or invalid configuration · 3 the environment is missing something
+//! (broker unreachable, file unreadable) · 143/130 forced by a second signal.
+
+mod check;
+
+mod run;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand, ValueHint};
+
+use crate::config::{self, Problems};
+use crate::telemetry::ErrorChain;
+
+/// Routes Kafka records through sandboxed WebAssembly plugins, exactly once.
+#[derive(Parser)]
+#[command(name = "millrace", version, arg_required_else_help = true, after_help = AFTER_HELP)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Exit codes: 0 done, 1 failed while running, 2 usage or invalid configuration, 3 the environment is missing something,
+143 or 130 forced by a second signal.";
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the daemon.
+    ///
+    /// Reads the configuration, compiles and configures every plugin, then routes records until SIGTERM or SIGINT. It then
+    /// finishes what is in work and leaves; a second signal ends it at once.
+    Run(run::Arguments),
+    /// Validate a configuration without running it.
+    ///
+    /// Reads every file, compiles and configures every plugin, and prints every problem with its place. Needs no broker.
+    Check(check::Arguments),
+
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Which configuration.
+#[derive(clap::Args)]
+struct ConfigArgument {
+    /// A YAML file, or a directory of them [default: $MILLRACE_CONFIG, else /etc/millrace, else ./config]
+    #[arg(value_name = "CONFIG", value_hint = ValueHint::AnyPath)]
+    config: Option<PathBuf>,
+}
+
+impl ConfigArgument {
+    fn path(&self) -> PathBuf {
+        self.config.clone().unwrap_or_else(|| config::default_config_path(&environment))
+    }
+}
+
+/// Why a command failed. The message is already on stderr where `Said`.
+enum Failure {
+    Running(anyhow::Error),
+    Invalid(Problems),
+    Environment(anyhow::Error),
+    /// Told already; just the exit code.
+    Said(u8),
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Run(arguments) => run::run(&arguments),
+        Command::Check(arguments) => check::run(&arguments),
+
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Arguments::command(), "millrace", &mut std::io::stdout());
+            Ok(())
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => ExitCode::from(tell(failure)),
+    }
+}
+
+fn tell(failure: Failure) -> u8 {
+    let (error, code) = match failure {
+        Failure::Said(code) => return code,
+        Failure::Invalid(problems) => {
+            anstream::eprintln!("{}", problems.render(true));
+            let errors = problems.iter().filter(|problem| !problem.is_warning()).count();
+            let problems_word = if errors == 1 { "problem" } else { "problems" };
+            anstream::eprintln!("millrace: {errors} {problems_word} in the configuration; nothing was started");
+            return if problems.only_unreadable() { 3 } else { 2 };
+        }
+        Failure::Running(error) => (error, 1),
+        Failure::Environment(error) => (error, 3),
+    };
+    anstream::eprintln!("millrace: {}", ErrorChain(error.as_ref()));
+    code
+}
+
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}

@@ -157,7 +157,7 @@ pub enum LogFormat {
 }
 
 /// A plugin, as it is named in `plugins:`.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Plugin {
     /// Its name.
     pub name: PluginName,
@@ -171,6 +171,16 @@ pub struct Plugin {
     pub limits: PluginLimits,
     /// Capabilities granted; none by default.
     pub allow: Vec<Capability>,
+}
+
+// A plugin's configuration may hold what came from `${file:…}`: it is never printed.
+impl fmt::Debug for Plugin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, path, sha256, config: _, limits, allow } = self;
+        let mut fields = f.debug_struct("Plugin");
+        fields.field("name", name).field("path", path).field("sha256", sha256).field("limits", limits);
+        fields.field("allow", allow).finish_non_exhaustive()
+    }
 }
 
 /// Ceilings of one instance of a plugin.
@@ -281,12 +291,18 @@ pub enum OnOffsetLost {
 }
 
 /// One step of a pipeline.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct PipelineStep {
     /// A plugin of `plugins:`.
     pub plugin: PluginName,
     /// Its configuration in this step: the step's own, else the plugin's.
     pub config: serde_json::Value,
+}
+
+impl fmt::Debug for PipelineStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PipelineStep").field("plugin", &self.plugin).finish_non_exhaustive()
+    }
 }
 
 /// Where a route's records go.
@@ -313,7 +329,6 @@ pub enum Target {
 
 /// What a route promises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(clippy::enum_variant_names, reason = "the field's own terms")]
 pub enum Delivery {
     /// Outputs and offsets in one transaction.
     ExactlyOnce,
@@ -324,6 +339,9 @@ pub enum Delivery {
 }
 
 impl Delivery {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::ExactlyOnce, Self::AtLeastOnce, Self::AtMostOnce];
+
     /// As the YAML spells it.
     pub const fn as_str(self) -> &'static str {
         match self {

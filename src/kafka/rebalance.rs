@@ -93,9 +93,8 @@ impl Assignment {
             Ok(()) => {
                 state.owned.extend(partitions.iter().cloned());
                 state.unresolved.extend(unresolved);
-                if !partitions.is_empty() {
-                    state.changes.push(Change::Assigned(partitions));
-                }
+                // An empty one, too, says that the group has let us in.
+                state.changes.push(Change::Assigned(partitions));
             }
             Err(error) => state.changes.push(Change::Failed(error.code)),
         }

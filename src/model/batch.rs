@@ -49,6 +49,10 @@ pub trait SourceBatch: Send + Sync + 'static {
     fn value(&self, index: usize) -> Option<&[u8]>;
     /// How many headers, repeats included.
     fn header_count(&self, index: usize) -> usize;
+    /// Bytes of the record's key and value.
+    fn size(&self, index: usize) -> usize {
+        self.key(index).map_or(0, <[u8]>::len) + self.value(index).map_or(0, <[u8]>::len)
+    }
     /// Header `nth` in the record's order: its name, as bytes since nothing forces it to be UTF-8, and its value.
     fn header(&self, index: usize, nth: usize) -> (&[u8], Option<&[u8]>);
 }

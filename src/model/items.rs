@@ -4,6 +4,7 @@
 //! copies nothing, and a rewrite costs the one copy out of the guest.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::{SourceBatch, TopicName};
@@ -99,10 +100,11 @@ pub struct Items {
 }
 
 impl Items {
-    /// Every record of the batch, as it is.
-    pub fn of(source: Arc<dyn SourceBatch>) -> Self {
-        let count = u32::try_from(source.len()).expect("a batch is bounded far below 2^32 records");
-        Self { source, list: (0..count).map(Item::of_source).collect(), chunks: Vec::new() }
+    /// The records `range` of the batch, each as it is.
+    pub fn of(source: Arc<dyn SourceBatch>, range: Range<usize>) -> Self {
+        let bound = |index| u32::try_from(index).expect("a batch is bounded far below 2^32 records");
+        let list = (bound(range.start)..bound(range.end)).map(Item::of_source).collect();
+        Self { source, list, chunks: Vec::new() }
     }
 
     /// The bytes of a span.

@@ -1,4 +1,13 @@
 //! FLOOR 3: the data plane. Knows neither rdkafka nor wasmtime nor YAML: it speaks to both through [`ports`], so that a
 //! simulation can run it.
+//!
+//! [`worker`] owns the loop; [`chain`] runs the plugins; [`unit`] is what one transaction does.
 
+pub mod chain;
+pub mod dead_letter;
+pub mod destinations;
+mod lane;
 pub mod ports;
+pub mod report;
+pub mod unit;
+pub mod worker;

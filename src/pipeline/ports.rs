@@ -9,7 +9,7 @@ use crate::model::{
 };
 
 /// One plugin of a route's pipeline, with an instance of its own.
-pub trait Step {
+pub trait Step: Send {
     /// The plugin's name.
     fn plugin(&self) -> &PluginName;
 
@@ -186,6 +186,17 @@ pub struct Trouble {
     pub message: String,
     /// How a route should take it.
     pub kind: TroubleKind,
+}
+
+impl Trouble {
+    /// A topic that should be there is not. It passes when somebody creates it.
+    pub fn missing_topic(topic: &TopicName) -> Self {
+        Self {
+            code: "UNKNOWN_TOPIC_OR_PART".into(),
+            message: format!("topic \"{topic}\" does not exist, and millrace creates no topic: create it"),
+            kind: TroubleKind::Passing,
+        }
+    }
 }
 
 /// How a route should take a [`Trouble`].

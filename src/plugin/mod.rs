@@ -1,1 +1,26 @@
-//! (being built)
+//! FLOOR 4: the plugin host, only owner of wasmtime. It takes a plugin's bytes and gives back steps of a pipeline, whose
+//! guests have no capability but `log` and cannot exceed their memory, their time or their output. It knows nothing of
+//! Kafka, YAML or what becomes of a fault.
+//!
+//! The life of a plugin: bytes → [`Engine::compile`] → [`Compiled::prepare`] (for one step of one route) →
+//! [`Prepared::step`] (for one worker) → calls. Read `engine` first, then `sandbox`, then `convert`.
+
+mod bindings;
+mod cache;
+mod clock;
+mod compile;
+mod convert;
+mod engine;
+mod fault;
+mod host;
+mod inspect;
+mod mapped;
+mod memory;
+mod sandbox;
+mod step;
+
+pub use compile::{Compiled, LoadError};
+pub use engine::{Engine, EngineOptions};
+pub use inspect::{Inspection, World, inspect};
+pub use sandbox::{DestinationSpec, Prepare, Prepared};
+pub use step::PluginStep;

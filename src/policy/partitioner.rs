@@ -15,6 +15,9 @@ pub enum Partitioning {
 }
 
 impl Partitioning {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Key, Self::Source, Self::RoundRobin, Self::Plugin];
+
     /// As the YAML spells it.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -1,1 +1,22 @@
-//! (being built)
+//! FLOOR 1: what the process says about itself: metrics and logs. It knows the words of `model`, and neither where the
+//! numbers come from nor who reads them.
+//!
+//! Start with [`table`], which lists every metric; [`metrics`] holds the handles that the rest of the code uses. Nothing
+//! outside this module names the `metrics` crate.
+
+mod errors;
+mod logging;
+mod metrics;
+mod process;
+mod repeats;
+mod series;
+mod table;
+
+pub use errors::ErrorChain;
+pub use logging::{InitError, LogFormat, LogHandle, LogOptions, stderr_has_colour};
+pub use metrics::{
+    ConfigMetrics, InfoGauge, Metrics, PartitionMetrics, RouteGauges, RouteMetrics, TRANSACTION_OUTCOMES, Totals,
+    TotalsSnapshot,
+};
+pub use repeats::{Repeated, Repeats};
+pub use table::{ALL, COMMIT_BOUNDS, Kind, LATENCY_BOUNDS, Merge, Metric};

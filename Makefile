@@ -1,0 +1,74 @@
+# The yard: what a developer types. `make demo` and `make test` do their own set-up.
+#   GUEST_TOOLCHAIN=debian        build the plugins with Debian's Rust instead of `rustup target add wasm32-unknown-unknown`
+#   KAFKA_BOOTSTRAP_SERVERS=...   test against a running Kafka (topics are made, and left) instead of starting one
+#   TEST=name                     run only the tests whose names contain it
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+# One cargo at a time: two at once wait for each other, and are slower on few cores than one after the other.
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+GUESTS_TARGET_DIR := $(or $(CARGO_TARGET_DIR_GUESTS),$(CURDIR)/plugins/target)
+IN_PLUGINS := cd plugins && CARGO_TARGET_DIR='$(GUESTS_TARGET_DIR)'
+
+.PHONY: help
+help: ## What there is
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+.PHONY: setup
+setup: ## Look for what building and testing need; install it where possible
+	@scripts/setup test
+
+.PHONY: demo
+demo: ## See it work: an embedded broker, real events, two plugins, and nothing installed
+	@scripts/setup demo
+	@scripts/guests
+	cargo build
+	@cargo run --quiet -- demo
+
+.PHONY: test
+test: ## Everything: formatting, lints, plugins, and all tests with a real Apache Kafka
+	@scripts/setup test
+	@$(MAKE) --no-print-directory check-format
+	@scripts/guests
+	cargo clippy --all-targets --locked -- -D warnings
+	$(IN_PLUGINS) cargo clippy --workspace --all-targets --locked -- -D warnings
+	$(IN_PLUGINS) cargo test --workspace --locked $(TEST)
+	cargo test --locked $(TEST)
+
+.PHONY: lint
+lint: ## Formatting and lints, and dependencies by cargo-deny where that is installed
+	@scripts/setup demo
+	@$(MAKE) --no-print-directory check-format
+	cargo clippy --all-targets --locked -- -D warnings
+	$(IN_PLUGINS) cargo clippy --workspace --all-targets --locked -- -D warnings
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny check licenses bans sources; \
+	else echo 'lint: cargo-deny is not installed, so licences, bans and sources were not checked'; fi
+	@if command -v shellcheck >/dev/null; then shellcheck scripts/* .ci/run; \
+	else echo 'lint: shellcheck is not installed, so the scripts were not checked'; fi
+
+.PHONY: check-format
+check-format:
+	cargo fmt --check
+	cd plugins && cargo fmt --all --check
+
+.PHONY: guests
+guests: ## Build the plugins (WebAssembly) into plugins/dist
+	@scripts/guests
+
+.PHONY: bench
+bench: ## Measure the guest call and the record loop
+	@scripts/setup demo
+	@scripts/guests
+	cargo bench
+
+.PHONY: fmt
+fmt: ## Format everything
+	cargo fmt
+	cd plugins && cargo fmt --all
+
+.PHONY: clean
+clean: ## Remove what was built (the caches in ~/.cache/millrace stay)
+	cargo clean
+	scripts/guests clean

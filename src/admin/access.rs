@@ -1,0 +1,264 @@
+//! Who may ask what. Knows requests, not what is answered.
+//!
+//! Health and metrics answer anybody: kubelets and Prometheus come by address and without secrets. For all else `Host` must
+//! be one of ours, or a page from anywhere could reach a loopback endpoint through a name that resolves to it (DNS
+//! rebinding), and `Origin`, which browsers send, must be our own. The token is asked for where the endpoint is open to
+//! other machines, and for what changes state.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use axum::http::{HeaderMap, Method, Uri, header};
+use subtle::ConstantTimeEq as _;
+
+use super::AdminOptions;
+
+/// Paths that answer anybody.
+const OPEN: [&str; 4] = ["/livez", "/readyz", "/healthz", "/metrics"];
+
+/// The rules of one endpoint.
+#[derive(Debug)]
+pub(super) struct Access {
+    loopback: bool,
+    token: Option<Token>,
+    allowed_hosts: Vec<String>,
+}
+
+/// Not for showing.
+struct Token(String);
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// Why a request is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Refusal {
+    #[error("the Host of the request is neither loopback nor one of admin.allowed_hosts")]
+    Host,
+    #[error("the request comes from a page of another origin")]
+    Origin,
+    #[error("a token is needed: send it as \"Authorization: Bearer <admin.token>\"")]
+    TokenMissing,
+    #[error("the token is not the one of admin.token")]
+    TokenWrong,
+    #[error("this endpoint is not on loopback and has no token: set admin.token to open more than health and metrics")]
+    Closed,
+}
+
+impl Access {
+    /// The rules for an endpoint that listens on `address`.
+    pub(super) fn new(address: IpAddr, options: &AdminOptions) -> Self {
+        Self {
+            loopback: address.to_canonical().is_loopback(),
+            token: options.token.as_ref().map(|token| Token(token.reveal().to_owned())),
+            allowed_hosts: options.allowed_hosts.clone(),
+        }
+    }
+
+    /// Whether nothing but health and metrics can be answered.
+    pub(super) fn is_closed(&self) -> bool {
+        !self.loopback && self.token.is_none()
+    }
+
+    /// Whether this request may be answered.
+    pub(super) fn check(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
+        if OPEN.contains(&uri.path()) {
+            return Ok(());
+        }
+        let host = self.check_host(uri, headers)?;
+        check_origin(host, headers)?;
+        self.check_token(method, headers)
+    }
+
+    /// The host of the request, which is one of ours.
+    fn check_host<'a>(&self, uri: &'a Uri, headers: &'a HeaderMap) -> Result<&'a str, Refusal> {
+        let mut hosts = headers.get_all(header::HOST).iter();
+        let (Some(host), None) = (hosts.next(), hosts.next()) else { return Err(Refusal::Host) };
+        let host = host.to_str().map_err(|_| Refusal::Host)?;
+        // A request line with a whole URL speaks of a host, too.
+        let of_line = uri.authority().map_or(host, |authority| authority.as_str());
+        if self.is_ours(host) && self.is_ours(of_line) { Ok(host) } else { Err(Refusal::Host) }
+    }
+
+    fn is_ours(&self, host: &str) -> bool {
+        let name = without_port(host);
+        is_loopback(name)
+            || self
+                .allowed_hosts
+                .iter()
+                .any(|allowed| allowed.eq_ignore_ascii_case(host) || allowed.eq_ignore_ascii_case(name))
+    }
+
+    fn check_token(&self, method: &Method, headers: &HeaderMap) -> Result<(), Refusal> {
+        let changes_state = !matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
+        match &self.token {
+            None if self.loopback => Ok(()),
+            None => Err(Refusal::Closed),
+            Some(_) if self.loopback && !changes_state => Ok(()),
+            Some(token) => {
+                let given = bearer(headers).ok_or(Refusal::TokenMissing)?;
+                if bool::from(token.0.as_bytes().ct_eq(given)) { Ok(()) } else { Err(Refusal::TokenWrong) }
+            }
+        }
+    }
+}
+
+/// `Origin` absent, or the host that was asked (behind a proxy that ends TLS: by https).
+fn check_origin(host: &str, headers: &HeaderMap) -> Result<(), Refusal> {
+    for origin in headers.get_all(header::ORIGIN) {
+        let origin = origin.to_str().unwrap_or_default();
+        let of = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://")).unwrap_or_default();
+        if !of.eq_ignore_ascii_case(host) {
+            return Err(Refusal::Origin);
+        }
+    }
+    Ok(())
+}
+
+fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let value = headers.get(header::AUTHORIZATION)?.as_bytes();
+    let (scheme, token) = value.split_at_checked("bearer ".len())?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
+}
+
+/// `name:port` → `name`, `[::1]:port` → `[::1]`.
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
+fn is_loopback(name: &str) -> bool {
+    let bracketed = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
+    match bracketed {
+        Some(v6) => v6.parse::<Ipv6Addr>().is_ok_and(|v6| v6.to_canonical().is_loopback()),
+        None => {
+            name.eq_ignore_ascii_case("localhost")
+                || name.parse::<std::net::Ipv4Addr>().is_ok_and(|v4| v4.is_loopback())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::settings::PropertyValue;
+
+    const OPEN_TO_ALL: &str = "0.0.0.0:9400";
+    const LOOPBACK: &str = "127.0.0.1:9400";
+
+    fn check(
+        listen: &str,
+        token: Option<&str>,
+        request: &str,
+        headers: &[(header::HeaderName, &str)],
+    ) -> Result<(), Refusal> {
+        let options = AdminOptions {
+            listen: listen.parse().unwrap(),
+            token: token.map(PropertyValue::secret),
+            allowed_hosts: vec!["millrace.example".into(), "other.example:8443".into()],
+        };
+        let (method, uri) = request.split_once(' ').unwrap();
+        let headers = headers.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect();
+        let access = Access::new(options.listen.ip(), &options);
+        access.check(&method.parse().unwrap(), &uri.parse().unwrap(), &headers)
+    }
+
+    #[test]
+    fn health_and_metrics_answer_anybody() {
+        for path in OPEN {
+            for listen in [LOOPBACK, OPEN_TO_ALL] {
+                for headers in [&[][..], &[(header::HOST, "10.0.0.7:9400"), (header::ORIGIN, "null")]] {
+                    assert_eq!(check(listen, Some("s"), &format!("GET {path}?routes=all"), headers), Ok(()), "{path}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn hosts_are_loopback_or_allowed() {
+        let cases = [
+            ("localhost", true),
+            ("LocalHost:9400", true),
+            ("127.0.0.1:9400", true),
+            ("127.8.9.1", true),
+            ("[::1]:9400", true),
+            ("[::ffff:127.0.0.1]", true),
+            ("millrace.example", true),
+            ("Millrace.Example:443", true),
+            ("other.example:8443", true),
+            ("other.example", false),
+            ("other.example:1", false),
+            ("evil.example", false),
+            ("localhost.evil.example:9400", false),
+            ("127.0.0.1.evil.example", false),
+            ("10.0.0.7:9400", false),
+            ("localhost@evil.example", false),
+            ("localhost:", false),
+            ("", false),
+        ];
+        for (host, ours) in cases {
+            let expected = if ours { Ok(()) } else { Err(Refusal::Host) };
+            assert_eq!(check(LOOPBACK, None, "GET /api/v1/status", &[(header::HOST, host)]), expected, "{host:?}");
+        }
+        assert_eq!(check(LOOPBACK, None, "GET /", &[]), Err(Refusal::Host));
+        let url = "GET http://evil.example/";
+        assert_eq!(check(LOOPBACK, None, url, &[(header::HOST, "localhost")]), Err(Refusal::Host));
+    }
+
+    #[test]
+    fn origins_are_absent_or_our_own() {
+        let cases = [
+            ("http://localhost:9400", true),
+            ("https://LOCALHOST:9400", true),
+            ("http://localhost", false),
+            ("http://localhost:94000", false),
+            ("http://evil.example", false),
+            ("file://localhost:9400", false),
+            ("null", false),
+            ("", false),
+        ];
+        for (origin, ours) in cases {
+            let headers = [(header::HOST, "localhost:9400"), (header::ORIGIN, origin)];
+            let expected = if ours { Ok(()) } else { Err(Refusal::Origin) };
+            assert_eq!(check(LOOPBACK, None, "POST /-/reload", &headers), expected, "{origin:?}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_asked_for_by_what_changes_state_and_by_what_is_open_to_other_machines() {
+        use Refusal::{Closed, TokenMissing, TokenWrong};
+        let cases: [(&str, Option<&str>, &str, Option<&str>, Result<(), Refusal>); 12] = [
+            (LOOPBACK, None, "GET /api/v1/status", None, Ok(())),
+            (LOOPBACK, None, "POST /-/reload", None, Ok(())),
+            (LOOPBACK, Some("s3cret"), "GET /api/v1/status", None, Ok(())),
+            (LOOPBACK, Some("s3cret"), "POST /-/reload", None, Err(TokenMissing)),
+            (LOOPBACK, Some("s3cret"), "POST /-/reload", Some("Bearer wrong"), Err(TokenWrong)),
+            (LOOPBACK, Some("s3cret"), "POST /-/reload", Some("bearer s3cret"), Ok(())),
+            (OPEN_TO_ALL, None, "GET /api/v1/status", None, Err(Closed)),
+            (OPEN_TO_ALL, None, "GET /api/v1/status", Some("Bearer "), Err(Closed)),
+            (OPEN_TO_ALL, Some("s3cret"), "GET /", None, Err(TokenMissing)),
+            (OPEN_TO_ALL, Some("s3cret"), "GET /", Some("Basic s3cret"), Err(TokenMissing)),
+            (OPEN_TO_ALL, Some("s3cret"), "GET /", Some("Bearer s3cret!"), Err(TokenWrong)),
+            (OPEN_TO_ALL, Some("s3cret"), "GET /", Some("Bearer s3cret"), Ok(())),
+        ];
+        for (listen, token, request, given, expected) in cases {
+            let mut headers = vec![(header::HOST, "localhost")];
+            headers.extend(given.map(|given| (header::AUTHORIZATION, given)));
+            assert_eq!(check(listen, token, request, &headers), expected, "{listen} {token:?} {request} {given:?}");
+        }
+    }
+
+    #[test]
+    fn the_token_is_never_shown() {
+        let options = AdminOptions {
+            listen: LOOPBACK.parse().unwrap(),
+            token: Some(PropertyValue::secret("s3cret")),
+            allowed_hosts: vec![],
+        };
+        assert!(!format!("{options:?} {:?}", Access::new(options.listen.ip(), &options)).contains("s3cret"));
+    }
+}

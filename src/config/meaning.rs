@@ -1,0 +1,443 @@
+//! What is written → what is meant: defaults are filled in, names looked up, bounds held against each other.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
+
+use super::decode::{At, did_you_mean};
+use super::places::{Places, PluginPlaces, PropertyScope, RoutePlaces};
+use super::problem::{Problem, Problems};
+use super::properties::{MAX_POLL_INTERVAL, RawProperty, SESSION_TIMEOUT, TRANSACTION_TIMEOUT, accept, written_millis};
+use super::raw::{Raw, RawDestination, RawOptions, RawPlugin, RawRoute, RawSource};
+use super::settings::{
+    Admin, Batch, Delivery, Destination, Kafka, Log, LogFormat, LogLevel, OnOffsetLost, PipelineStep, Plugin,
+    PluginLimits, Route, Settings, Source, Target, TopicSelector, Transaction, Watch, WatchMethod,
+};
+use super::source::Place;
+use super::topology;
+use super::units::{show_duration, show_size};
+use crate::model::{GroupId, PluginName};
+use crate::policy::Partitioning;
+
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(25);
+const PROCESSING_TIMEOUT: Duration = Duration::from_secs(30);
+const PLUGIN_TIMEOUT: Duration = Duration::from_secs(1);
+const TRANSACTION_INTERVAL: Duration = Duration::from_millis(100);
+const TRANSACTION_BYTES: u64 = 32 << 20;
+const MEMORY: u64 = 1 << 30;
+const PREFIX: &str = "millrace";
+
+/// Says what `raw` means. `complete` is whether all files could be read: if not, nothing is said to be missing, since it
+/// may stand in a file that was not read. The settings are whole only if there is no problem.
+pub(super) fn interpret(raw: &Raw, complete: bool, problems: &mut Problems) -> (Option<Settings>, Places) {
+    let kafka = kafka(raw, complete, problems);
+    let plugins: BTreeMap<_, _> =
+        raw.plugins.iter().filter_map(|raw| Some((raw.name.value.clone(), plugin(raw)?))).collect();
+    let meaning = Meaning { raw, complete, plugins: &plugins, prefix: &kafka.prefix };
+    let options: Vec<RawOptions> =
+        raw.routes.iter().map(|route| with_defaults(&route.options, &raw.defaults)).collect();
+    let mut routes = BTreeMap::new();
+    for (raw, options) in raw.routes.iter().zip(&options) {
+        if let Some(route) = meaning.route(raw, options, problems) {
+            routes.insert(route.name.clone(), route);
+        }
+    }
+    meaning.check_whole(problems);
+    meaning.check_bounds(&options, problems);
+    let places = places(raw, &options);
+    topology::check(&routes, &places, problems);
+    let admin = admin(raw, problems);
+    let settings = Settings {
+        instance: raw.instance.as_ref().map(|at| at.value.clone()),
+        shutdown_timeout: raw.shutdown_timeout.as_ref().map_or(SHUTDOWN_TIMEOUT, |at| at.value),
+        processing_timeout: raw.processing_timeout.as_ref().map_or(PROCESSING_TIMEOUT, |at| at.value),
+        cache_dir: raw.cache_dir.clone(),
+        watch: Watch {
+            method: raw.watch.method.unwrap_or(WatchMethod::Auto),
+            debounce: raw.watch.debounce.unwrap_or(Duration::from_millis(250)),
+            interval: raw.watch.interval.unwrap_or(Duration::from_secs(2)),
+        },
+        memory: memory(raw),
+        kafka,
+        admin,
+        log: Log { level: raw.log_level.unwrap_or(LogLevel::Info), format: raw.log_format.unwrap_or(LogFormat::Text) },
+        plugins,
+        routes,
+    };
+    ((complete && !problems.has_errors()).then_some(settings), places)
+}
+
+fn memory(raw: &Raw) -> u64 {
+    raw.memory.as_ref().map_or(MEMORY, |at| at.value)
+}
+
+fn kafka(raw: &Raw, complete: bool, problems: &mut Problems) -> Kafka {
+    let kafka = Kafka {
+        prefix: raw.kafka.prefix.clone().unwrap_or_else(|| PREFIX.to_owned()),
+        common: accept(&raw.kafka.common, problems),
+        consumer: accept(&raw.kafka.consumer, problems),
+        producer: accept(&raw.kafka.producer, problems),
+    };
+    if complete && !kafka.common.contains_key("bootstrap.servers") {
+        let message = "`kafka` has no `bootstrap.servers`";
+        let problem =
+            raw.kafka.place.as_ref().map_or_else(|| Problem::new(message), |place| Problem::at(place, message));
+        let help = "say where the brokers are: `kafka: { bootstrap.servers: \"127.0.0.1:9092\" }`";
+        problems.push(problem.code("missing_key").help(help));
+    }
+    kafka
+}
+
+fn admin(raw: &Raw, problems: &mut Problems) -> Admin {
+    let admin = Admin {
+        listen: raw.admin.listen.as_ref().map_or_else(|| ([127, 0, 0, 1], 9400).into(), |at| at.value),
+        token: raw.admin.token.clone(),
+        allowed_hosts: raw.admin.allowed_hosts.clone(),
+    };
+    if let Some(listen) = raw.admin.listen.as_ref().filter(|at| !at.value.ip().is_loopback())
+        && admin.token.is_none()
+    {
+        let message =
+            "the admin endpoint is reachable from elsewhere and has no `token`: it answers health and metrics only";
+        let help = "write `token: \"${file:/run/secrets/admin}\"`, or listen on 127.0.0.1";
+        problems.push(Problem::at(&listen.place, message).code("no_token").help(help).warning());
+    }
+    admin
+}
+
+fn plugin(raw: &RawPlugin) -> Option<Plugin> {
+    Some(Plugin {
+        name: raw.name.value.clone(),
+        path: raw.path.as_ref()?.value.clone(),
+        sha256: raw.sha256,
+        config: raw.config.as_ref().map_or_else(no_config, |at| at.value.clone()),
+        limits: PluginLimits {
+            memory: raw.memory.unwrap_or(64 << 20),
+            timeout: raw.timeout.as_ref().map_or(PLUGIN_TIMEOUT, |at| at.value),
+            outputs: raw.outputs.unwrap_or(1_000),
+            output_bytes: raw.output_bytes.unwrap_or(16 << 20),
+        },
+        allow: raw.allow.clone(),
+    })
+}
+
+fn no_config() -> serde_json::Value {
+    serde_json::Value::Object(serde_json::Map::new())
+}
+
+/// What the route does not say, `defaults` says.
+fn with_defaults(own: &RawOptions, defaults: &RawOptions) -> RawOptions {
+    RawOptions {
+        enabled: own.enabled.or(defaults.enabled),
+        delivery: own.delivery.or(defaults.delivery),
+        interval: own.interval.clone().or_else(|| defaults.interval.clone()),
+        records: own.records.or(defaults.records),
+        bytes: own.bytes.clone().or_else(|| defaults.bytes.clone()),
+        batch_records: own.batch_records.or(defaults.batch_records),
+        batch_bytes: own.batch_bytes.or(defaults.batch_bytes),
+        workers: own.workers.or(defaults.workers),
+        on_error: own.on_error.clone().or_else(|| defaults.on_error.clone()),
+        lag_alert: own.lag_alert.or(defaults.lag_alert),
+    }
+}
+
+struct Meaning<'a> {
+    raw: &'a Raw,
+    complete: bool,
+    plugins: &'a BTreeMap<PluginName, Plugin>,
+    prefix: &'a str,
+}
+
+impl Meaning<'_> {
+    fn route(&self, raw: &RawRoute, options: &RawOptions, problems: &mut Problems) -> Option<Route> {
+        let pipeline = self.pipeline(raw, problems);
+        check_destinations(raw, problems);
+        let source = self.source(raw, raw.source.as_ref()?, problems);
+        Some(Route {
+            name: raw.name.value.clone(),
+            enabled: options.enabled.unwrap_or(true),
+            source: source?,
+            pipeline,
+            destinations: raw.destinations.iter().map(destination).collect(),
+            delivery: options.delivery.unwrap_or(Delivery::ExactlyOnce),
+            transaction: Transaction {
+                interval: options.interval.as_ref().map_or(TRANSACTION_INTERVAL, |at| at.value),
+                records: options.records.unwrap_or(50_000),
+                bytes: options.bytes.as_ref().map_or(TRANSACTION_BYTES.min(memory(self.raw)), |at| at.value),
+            },
+            batch: Batch {
+                records: options.batch_records.unwrap_or(512),
+                bytes: options.batch_bytes.unwrap_or(256 << 10),
+            },
+            workers: options.workers.unwrap_or(1),
+            on_error: options.on_error.as_ref().map(|on_error| on_error.policy.clone()).unwrap_or_default(),
+            lag_alert: options.lag_alert,
+        })
+    }
+
+    fn source(&self, route: &RawRoute, raw: &RawSource, problems: &mut Problems) -> Option<Source> {
+        let consumer = accept(&raw.consumer, problems);
+        let group = match &raw.group {
+            Some(group) => group.value.clone(),
+            None => match GroupId::new(format!("{}.{}", self.prefix, route.name.value)) {
+                Ok(group) => group,
+                Err(why) => {
+                    let message = format!("the group `<prefix>.<route>` of this route cannot be: {why}");
+                    problems.push(Problem::at(&route.name.place, message).code("invalid_name"));
+                    return None;
+                }
+            },
+        };
+        let selectors = |topics: &[At<TopicSelector>]| topics.iter().map(|at| at.value.clone()).collect();
+        Some(Source {
+            topics: selectors(&raw.topics),
+            exclude: selectors(&raw.exclude),
+            group,
+            start: raw.start?,
+            on_offset_lost: raw.on_offset_lost.unwrap_or(OnOffsetLost::Stop),
+            consumer,
+        })
+    }
+
+    fn pipeline(&self, route: &RawRoute, problems: &mut Problems) -> Vec<PipelineStep> {
+        let mut steps = Vec::new();
+        for step in &route.pipeline {
+            let written = step.plugin.value.as_str();
+            if let Some((name, plugin)) = self.plugins.get_key_value(written) {
+                let config = step.config.as_ref().map_or_else(|| plugin.config.clone(), |at| at.value.clone());
+                steps.push(PipelineStep { plugin: name.clone(), config });
+            } else if self.complete && !self.raw.plugins.iter().any(|plugin| plugin.name.value.as_str() == written) {
+                let known: Vec<&str> = self.raw.plugins.iter().map(|plugin| plugin.name.value.as_str()).collect();
+                let problem =
+                    Problem::at(&step.plugin.place, format!("there is no plugin `{written}`")).code("unknown_plugin");
+                problems.push(match (did_you_mean(written, &known), known.is_empty()) {
+                    (Some(near), _) => problem.help(format!("did you mean `{near}`?")),
+                    (None, true) => problem.help(format!("define it: `plugins: {{ {written}: {{ path: … }} }}`")),
+                    (None, false) => problem.help(format!("plugins are: {}", known.join(", "))),
+                });
+            }
+        }
+        steps
+    }
+
+    /// What must be there, and what is there for nothing.
+    fn check_whole(&self, problems: &mut Problems) {
+        if !self.complete {
+            return;
+        }
+        if self.raw.routes.is_empty() && !problems.has_errors() {
+            let problem = Problem::new("there are no routes").code("missing_key");
+            problems.push(problem.help("write at least one: `routes: { NAME: { source: …, destinations: … } }`"));
+        }
+        let routes: HashSet<&str> = self.raw.routes.iter().map(|route| route.name.value.as_str()).collect();
+        let known: Vec<&str> = self.raw.routes.iter().map(|route| route.name.value.as_str()).collect();
+        for test in self.raw.tests.iter().filter(|test| !routes.contains(test.route.value.as_str())) {
+            let problem = Problem::at(&test.route.place, format!("there is no route `{}`", test.route.value))
+                .code("unknown_route");
+            problems.push(match did_you_mean(&test.route.value, &known) {
+                Some(near) => problem.help(format!("did you mean `{near}`?")),
+                None => problem,
+            });
+        }
+        let used: HashSet<&str> =
+            self.raw.routes.iter().flat_map(|route| &route.pipeline).map(|step| step.plugin.value.as_str()).collect();
+        for plugin in self.raw.plugins.iter().filter(|plugin| !used.contains(plugin.name.value.as_str())) {
+            let message = format!("no route uses the plugin `{}`", plugin.name.value);
+            problems.push(Problem::at(&plugin.name.place, message).code("unused_plugin").warning());
+        }
+    }
+
+    /// Bounds that rest on each other. Each pair is told once, however many routes it concerns.
+    fn check_bounds(&self, options: &[RawOptions], problems: &mut Problems) {
+        let raw = self.raw;
+        let processing = Bound::of("processing_timeout", &raw.processing_timeout, PROCESSING_TIMEOUT);
+        for plugin in &raw.plugins {
+            let timeout = Bound::of("timeout", &plugin.timeout, PLUGIN_TIMEOUT);
+            timeout.at_most(
+                &processing,
+                "one record would use up the time for all that a transaction covers",
+                problems,
+            );
+        }
+        for route in &raw.routes {
+            let own = route.source.as_ref().map_or(&[][..], |source| &source.consumer);
+            check_consumer(&[own, &raw.kafka.consumer, &raw.kafka.common], &processing, problems);
+        }
+        let producer: [&[RawProperty]; 2] = [&raw.kafka.producer, &raw.kafka.common];
+        let transaction = Bound::property("transaction.timeout.ms", &producer, TRANSACTION_TIMEOUT);
+        if let Some((socket, place)) = written_millis(&producer, "socket.timeout.ms") {
+            let socket = Bound { name: "socket.timeout.ms", value: socket, place: Some(place) };
+            socket.below(
+                &transaction,
+                "a lost answer has to be noticed while the transaction can still be saved",
+                problems,
+            );
+        }
+        for options in options {
+            let interval = Bound::of("transaction.interval", &options.interval, TRANSACTION_INTERVAL);
+            interval.below(&transaction, "the broker would abort the transaction before it is committed", problems);
+            if let Some(bytes) = options.bytes.as_ref().filter(|bytes| bytes.value > memory(raw)) {
+                let message = format!(
+                    "`transaction.bytes` ({}) is more than `memory` ({})",
+                    show_size(bytes.value),
+                    show_size(memory(raw))
+                );
+                let problem = Problem::at(&bytes.place, message).code("bounds");
+                problems.push(raw.memory.iter().fold(problem, |problem, at| problem.related(&at.place, "`memory`")));
+            }
+        }
+        let shutdown = Bound::of("shutdown_timeout", &raw.shutdown_timeout, SHUTDOWN_TIMEOUT);
+        if shutdown.value < transaction.value {
+            let why = "a commit that takes long at shutdown would be cut short, and its records read again";
+            problems.extend(shutdown.clash(&transaction, "is below", why).map(Problem::warning));
+        }
+    }
+}
+
+fn check_consumer(layers: &[&[RawProperty]], processing: &Bound<'_>, problems: &mut Problems) {
+    let poll = Bound::property("max.poll.interval.ms", layers, MAX_POLL_INTERVAL);
+    let session = Bound::property("session.timeout.ms", layers, SESSION_TIMEOUT);
+    let heartbeat = Bound::property("heartbeat.interval.ms", layers, Duration::from_secs(3));
+    processing.below(&poll, "the group would take the partitions away while plugins still work", problems);
+    session.at_most(&poll, "librdkafka refuses it", problems);
+    heartbeat.below(&session, "the group would give the member up between two heartbeats", problems);
+}
+
+/// A duration that rests on another.
+#[derive(Clone, Copy)]
+struct Bound<'r> {
+    name: &'static str,
+    value: Duration,
+    /// `None` where it is the default.
+    place: Option<&'r Place>,
+}
+
+impl<'r> Bound<'r> {
+    fn of(name: &'static str, written: &'r Option<At<Duration>>, default: Duration) -> Self {
+        Self {
+            name,
+            value: written.as_ref().map_or(default, |at| at.value),
+            place: written.as_ref().map(|at| &at.place),
+        }
+    }
+
+    fn property(name: &'static str, layers: &[&'r [RawProperty]], default: Duration) -> Self {
+        match written_millis(layers, name) {
+            Some((value, place)) => Self { name, value, place: Some(place) },
+            None => Self { name, value: default, place: None },
+        }
+    }
+
+    fn below(&self, other: &Self, why: &str, problems: &mut Problems) {
+        if self.value >= other.value {
+            problems.extend(self.clash(other, "has to be below", why));
+        }
+    }
+
+    fn at_most(&self, other: &Self, why: &str, problems: &mut Problems) {
+        if self.value > other.value {
+            problems.extend(self.clash(other, "must not be above", why));
+        }
+    }
+
+    /// Told where one of both is written; the defaults do not clash.
+    fn clash(&self, other: &Self, relation: &str, why: &str) -> Option<Problem> {
+        let show = |bound: &Self| {
+            let default = if bound.place.is_none() { ", the default" } else { "" };
+            format!("`{}` ({}{default})", bound.name, show_duration(bound.value))
+        };
+        let message = format!("{} {relation} {}: {why}", show(self), show(other));
+        match (self.place, other.place) {
+            (None, None) => None,
+            (Some(place), None) | (None, Some(place)) => Some(Problem::at(place, message).code("bounds")),
+            (Some(place), Some(related)) => {
+                Some(Problem::at(place, message).code("bounds").related(related, format!("`{}`", other.name)))
+            }
+        }
+    }
+}
+
+fn destination(raw: &RawDestination) -> Destination {
+    Destination {
+        name: raw.name.value.clone(),
+        target: raw.target.clone(),
+        partition: raw.partition.as_ref().map(|at| at.value).unwrap_or_default(),
+        default: raw.default.unwrap_or(true),
+    }
+}
+
+fn check_destinations(route: &RawRoute, problems: &mut Problems) {
+    let mut names: HashMap<&str, &Place> = HashMap::new();
+    for destination in &route.destinations {
+        let name = destination.name.value.as_str();
+        if let Some(first) = names.insert(name, &destination.name.place) {
+            let message = format!("two destinations of this route are named `{name}`");
+            let problem = Problem::at(&destination.name.place, message).code("duplicate_name");
+            problems.push(problem.related(first, "first given here").help("give one of them another `name`"));
+        }
+        let no_plugin = |place: &Place, what: &str| {
+            let message = format!("{what} takes what a plugin says, and this route has no plugin");
+            Problem::at(place, message).code("needs_plugin")
+        };
+        if route.pipeline.is_empty()
+            && let Target::Pattern(_) = destination.target
+        {
+            let problem = no_plugin(&destination.place, "`topic_pattern`");
+            problems.push(problem.help("write `topic: TOPIC`, or add a plugin to `pipeline`"));
+        }
+        if route.pipeline.is_empty()
+            && let Some(partition) = destination.partition.as_ref().filter(|at| at.value == Partitioning::Plugin)
+        {
+            let problem = no_plugin(&partition.place, "`partition: plugin`");
+            problems.push(problem.help("write `key`, `source` or `round_robin`, or add a plugin to `pipeline`"));
+        }
+    }
+}
+
+fn places(raw: &Raw, options: &[RawOptions]) -> Places {
+    let mut places = Places {
+        kafka: raw.kafka.place.clone(),
+        memory: raw.memory.as_ref().map(|at| at.place.clone()),
+        ..Places::default()
+    };
+    let mut add = |scope: &PropertyScope, properties: &[RawProperty]| {
+        for property in properties {
+            places.properties.insert((scope.clone(), property.name.value.clone()), property.name.place.clone());
+        }
+    };
+    add(&PropertyScope::Common, &raw.kafka.common);
+    add(&PropertyScope::Consumer, &raw.kafka.consumer);
+    add(&PropertyScope::Producer, &raw.kafka.producer);
+    for route in &raw.routes {
+        if let Some(source) = &route.source {
+            add(&PropertyScope::Route(route.name.value.clone()), &source.consumer);
+        }
+    }
+    for plugin in &raw.plugins {
+        let found = PluginPlaces {
+            name: plugin.name.place.clone(),
+            path: plugin.path.as_ref().map(|at| at.place.clone()),
+            config: plugin.config.as_ref().map(|at| at.place.clone()),
+        };
+        places.plugins.insert(plugin.name.value.clone(), found);
+    }
+    for (route, options) in raw.routes.iter().zip(options) {
+        places.routes.insert(route.name.value.clone(), route_places(route, options));
+    }
+    places
+}
+
+fn route_places(route: &RawRoute, options: &RawOptions) -> RoutePlaces {
+    let topics = route.source.iter().flat_map(|source| &source.topics);
+    RoutePlaces {
+        name: route.name.place.clone(),
+        source: route.source.as_ref().map(|source| source.place.clone()),
+        topics: topics.map(|at| at.place.clone()).collect(),
+        steps: route
+            .pipeline
+            .iter()
+            .map(|step| (step.plugin.place.clone(), step.config.as_ref().map(|at| at.place.clone())))
+            .collect(),
+        destinations: route.destinations.iter().map(|destination| destination.place.clone()).collect(),
+        dead_letter: options.on_error.as_ref().and_then(|on_error| on_error.dead_letter.clone()),
+    }
+}

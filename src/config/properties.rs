@@ -1,0 +1,168 @@
+//! What may not be passed through to librdkafka, and what to write instead; and the bounds that rest on properties
+//! which may be.
+//!
+//! Knows nothing about whether librdkafka knows a property: `kafka` asks librdkafka itself.
+
+use std::time::Duration;
+
+use super::decode::At;
+use super::problem::{Problem, Problems};
+use super::settings::{Properties, PropertyValue, Route, Settings};
+use super::source::Place;
+
+/// A property as it is written.
+#[derive(Debug, Clone)]
+pub(super) struct RawProperty {
+    pub(super) name: At<String>,
+    pub(super) value: At<PropertyValue>,
+}
+
+/// librdkafka's other names of properties that are read here.
+fn canonical(name: &str) -> &str {
+    match name {
+        "metadata.broker.list" => "bootstrap.servers",
+        name => name,
+    }
+}
+
+/// The properties as a map, without those that are refused.
+pub(super) fn accept(written: &[RawProperty], problems: &mut Problems) -> Properties {
+    let mut properties = Properties::new();
+    for property in written {
+        match refusal(property) {
+            Some(problem) => problems.push(problem),
+            None => {
+                let name = canonical(&property.name.value).to_owned();
+                if properties.insert(name.clone(), property.value.value.clone()).is_some() {
+                    let message = format!("`{}` is another name of `{name}`, which is given too", property.name.value);
+                    problems.push(Problem::at(&property.name.place, message).code("duplicate_key"));
+                }
+            }
+        }
+    }
+    properties
+}
+
+fn refusal(property: &RawProperty) -> Option<Problem> {
+    let name = property.name.value.as_str();
+    let refused = |message: String| Problem::at(&property.name.place, message).code("refused_property");
+    let later = name == "group.protocol" && property.value.value.reveal() != "classic";
+    if later {
+        let message = "`group.protocol` is not available yet in this version of millrace";
+        return Some(Problem::at(&property.name.place, message).code("not_available").help("leave it out"));
+    }
+    let (_, instead) = REFUSED.iter().find(|(names, _)| names.contains(&name))?;
+    Some(refused(format!("`{name}` cannot be set: what millrace promises rests on it")).help(*instead))
+}
+
+/// Names of properties (with librdkafka's and Java's other names for them), and what to write instead.
+const REFUSED: &[(&[&str], &str)] = &[
+    (&["group.id"], "name the group in the route: `source: { group: … }`"),
+    (&["group.instance.id"], "write a top-level `instance`: the membership is then static, as `<instance>.<worker>`"),
+    (
+        &["transactional.id"],
+        "it is made of `kafka.prefix`, the route's `source.group`, `instance` and the worker's number: set those",
+    ),
+    (
+        &["enable.auto.commit", "enable.auto.offset.store", "auto.commit.enable", "offset.store.method"],
+        "offsets commit as the route's `delivery` promises",
+    ),
+    (&["auto.commit.interval.ms"], "write the route's `transaction: { interval: … }`"),
+    (&["isolation.level"], "it follows from the route's `delivery`"),
+    (&["enable.idempotence", "enable.gapless.guarantee"], "every producer is idempotent; see the route's `delivery`"),
+    (&["acks", "request.required.acks"], "it is always `all`; see the route's `delivery`"),
+    (
+        &["retries", "message.send.max.retries"],
+        "the client retries until `kafka.producer.transaction.timeout.ms` is over; for faults of a record write `on_error: { retry: … }`",
+    ),
+    (
+        &["max.in.flight", "max.in.flight.requests.per.connection"],
+        "it is kept at what keeps order; for throughput write the route's `transaction` and `workers`",
+    ),
+    (
+        &["message.timeout.ms", "delivery.timeout.ms"],
+        "it follows from `kafka.producer.transaction.timeout.ms`: set that",
+    ),
+    (
+        &["auto.offset.reset"],
+        "write the route's `source: { start: … }`, and `on_offset_lost` for offsets that the log no longer holds",
+    ),
+    (
+        &["partitioner", "partitioner_cb", "sticky.partitioning.linger.ms"],
+        "write the destination's `partition: key | source | round_robin | plugin`",
+    ),
+    (&["enable.partition.eof"], "millrace needs no end-of-partition events: leave it out"),
+    (&["statistics.interval.ms"], "lag and client statistics are under `/metrics`: leave it out"),
+    (&["allow.auto.create.topics"], "millrace creates no topic: create it beforehand"),
+    (&["topic.blacklist"], "write the route's `source: { exclude: [ … ] }`"),
+    (&["queuing.strategy", "produce.offset.report", "delivery.report.only.error"], "leave it out"),
+    (&["log_level", "log.queue", "log.thread.name"], "write the top-level `log: { level: … }`"),
+    (&["plugin.library.paths"], "native code is not loaded into the router; plugins are WebAssembly"),
+    (
+        &[
+            "dr_cb",
+            "dr_msg_cb",
+            "error_cb",
+            "log_cb",
+            "stats_cb",
+            "throttle_cb",
+            "rebalance_cb",
+            "offset_commit_cb",
+            "consume_cb",
+            "socket_cb",
+            "connect_cb",
+            "closesocket_cb",
+            "open_cb",
+            "resolve_cb",
+            "background_event_cb",
+            "oauthbearer_token_refresh_cb",
+            "ssl.certificate.verify_cb",
+            "opaque",
+            "default_topic_conf",
+            "interceptors",
+            "enabled_events",
+        ],
+        "it is a pointer in a C program: leave it out",
+    ),
+];
+
+/// The client's deadline for a transaction where none is set.
+pub(super) const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(15);
+/// The longest time between two polls where none is set.
+pub(super) const MAX_POLL_INTERVAL: Duration = Duration::from_secs(300);
+/// How long a member may be silent where none is set.
+pub(super) const SESSION_TIMEOUT: Duration = Duration::from_secs(45);
+
+impl Settings {
+    /// `transaction.timeout.ms`: after this the broker aborts an open transaction; default 15 s.
+    pub fn transaction_timeout(&self) -> Duration {
+        millis(&[&self.kafka.producer, &self.kafka.common], "transaction.timeout.ms").unwrap_or(TRANSACTION_TIMEOUT)
+    }
+
+    /// `max.poll.interval.ms` of a route: a member that polls less often loses its partitions; default 5 min.
+    pub fn max_poll_interval(&self, route: &Route) -> Duration {
+        millis(&self.consumer_layers(route), "max.poll.interval.ms").unwrap_or(MAX_POLL_INTERVAL)
+    }
+
+    /// `session.timeout.ms` of a route: a member silent for longer loses its partitions; default 45 s.
+    pub fn session_timeout(&self, route: &Route) -> Duration {
+        millis(&self.consumer_layers(route), "session.timeout.ms").unwrap_or(SESSION_TIMEOUT)
+    }
+
+    fn consumer_layers<'a>(&'a self, route: &'a Route) -> [&'a Properties; 3] {
+        [&route.source.consumer, &self.kafka.consumer, &self.kafka.common]
+    }
+}
+
+/// The first layer's value, if it is a number of milliseconds (whether it has to be one, librdkafka says).
+fn millis(layers: &[&Properties], name: &str) -> Option<Duration> {
+    let value = layers.iter().find_map(|layer| layer.get(name))?;
+    value.reveal().parse().ok().map(Duration::from_millis)
+}
+
+/// A number of milliseconds in the first layer that has it, with its place.
+pub(super) fn written_millis<'r>(layers: &[&'r [RawProperty]], name: &str) -> Option<(Duration, &'r Place)> {
+    let property = layers.iter().flat_map(|layer| layer.iter()).find(|property| property.name.value == name)?;
+    let millis = property.value.value.reveal().parse().ok()?;
+    Some((Duration::from_millis(millis), &property.value.place))
+}

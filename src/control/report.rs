@@ -1,0 +1,190 @@
+//! A worker's news, passed on to metrics, log and status board. Called a few times a transaction at most.
+
+use std::time::{Duration, SystemTime};
+
+use super::status::{HeldPartition, LastFault, Time, WorkerPhase, WorkerReport};
+use crate::model::{Fault, FaultCode, Offset, PluginName, RouteName, TopicPartition};
+use crate::pipeline::ports::{Trouble, Usage};
+use crate::pipeline::report::{Fate, Health, Phase, Report, Tally};
+use crate::telemetry::{Repeats, RouteMetrics};
+
+/// One line a route, worker and kind of trouble in this time; the rest is counted.
+const REPEAT_EVERY: Duration = Duration::from_secs(10);
+
+/// The news of one worker.
+pub(super) struct WorkerNews {
+    route: RouteName,
+    worker: u16,
+    metrics: RouteMetrics,
+    status: WorkerReport,
+    faults: Repeats<(FaultCode, Option<PluginName>)>,
+    troubles: Repeats<String>,
+    phase: Option<Phase>,
+    stopped: Vec<TopicPartition>,
+}
+
+impl WorkerNews {
+    pub(super) fn new(route: RouteName, worker: u16, metrics: RouteMetrics, status: WorkerReport) -> Self {
+        let (faults, troubles) = (Repeats::new(REPEAT_EVERY), Repeats::new(REPEAT_EVERY));
+        Self { route, worker, metrics, status, faults, troubles, phase: None, stopped: Vec::new() }
+    }
+
+    fn log_phase(&mut self, phase: &Phase) {
+        let (route, worker) = (&self.route, self.worker);
+        match phase {
+            Phase::Running => tracing::info!(%route, worker, "running"),
+            Phase::Waiting { trouble, .. } => {
+                tracing::warn!(%route, worker, code = trouble.code, "waiting: {}", trouble.message);
+            }
+            Phase::Failed { trouble, .. } => {
+                tracing::error!(%route, worker, code = trouble.code, "failed: {}", trouble.message);
+            }
+            Phase::Paused => tracing::info!(%route, worker, "paused"),
+            Phase::Draining => tracing::debug!(%route, worker, "draining"),
+            Phase::Stopped => tracing::info!(%route, worker, "drained"),
+            Phase::Starting => tracing::debug!(%route, worker, "joining the group"),
+        }
+    }
+
+    /// Says once that a partition has stopped, and once that it goes on.
+    fn log_stopped(&mut self, health: &Health) {
+        let (route, worker) = (&self.route, self.worker);
+        let stopped =
+            |partition: &TopicPartition| health.held.iter().any(|held| held.stopped && held.partition == *partition);
+        for held in health.held.iter().filter(|held| held.stopped && !self.stopped.contains(&held.partition)) {
+            let (partition, code) = (&held.partition, &held.code);
+            match held.offset {
+                Some(offset) => tracing::error!(
+                    %route, worker, topic = %partition.topic, partition = partition.partition, offset, code,
+                    "the partition has stopped before this record, the others go on: {}", held.message
+                ),
+                None => tracing::error!(
+                    %route, worker, topic = %partition.topic, partition = partition.partition, code,
+                    "the partition has stopped, the others go on: {}", held.message
+                ),
+            }
+        }
+        for partition in
+            self.stopped.iter().filter(|partition| health.assignment.contains(partition) && !stopped(partition))
+        {
+            tracing::info!(%route, worker, topic = %partition.topic, partition = partition.partition, "the partition is tried again");
+        }
+        self.stopped = health.held.iter().filter(|held| held.stopped).map(|held| held.partition.clone()).collect();
+    }
+}
+
+impl Report for WorkerNews {
+    fn health(&mut self, health: &Health) {
+        if self.phase.as_ref().map(std::mem::discriminant) != Some(std::mem::discriminant(&health.phase)) {
+            self.log_phase(&health.phase);
+        }
+        self.phase = Some(health.phase.clone());
+        self.log_stopped(health);
+        let of = |stopped| health.held.iter().filter(move |held| held.stopped == stopped).map(held_partition).collect();
+        self.status.health(worker_phase(&health.phase), &health.assignment, of(true), of(false));
+    }
+
+    fn transaction(&mut self, outcome: &'static str, took: Duration) {
+        self.metrics.transaction(outcome, took);
+    }
+
+    fn committed(&mut self, tally: &Tally) {
+        for (topic, [records, bytes]) in &tally.consumed {
+            self.metrics.consumed(topic, *records, *bytes);
+        }
+        for (destination, [records, bytes]) in &tally.produced {
+            self.metrics.produced(destination, *records, *bytes);
+        }
+        for (plugin, [items]) in &tally.filtered {
+            self.metrics.filtered(plugin.as_ref(), *items);
+        }
+        for (code, [records]) in &tally.skipped {
+            self.metrics.skipped(*code, *records);
+        }
+        for (code, [records]) in &tally.dead_letters {
+            self.metrics.dead_letters(*code, *records);
+        }
+        self.metrics.latencies(&tally.latency, tally.latency_sum.as_secs_f64());
+    }
+
+    fn fault(&mut self, at: &TopicPartition, offset: Offset, fault: &Fault, fate: Fate) {
+        if let Some(plugin) = &fault.plugin {
+            self.metrics.plugin_fault(plugin, fault.code);
+        }
+        let (topic, partition) = (at.topic.clone(), at.partition);
+        self.status.fault(LastFault {
+            at: Time::now(),
+            code: fault.code,
+            plugin: fault.plugin.clone(),
+            topic: topic.clone(),
+            partition,
+            offset,
+            message: fault.message.clone(),
+        });
+        let Some(seen) = self.faults.happened(&(fault.code, fault.plugin.clone())) else { return };
+        let (route, worker, code) = (&self.route, self.worker, fault.code);
+        let plugin = fault.plugin.as_ref().map(PluginName::as_str);
+        let fate = match fate {
+            Fate::Retried(wait) => format!("tried again in {wait:?}"),
+            Fate::Stopped => "its partition stops".into(),
+            Fate::Skipped => "skipped".into(),
+            Fate::DeadLettered => "sent to the dead-letter topic".into(),
+        };
+        let more = if seen.left_out > 0 { format!(" ({} more like it since)", seen.left_out) } else { String::new() };
+        let message = &fault.message;
+        tracing::warn!(%route, worker, %topic, partition, offset, plugin, %code, "record at fault, {fate}: {message}{more}");
+    }
+
+    fn usage(&mut self, plugin: &PluginName, usage: Usage) {
+        self.metrics.used(plugin, usage.calls, usage.cpu, usage.instances, usage.memory);
+    }
+
+    fn trouble(&mut self, trouble: &Trouble) {
+        self.metrics.broker_error(&trouble.code);
+        if let Some(seen) = self.troubles.happened(&trouble.code) {
+            let (route, worker, code) = (&self.route, self.worker, &trouble.code);
+            let left_out = (seen.left_out > 0).then_some(seen.left_out);
+            tracing::warn!(%route, worker, code, left_out, "{}", trouble.message);
+        }
+    }
+
+    fn lost(&mut self, at: &TopicPartition, records: u64, why: &str) {
+        let (route, topic, partition) = (&self.route, &at.topic, at.partition);
+        tracing::error!(%route, worker = self.worker, %topic, partition, records, "records are lost: {why}");
+        self.metrics.partition(at).lost(records);
+    }
+
+    fn rebalanced(&mut self) {
+        self.metrics.rebalanced();
+    }
+}
+
+fn worker_phase(phase: &Phase) -> WorkerPhase {
+    let told = |trouble: &Trouble, at: SystemTime| (format!("{}: {}", trouble.code, trouble.message), Time::from(at));
+    match phase {
+        Phase::Starting => WorkerPhase::Starting,
+        Phase::Running => WorkerPhase::Running,
+        Phase::Waiting { trouble, next_attempt } => {
+            let (reason, next_attempt) = told(trouble, *next_attempt);
+            WorkerPhase::Waiting { reason, next_attempt }
+        }
+        Phase::Failed { trouble, next_attempt } => {
+            let (reason, next_attempt) = told(trouble, *next_attempt);
+            WorkerPhase::Failed { reason, next_attempt }
+        }
+        Phase::Paused => WorkerPhase::Paused,
+        Phase::Draining => WorkerPhase::Draining,
+        Phase::Stopped => WorkerPhase::Stopped,
+    }
+}
+
+fn held_partition(held: &crate::pipeline::report::HeldPartition) -> HeldPartition {
+    HeldPartition {
+        topic: held.partition.topic.clone(),
+        partition: held.partition.partition,
+        offset: held.offset,
+        code: held.code.clone(),
+        message: held.message.clone(),
+        next_attempt: Some(Time::from(held.next_attempt)),
+    }
+}

@@ -1,0 +1,288 @@
+//! A route's plugins in order, over the records of one batch.
+//!
+//! A call that fails as a whole is halved until the records that fail alone are found; a plugin promises the same result
+//! whatever the batch borders are, which makes that legitimate. Nothing here knows what a fault leads to: that is the
+//! error policy's, in [`super::unit`].
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::ports::{CallError, CallOutput, Step, Usage, Verdict};
+use crate::model::{Fault, FaultCode, Item, Items, PluginName, SourceBatch};
+
+/// The plugins of one route, with instances that belong to one worker.
+pub struct Chain {
+    links: Vec<Link>,
+    /// Most items of one call.
+    records: usize,
+    /// Most bytes of values in one call; one item may be larger.
+    bytes: usize,
+    spare: Vec<Item>,
+}
+
+struct Link {
+    step: Box<dyn Step>,
+    /// Guest CPU time for one item.
+    timeout: Duration,
+    /// Most items of a call now: halved by a call that ran out of time, doubled by one that did not.
+    calls_of: usize,
+}
+
+/// What a chain made of some records of a batch.
+#[derive(Debug)]
+pub struct Processed {
+    /// What is left to be sent, in the order of the source records.
+    pub items: Items,
+    /// Records at fault, ascending by index in the batch, each once.
+    pub faults: Vec<(u32, Fault)>,
+    /// Items that ended in a step, dropped with nothing emitted from them: of which source record, in which step.
+    pub filtered: Vec<(u32, u16)>,
+    /// The first record that was not processed to the end, and why; all before it were.
+    pub halt: Option<(usize, Halt)>,
+}
+
+/// Why a chain stopped before the end of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Halt {
+    /// The processing budget is spent.
+    BudgetSpent,
+    /// A plugin asks to be given the record again later.
+    Retry(Fault),
+}
+
+/// The time that plugin work on one transaction may take, by the wall clock: it guards the poll interval.
+#[derive(Debug, Clone, Copy)]
+pub struct Budget {
+    deadline: Instant,
+}
+
+impl Budget {
+    /// `total` from now.
+    pub fn of(total: Duration) -> Self {
+        Self { deadline: Instant::now() + total }
+    }
+
+    /// Whether nothing is left.
+    pub fn is_spent(&self) -> bool {
+        self.left().is_zero()
+    }
+
+    fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+}
+
+impl Chain {
+    /// Steps in order with the CPU time each may use for one record; the bounds of one call.
+    pub fn new(steps: Vec<(Box<dyn Step>, Duration)>, records: usize, bytes: usize) -> Self {
+        let records = records.max(1);
+        let links = steps.into_iter().map(|(step, timeout)| Link { step, timeout, calls_of: records }).collect();
+        Self { links, records, bytes, spare: Vec::new() }
+    }
+
+    /// The plugins in order, with the digests of their bytes.
+    pub fn plugins(&self) -> impl Iterator<Item = (&PluginName, &crate::model::Digest)> {
+        self.links.iter().map(|link| (link.step.plugin(), link.step.sha256()))
+    }
+
+    /// What each step has used since the last time this was asked.
+    pub fn take_usage(&mut self) -> impl Iterator<Item = (PluginName, Usage)> + '_ {
+        self.links.iter_mut().map(|link| (link.step.plugin().clone(), link.step.take_usage()))
+    }
+
+    /// Runs the records `range` of `source` through every step.
+    ///
+    /// `isolate`: a plugin that asks for a retry has had its retries; the records that ask alone are at fault as
+    /// `unavailable`.
+    pub fn apply(
+        &mut self,
+        source: Arc<dyn SourceBatch>,
+        range: Range<usize>,
+        isolate: bool,
+        budget: Budget,
+    ) -> Processed {
+        let range_start = range.start;
+        let mut run = Run {
+            done: Processed { items: Items::of(source, range), faults: Vec::new(), filtered: Vec::new(), halt: None },
+            first: u32::try_from(range_start).unwrap_or(u32::MAX),
+            isolate,
+            budget,
+            records: self.records,
+            bytes: self.bytes,
+        };
+        for (number, link) in (0u16..).zip(&mut self.links) {
+            run.step(number, link, &mut self.spare);
+        }
+        run.done
+    }
+
+    /// Ends all instances in good order.
+    pub fn shutdown(&mut self) {
+        self.links.iter_mut().for_each(|link| link.step.shutdown());
+    }
+}
+
+/// One passage of some records through the chain.
+struct Run {
+    done: Processed,
+    /// The first source record of all.
+    first: u32,
+    isolate: bool,
+    budget: Budget,
+    records: usize,
+    bytes: usize,
+}
+
+impl Run {
+    fn step(&mut self, number: u16, link: &mut Link, out: &mut Vec<Item>) {
+        out.clear();
+        // What an earlier step could not get to is gone from the list already: the others go on through this step.
+        let earlier_halt = self.done.halt.take();
+        let faults_before = self.done.faults.len();
+        let mut at = 0;
+        while at < self.done.items.list.len() && self.done.halt.is_none() {
+            let end = self.call_end(at, link.calls_of);
+            self.call(number, link, at..end, out);
+            at = end;
+        }
+        std::mem::swap(&mut self.done.items.list, out);
+        if self.done.faults.len() > faults_before || self.done.halt.is_some() {
+            self.withdraw();
+        }
+        self.done.halt = self.done.halt.take().or(earlier_halt);
+    }
+
+    /// Where a call that begins at item `start` ends: within the bounds of items and bytes, at least one item.
+    fn call_end(&self, start: usize, calls_of: usize) -> usize {
+        let items = &self.done.items;
+        let most = items.list.len().min(start + calls_of.min(self.records));
+        let mut bytes = 0;
+        for index in start..most {
+            bytes += items.value(&items.list[index]).map_or(0, <[u8]>::len);
+            if bytes > self.bytes && index > start {
+                return index;
+            }
+        }
+        most
+    }
+
+    /// Calls the plugin on the items `range`, halving where the call fails as a whole.
+    fn call(&mut self, number: u16, link: &mut Link, range: Range<usize>, out: &mut Vec<Item>) {
+        let Some(cpu) = self.cpu_for(link, &range) else {
+            return self.halt(range.start, Halt::BudgetSpent);
+        };
+        match link.step.call(&mut self.done.items, range.clone(), cpu) {
+            Ok(output) => {
+                link.calls_of = (link.calls_of * 2).min(self.records);
+                self.merge(number, link.step.plugin(), range, output, out);
+            }
+            Err(CallError::Retry(message)) if !self.isolate => {
+                let fault = self.fault(link, FaultCode::Unavailable, message);
+                self.halt(range.start, Halt::Retry(fault));
+            }
+            Err(CallError::Retry(message)) => self.halve(number, link, range, FaultCode::Unavailable, message, out),
+            Err(CallError::Fault { code, message }) => {
+                if code == FaultCode::TimedOut {
+                    link.calls_of = (range.len() / 2).max(1);
+                }
+                self.halve(number, link, range, code, message, out);
+            }
+        }
+    }
+
+    fn halve(
+        &mut self,
+        number: u16,
+        link: &mut Link,
+        range: Range<usize>,
+        code: FaultCode,
+        message: String,
+        out: &mut Vec<Item>,
+    ) {
+        if range.len() == 1 {
+            let source = self.done.items.list[range.start].source;
+            let fault = self.fault(link, code, message);
+            return self.push_fault(source, fault);
+        }
+        let middle = range.start + range.len() / 2;
+        self.call(number, link, range.start..middle, out);
+        if self.done.halt.is_none() {
+            self.call(number, link, middle..range.end, out);
+        }
+    }
+
+    /// The guest CPU time for a call, or none where the budget leaves no room for it.
+    ///
+    /// A call of several items gets at most a quarter of what is left, so that a looping record can be found by halving
+    /// within one budget. A single item always gets its whole timeout: only then is `timed_out` a true verdict; so it is
+    /// not begun with less left, unless nothing before it is complete and there would be no progress otherwise.
+    fn cpu_for(&self, link: &Link, range: &Range<usize>) -> Option<Duration> {
+        let left = self.budget.left();
+        let items = u32::try_from(range.len()).unwrap_or(u32::MAX);
+        let whole = link.timeout.saturating_mul(items);
+        if items > 1 {
+            return (!left.is_zero()).then(|| whole.min(left / 4).max(Duration::from_millis(1)));
+        }
+        let nothing_complete = self.done.items.list[range.start].source == self.first;
+        (left >= link.timeout || nothing_complete).then_some(whole)
+    }
+
+    fn merge(
+        &mut self,
+        number: u16,
+        plugin: &PluginName,
+        range: Range<usize>,
+        output: CallOutput,
+        out: &mut Vec<Item>,
+    ) {
+        let CallOutput { verdicts, mut emitted, reasons } = output;
+        debug_assert_eq!(verdicts.len(), range.len(), "the plugin host checks the count");
+        if !emitted.is_sorted_by_key(|(position, _)| *position) {
+            emitted.sort_by_key(|(position, _)| *position);
+        }
+        let mut emitted = emitted.into_iter().peekable();
+        for (position, (index, verdict)) in range.zip(verdicts).enumerate() {
+            let made_from = |(of, _): &(u32, Item)| *of as usize == position;
+            match verdict {
+                Verdict::Pass => out.push(std::mem::take(&mut self.done.items.list[index])),
+                Verdict::Drop if emitted.peek().is_some_and(made_from) => {}
+                Verdict::Drop => self.done.filtered.push((self.done.items.list[index].source, number)),
+                Verdict::Refuse => {
+                    let reason = reasons.iter().find(|(of, _)| *of as usize == position).map(|(_, text)| text.as_str());
+                    let message = reason.unwrap_or("the plugin refused this record and gave no reason").to_owned();
+                    let fault = Fault { code: FaultCode::Refused, message, plugin: Some(plugin.clone()) };
+                    self.push_fault(self.done.items.list[index].source, fault);
+                }
+            }
+            while let Some((_, item)) = emitted.next_if(made_from) {
+                out.push(item);
+            }
+        }
+    }
+
+    fn fault(&self, link: &Link, code: FaultCode, message: String) -> Fault {
+        Fault { code, message, plugin: Some(link.step.plugin().clone()) }
+    }
+
+    /// Notes the fault of a source record; of several, the first counts.
+    fn push_fault(&mut self, source: u32, fault: Fault) {
+        if let Err(place) = self.done.faults.binary_search_by_key(&source, |(of, _)| *of) {
+            self.done.faults.insert(place, (source, fault));
+        }
+    }
+
+    fn halt(&mut self, index: usize, why: Halt) {
+        self.done.halt = Some((self.done.items.list[index].source as usize, why));
+    }
+
+    /// Takes out the items of records at fault, and of all from the halt on.
+    fn withdraw(&mut self) {
+        let Processed { items, faults, halt, .. } = &mut self.done;
+        let end = halt.as_ref().map_or(usize::MAX, |(source, _)| *source);
+        faults.retain(|(source, _)| (*source as usize) < end);
+        items.list.retain(|item| {
+            (item.source as usize) < end && faults.binary_search_by_key(&item.source, |(of, _)| *of).is_err()
+        });
+    }
+}

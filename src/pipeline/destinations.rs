@@ -1,0 +1,256 @@
+//! A route's destinations: which of them an item goes to, which topic that is, and which partition.
+
+use std::collections::HashMap;
+
+use regex::Regex;
+
+use super::ports::{Broker, TopicError, TopicInfo, Trouble};
+use crate::model::{DestinationName, Fault, FaultCode, Item, Items, SendTo, TopicName};
+use crate::policy::{Partitioning, partition_for_key};
+
+/// One destination of a route.
+#[derive(Debug, Clone)]
+pub struct Destination {
+    /// Its name for plugins and metrics.
+    pub name: DestinationName,
+    /// Its topic, or the pattern (anchored) that the plugin's topic must match.
+    pub target: Target,
+    /// How the partition is chosen.
+    pub partition: Partitioning,
+    /// Whether it takes items that no plugin sends anywhere.
+    pub default: bool,
+}
+
+/// The topic of a destination.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// Always this one.
+    Topic(TopicName),
+    /// The one that a plugin names.
+    Pattern(Regex),
+}
+
+/// Where one item goes: one entry an item and destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Routed {
+    /// The source record.
+    pub source: u32,
+    /// Its place in the batch's items.
+    pub item: u32,
+    /// Which destination.
+    pub destination: u16,
+    /// [`TopicInfo::slot`].
+    pub topic: u16,
+    /// The partition.
+    pub partition: i32,
+}
+
+/// Why an item cannot be sent where it should go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Misrouted {
+    /// The plugin's doing.
+    Fault(Fault),
+    /// The destination has too few partitions for `partition: source`: the source partition stops before this record.
+    NoCounterpart(String),
+    /// The cluster cannot be asked now.
+    Trouble(Trouble),
+}
+
+/// All destinations of a route, with what a session knows of their topics.
+pub struct Destinations {
+    list: Vec<Destination>,
+    /// Turns of `round_robin` and of null keys, one counter a destination.
+    turns: Vec<i32>,
+    /// Topics of destinations that have one.
+    fixed: Vec<Option<TopicInfo>>,
+    /// Topics that plugins have named, and the dead-letter topic.
+    known: HashMap<TopicName, TopicInfo>,
+}
+
+impl Destinations {
+    /// Destinations in the order of the YAML.
+    pub fn new(list: Vec<Destination>) -> Self {
+        let (turns, fixed) = (vec![0; list.len()], vec![None; list.len()]);
+        Self { list, turns, fixed, known: HashMap::new() }
+    }
+
+    /// The destinations.
+    pub fn list(&self) -> &[Destination] {
+        &self.list
+    }
+
+    /// Forgets what was known of topics, so that partition counts that changed are taken up. Between transactions only.
+    pub fn refresh(&mut self) {
+        self.known.clear();
+        self.fixed.fill(None);
+    }
+
+    /// Appends to `routed` where item number `index` goes. Nothing appended and no error: no destination takes it.
+    ///
+    /// # Errors
+    /// [`Misrouted`]; what was appended for the item is taken back.
+    pub fn route(
+        &mut self,
+        items: &Items,
+        index: usize,
+        broker: &mut impl Broker,
+        routed: &mut Vec<Routed>,
+    ) -> Result<(), Misrouted> {
+        let item = &items.list[index];
+        let before = routed.len();
+        let sent = match item.send_to {
+            SendTo::Named(number) => self.route_to(number, items, index, broker, routed),
+            SendTo::Unset | SendTo::Defaults => self.route_to_defaults(items, index, broker, routed),
+        };
+        sent.inspect_err(|_| routed.truncate(before))
+    }
+
+    /// Where a record goes that is sent to `topic` outside the route's destinations: a dead letter, placed by its key.
+    ///
+    /// # Errors
+    /// The topic is not there, or the cluster cannot be asked now.
+    pub fn route_dead_letter(
+        &mut self,
+        topic: &TopicName,
+        key: Option<&[u8]>,
+        broker: &mut impl Broker,
+    ) -> Result<(u16, i32), Trouble> {
+        let info = self.look_up(topic, broker).map_err(|error| match error {
+            TopicError::Unknown => Trouble::missing_topic(topic),
+            TopicError::Trouble(trouble) => trouble,
+        })?;
+        let partition =
+            key.map_or_else(|| fastrand::i32(0..info.partitions), |key| partition_for_key(key, info.partitions));
+        Ok((info.slot, partition))
+    }
+
+    fn route_to_defaults(
+        &mut self,
+        items: &Items,
+        index: usize,
+        broker: &mut impl Broker,
+        routed: &mut Vec<Routed>,
+    ) -> Result<(), Misrouted> {
+        for number in 0..self.list.len() {
+            if self.list[number].default {
+                self.route_to(number as u16, items, index, broker, routed)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn route_to(
+        &mut self,
+        number: u16,
+        items: &Items,
+        index: usize,
+        broker: &mut impl Broker,
+        routed: &mut Vec<Routed>,
+    ) -> Result<(), Misrouted> {
+        let item = &items.list[index];
+        let info = self.topic_for(number, item, broker)?;
+        let partition = self.partition_for(number, items, item, info)?;
+        routed.push(Routed {
+            source: item.source,
+            item: index as u32,
+            destination: number,
+            topic: info.slot,
+            partition,
+        });
+        Ok(())
+    }
+
+    fn topic_for(&mut self, number: u16, item: &Item, broker: &mut impl Broker) -> Result<TopicInfo, Misrouted> {
+        if let Some(info) = self.fixed[number as usize] {
+            return Ok(info);
+        }
+        let destination = &self.list[number as usize];
+        let named = match (&destination.target, &item.topic) {
+            (Target::Topic(name), _) => {
+                let name = name.clone();
+                let info = self.look_up(&name, broker).map_err(|error| {
+                    Misrouted::Trouble(match error {
+                        TopicError::Unknown => Trouble::missing_topic(&name),
+                        TopicError::Trouble(trouble) => trouble,
+                    })
+                })?;
+                self.fixed[number as usize] = Some(info);
+                return Ok(info);
+            }
+            (Target::Pattern(pattern), Some(named)) if pattern.is_match(named.as_str()) => named,
+            (Target::Pattern(pattern), Some(named)) => {
+                return Err(bad_output(format!(
+                    "topic \"{named}\" does not match the topic_pattern \"{pattern}\" of destination \"{}\"",
+                    destination.name
+                )));
+            }
+            (Target::Pattern(_), None) => {
+                return Err(bad_output(format!(
+                    "destination \"{}\" has a topic_pattern and no plugin named a topic",
+                    destination.name
+                )));
+            }
+        };
+        self.look_up(named, broker).map_err(|error| match error {
+            TopicError::Unknown => {
+                bad_output(format!("topic \"{named}\" does not exist, and millrace creates no topic"))
+            }
+            TopicError::Trouble(trouble) => Misrouted::Trouble(trouble),
+        })
+    }
+
+    fn look_up(&mut self, name: &TopicName, broker: &mut impl Broker) -> Result<TopicInfo, TopicError> {
+        if let Some(info) = self.known.get(name) {
+            return Ok(*info);
+        }
+        let info = broker.topic(name)?;
+        self.known.insert(name.clone(), info);
+        Ok(info)
+    }
+
+    fn partition_for(&mut self, number: u16, items: &Items, item: &Item, info: TopicInfo) -> Result<i32, Misrouted> {
+        let destination = &self.list[number as usize];
+        let count = info.partitions;
+        match destination.partition {
+            Partitioning::Plugin => match item.partition {
+                Some(partition) if (0..count).contains(&partition) => return Ok(partition),
+                Some(partition) => {
+                    return Err(bad_output(format!(
+                        "partition {partition} is out of range: destination \"{}\" has {count} partitions",
+                        destination.name
+                    )));
+                }
+                None => {}
+            },
+            Partitioning::Source => {
+                let partition = items.source.topic_partition().partition;
+                if partition >= count {
+                    return Err(Misrouted::NoCounterpart(format!(
+                        "destination \"{}\" has {count} partitions and `partition: source` needs partition {partition}: \
+                         raise it to at least {} partitions",
+                        destination.name,
+                        partition + 1
+                    )));
+                }
+                return Ok(partition);
+            }
+            Partitioning::RoundRobin => return Ok(self.turn(number, count)),
+            Partitioning::Key => {}
+        }
+        match items.key(item) {
+            Some(key) => Ok(partition_for_key(key, count)),
+            // Nothing orders records without a key, so they spread evenly.
+            None => Ok(self.turn(number, count)),
+        }
+    }
+
+    fn turn(&mut self, number: u16, count: i32) -> i32 {
+        let turn = &mut self.turns[number as usize];
+        *turn = (*turn + 1) % count;
+        *turn
+    }
+}
+
+fn bad_output(message: String) -> Misrouted {
+    Misrouted::Fault(Fault { code: FaultCode::BadOutput, message, plugin: None })
+}

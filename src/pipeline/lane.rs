@@ -1,0 +1,184 @@
+//! A lane: one assigned partition in a worker. What is held of it, and whether it flows.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use super::report::HeldPartition;
+use super::unit::{After, Attempts};
+use crate::model::{Offset, SourceBatch, TopicPartition};
+
+/// First wait of a stopped partition before it tries again by itself.
+const RESTART_FIRST: Duration = Duration::from_secs(1);
+/// Longest such wait.
+const RESTART_LONGEST: Duration = Duration::from_secs(300);
+
+/// One assigned partition.
+pub(super) struct Lane {
+    pub(super) partition: TopicPartition,
+    held: VecDeque<Held>,
+    bytes: usize,
+    state: State,
+    pub(super) attempts: Attempts,
+    /// Records before this offset are given to plugins so that those which fail alone are found.
+    isolate_before: Offset,
+    /// How often it has stopped by itself at the same record.
+    stops: (Offset, u32),
+    /// Whether the broker was told to pause it.
+    pub(super) paused: bool,
+}
+
+/// A batch of which some records may be done already.
+struct Held {
+    batch: Arc<dyn SourceBatch>,
+    from: usize,
+}
+
+enum State {
+    Flowing,
+    /// Stands still until then: a record is tried again (`stopped` false), or the partition has stopped.
+    Still {
+        until: Instant,
+        code: String,
+        message: String,
+        stopped: bool,
+    },
+    /// Its offset is lost: it delivers nothing until it is assigned anew.
+    Lost {
+        message: String,
+    },
+}
+
+impl Lane {
+    pub(super) fn new(partition: TopicPartition) -> Self {
+        Self {
+            partition,
+            held: VecDeque::new(),
+            bytes: 0,
+            state: State::Flowing,
+            attempts: Attempts::default(),
+            isolate_before: 0,
+            stops: (0, 0),
+            paused: false,
+        }
+    }
+
+    /// Takes records that follow those held. Returns how many they are and their bytes.
+    pub(super) fn push(&mut self, batch: Arc<dyn SourceBatch>) -> (usize, usize) {
+        let bytes = (0..batch.len()).map(|index| batch.size(index)).sum();
+        let records = batch.len();
+        self.bytes += bytes;
+        self.held.push_back(Held { batch, from: 0 });
+        (records, bytes)
+    }
+
+    /// Batches that are not done, with the records to do, in order.
+    pub(super) fn work(&self) -> impl Iterator<Item = (&Arc<dyn SourceBatch>, Range<usize>)> {
+        self.held.iter().map(|held| (&held.batch, held.from..held.batch.len()))
+    }
+
+    pub(super) fn has_work(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Bytes held, those of records in a batch that are done included: the batch keeps them.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn flows(&self) -> bool {
+        matches!(self.state, State::Flowing)
+    }
+
+    /// Whether plugins have had their retries on the record at `offset`.
+    pub(super) fn isolates(&self, offset: Offset) -> bool {
+        offset < self.isolate_before
+    }
+
+    /// Forgets the records before `next`, which are committed.
+    pub(super) fn advance(&mut self, next: Offset) {
+        while let Some(front) = self.held.front_mut() {
+            let rest = front.from..front.batch.len();
+            match rest.clone().find(|index| front.batch.offset(*index) >= next) {
+                Some(index) => return front.from = index,
+                None => {
+                    let done = self.held.pop_front().expect("it was there a line ago");
+                    self.bytes -= (0..done.batch.len()).map(|index| done.batch.size(index)).sum::<usize>();
+                }
+            }
+        }
+    }
+
+    /// Takes up what a unit decided about the partition.
+    pub(super) fn follow(&mut self, after: After) {
+        match after {
+            After::Flow => {}
+            After::Isolate => self.isolate_before = self.front_batch_end(),
+            After::Wait { attempts, wait, fault } => {
+                self.attempts = attempts;
+                let (until, code, message) = (Instant::now() + wait, fault.code.to_string(), fault.message);
+                self.state = State::Still { until, code, message, stopped: false };
+            }
+            After::Stop { code, message } => self.stop(code, message),
+        }
+    }
+
+    fn stop(&mut self, code: &str, message: String) {
+        let front = self.front_offset().unwrap_or_default();
+        let stops = if self.stops.0 == front { self.stops.1 + 1 } else { 1 };
+        self.stops = (front, stops);
+        self.attempts = Attempts::default();
+        let wait = RESTART_FIRST.saturating_mul(1 << (stops - 1).min(16)).min(RESTART_LONGEST);
+        let (until, code) = (Instant::now() + wait, code.to_owned());
+        self.state = State::Still { until, code, message, stopped: true };
+    }
+
+    /// The log no longer holds the offset to read next.
+    pub(super) fn lose(&mut self, message: String) {
+        self.state = State::Lost { message };
+    }
+
+    /// Starts a partition that stands still, now if `now`, else if its time has come. Returns whether it did.
+    pub(super) fn wake(&mut self, now: bool) -> bool {
+        let wakes = matches!(&self.state, State::Still { until, .. } if now || *until <= Instant::now());
+        if wakes {
+            self.state = State::Flowing;
+        }
+        wakes
+    }
+
+    /// When it wakes by itself, where it stands still.
+    pub(super) fn wakes_at(&self) -> Option<Instant> {
+        match &self.state {
+            State::Still { until, .. } => Some(*until),
+            State::Flowing | State::Lost { .. } => None,
+        }
+    }
+
+    /// How it stands still, where it does.
+    pub(super) fn standing(&self) -> Option<HeldPartition> {
+        let (until, code, message, stopped) = match &self.state {
+            State::Flowing => return None,
+            State::Still { until, code, message, stopped } => (*until, code.as_str(), message, *stopped),
+            State::Lost { message } => (Instant::now(), "offset_lost", message, true),
+        };
+        let wait = until.saturating_duration_since(Instant::now());
+        Some(HeldPartition {
+            partition: self.partition.clone(),
+            offset: self.front_offset(),
+            code: code.to_owned(),
+            message: message.clone(),
+            stopped,
+            next_attempt: SystemTime::now() + wait,
+        })
+    }
+
+    fn front_offset(&self) -> Option<Offset> {
+        self.held.front().map(|held| held.batch.offset(held.from))
+    }
+
+    fn front_batch_end(&self) -> Offset {
+        self.held.front().map_or(0, |held| held.batch.offset(held.batch.len() - 1) + 1)
+    }
+}

@@ -1,0 +1,123 @@
+//! What a worker tells the world about itself: at most a few calls a transaction, never one a record.
+
+use std::time::{Duration, SystemTime};
+
+use super::ports::{Trouble, Usage};
+use crate::model::{DestinationName, Fault, FaultCode, Offset, PluginName, TopicName, TopicPartition};
+
+/// Where a worker's news go: metrics, logs and the status board.
+pub trait Report {
+    /// The worker's health has changed.
+    fn health(&mut self, health: &Health);
+    /// A transaction has ended; `outcome` is `committed`, `aborted`, `rejected` or `unknown`.
+    fn transaction(&mut self, outcome: &'static str, took: Duration);
+    /// A transaction was committed: what it counted.
+    fn committed(&mut self, tally: &Tally);
+    /// A record is at fault, and what was decided.
+    fn fault(&mut self, at: &TopicPartition, offset: Offset, fault: &Fault, fate: Fate);
+    /// What a plugin has used.
+    fn usage(&mut self, plugin: &PluginName, usage: Usage);
+    /// The broker is in trouble.
+    fn trouble(&mut self, trouble: &Trouble);
+    /// Records of a partition are lost for good, as the operator accepted.
+    fn lost(&mut self, at: &TopicPartition, records: u64, why: &str);
+    /// The group has rebalanced: partitions came or went.
+    fn rebalanced(&mut self);
+}
+
+/// What was decided about a record at fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// It is tried again after this.
+    Retried(Duration),
+    /// Its partition stops before it.
+    Stopped,
+    /// It is passed by.
+    Skipped,
+    /// It goes to the dead-letter topic.
+    DeadLettered,
+}
+
+/// How a worker is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Health {
+    /// What it is doing.
+    pub phase: Phase,
+    /// The partitions it owns.
+    pub assignment: Vec<TopicPartition>,
+    /// Those of them that stand still, and why.
+    pub held: Vec<HeldPartition>,
+}
+
+/// What a worker is doing.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Phase {
+    /// Joining.
+    Starting,
+    /// Routing records, or ready to.
+    Running,
+    /// Kept from it by something that passes.
+    Waiting {
+        /// Why.
+        trouble: Trouble,
+        /// When it tries again.
+        next_attempt: SystemTime,
+    },
+    /// Kept from it until somebody acts; it tries again all the same.
+    Failed {
+        /// Why.
+        trouble: Trouble,
+        /// When it tries again.
+        next_attempt: SystemTime,
+    },
+    /// Told to pause.
+    Paused,
+    /// Finishing.
+    Draining,
+    /// Gone.
+    Stopped,
+}
+
+/// A partition that stands still while the others go on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HeldPartition {
+    /// Which.
+    pub partition: TopicPartition,
+    /// The record it stands before, where one is to blame.
+    pub offset: Option<Offset>,
+    /// The code of the fault, or `offset_lost`, `no_counterpart`.
+    pub code: String,
+    /// For people.
+    pub message: String,
+    /// Whether it is stopped (failed) rather than waiting for its next try.
+    pub stopped: bool,
+    /// When it tries again.
+    pub next_attempt: SystemTime,
+}
+
+/// What one committed transaction counted. Vectors hold one entry a name that occurred.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Tally {
+    /// Source records and their bytes (key and value), by topic.
+    pub consumed: Vec<(TopicName, [u64; 2])>,
+    /// Outputs and their bytes (key and value), by destination.
+    pub produced: Vec<(DestinationName, [u64; 2])>,
+    /// Items that a plugin dropped; `None`: that no destination took.
+    pub filtered: Vec<(Option<PluginName>, [u64; 1])>,
+    /// Records passed by, by code.
+    pub skipped: Vec<(FaultCode, [u64; 1])>,
+    /// Dead letters, by code.
+    pub dead_letters: Vec<(FaultCode, [u64; 1])>,
+    /// Records by the time from their timestamp to the commit: one class for each of the exporter's bounds, and a last one.
+    pub latency: Vec<u64>,
+    /// The sum of those times.
+    pub latency_sum: Duration,
+}
+
+/// Adds to the entry of `name`, making one where there is none: there are few, so a search beats a map.
+pub(super) fn add<K: PartialEq + Clone, const N: usize>(list: &mut Vec<(K, [u64; N])>, name: &K, by: [u64; N]) {
+    match list.iter_mut().find(|(of, _)| of == name) {
+        Some((_, sums)) => sums.iter_mut().zip(by).for_each(|(sum, by)| *sum += by),
+        None => list.push((name.clone(), by)),
+    }
+}

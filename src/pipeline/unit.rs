@@ -1,0 +1,446 @@
+//! A unit of work: what one transaction does for consecutive records of one partition. And a round: the units that one
+//! transaction covers.
+//!
+//! A unit is made after the plugins have run and holds everything that the transaction needs, so that it can be given
+//! again after an abort, cut short before a record that stops, and halved to find a record that a destination refuses.
+
+use std::ops::{ControlFlow, Range};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::chain::{Halt, Processed};
+use super::dead_letter::{DeadLetter, Origin};
+use super::destinations::{Destinations, Misrouted, Routed};
+use super::ports::{Broker, Headers, Output, Outputs, Trouble};
+use super::report::{Fate, Report, Tally, add};
+use crate::model::{Digest, Fault, FaultCode, Items, Offset, OffsetMap, PluginName, TopicPartition};
+use crate::policy::{Decision, Disposition, OnError};
+use crate::telemetry::LATENCY_BOUNDS;
+
+/// How often the record at an offset has been tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Attempts {
+    /// The record.
+    pub offset: Offset,
+    /// Tries so far; 0 for a record not yet tried.
+    pub tried: u32,
+}
+
+impl Attempts {
+    fn at(self, offset: Offset) -> u32 {
+        if self.offset == offset { self.tried } else { 0 }
+    }
+}
+
+/// What becomes of the partition once the unit is committed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum After {
+    /// It flows on.
+    Flow,
+    /// The next record is given again at once, alone if need be: a plugin has had its retries.
+    Isolate,
+    /// It waits before its next record, which is then tried again.
+    Wait {
+        /// How often the record has been tried.
+        attempts: Attempts,
+        /// How long.
+        wait: Duration,
+        /// Why.
+        fault: Fault,
+    },
+    /// It stops before its next record.
+    Stop {
+        /// The fault's code, or `no_counterpart`.
+        code: &'static str,
+        /// Why.
+        message: String,
+    },
+}
+
+/// What a unit is judged with.
+pub struct Bench<'a, B: Broker> {
+    /// The route's `on_error`.
+    pub policy: &'a OnError,
+    /// The route's destinations.
+    pub destinations: &'a mut Destinations,
+    /// The session.
+    pub broker: &'a mut B,
+    /// Where faults are told.
+    pub report: &'a mut dyn Report,
+    /// What dead letters tell.
+    pub origin: Origin<'a>,
+    /// The route's plugins.
+    pub plugins: &'a [(PluginName, Digest)],
+}
+
+/// What one transaction does for consecutive records of one partition.
+pub struct Unit {
+    items: Arc<Items>,
+    /// The records covered, by index in their batch.
+    pub range: Range<usize>,
+    routed: Vec<Routed>,
+    dead: Vec<DeadLetter>,
+    disposed: Vec<(u32, FaultCode, Fate)>,
+    filtered: Vec<(u32, Option<u16>)>,
+    /// What becomes of the partition afterwards.
+    pub after: After,
+}
+
+impl Unit {
+    /// Routes what the chain has made of the records `range`, and decides about those at fault.
+    ///
+    /// # Errors
+    /// The cluster cannot be asked about a topic now: nothing is decided, all is to be done again later.
+    pub fn build<B: Broker>(
+        processed: Processed,
+        range: Range<usize>,
+        attempts: Attempts,
+        bench: &mut Bench<'_, B>,
+    ) -> Result<Self, Trouble> {
+        let Processed { items, mut faults, filtered, halt } = processed;
+        let mut unit = Self {
+            items: Arc::new(items),
+            range,
+            routed: Vec::new(),
+            dead: Vec::new(),
+            disposed: Vec::new(),
+            filtered: filtered.into_iter().map(|(source, step)| (source, Some(step))).collect(),
+            after: After::Flow,
+        };
+        if let Some((at, why)) = halt {
+            let offset = unit.items.source.offset(at);
+            unit.cut(at, after_halt(why, attempts.at(offset), offset, bench.policy));
+        }
+        unit.route(&mut faults, bench)?;
+        faults.sort_by_key(|(source, _)| *source);
+        for (source, fault) in faults {
+            if source as usize >= unit.range.end {
+                break;
+            }
+            unit.blame(source, fault, attempts, bench)?;
+        }
+        Ok(unit)
+    }
+
+    /// The partition.
+    pub fn partition(&self) -> &TopicPartition {
+        self.items.source.topic_partition()
+    }
+
+    /// The offset to read next once the unit is committed.
+    pub fn next_offset(&self) -> Offset {
+        let source = &self.items.source;
+        if self.range.end < source.len() { source.offset(self.range.end) } else { source.offset(source.len() - 1) + 1 }
+    }
+
+    /// Whether the unit covers no record.
+    pub fn is_empty(&self) -> bool {
+        self.range.is_empty()
+    }
+
+    /// Finds a record at fault: its outputs are withdrawn, and it meets `on_error`.
+    ///
+    /// # Errors
+    /// The cluster cannot be asked about the dead-letter topic now.
+    pub fn blame<B: Broker>(
+        &mut self,
+        source: u32,
+        fault: Fault,
+        attempts: Attempts,
+        bench: &mut Bench<'_, B>,
+    ) -> Result<(), Trouble> {
+        let offset = self.items.source.offset(source as usize);
+        let tried = attempts.at(offset) + 1;
+        let decision = match fault.code {
+            // By definition its retries are spent.
+            FaultCode::Unavailable => Decision::Dispose(&bench.policy.then),
+            _ => bench.policy.decide(tried),
+        };
+        let fate = match decision {
+            Decision::RetryAfter(wait) => {
+                let attempts = Attempts { offset, tried };
+                self.cut(source as usize, After::Wait { attempts, wait, fault: fault.clone() });
+                Fate::Retried(wait)
+            }
+            Decision::Dispose(Disposition::Stop) => {
+                let message = fault.to_string();
+                self.cut(source as usize, After::Stop { code: fault.code.as_str(), message });
+                Fate::Stopped
+            }
+            Decision::Dispose(Disposition::Skip) => {
+                self.withdraw(source);
+                self.disposed.push((source, fault.code, Fate::Skipped));
+                Fate::Skipped
+            }
+            Decision::Dispose(Disposition::DeadLetter(topic)) => {
+                let key = self.items.source.key(source as usize);
+                let placed = bench.destinations.route_dead_letter(topic, key, bench.broker)?;
+                self.withdraw(source);
+                let sha256 = fault.plugin.as_ref().and_then(|name| bench.plugins.iter().find(|(of, _)| of == name));
+                let letter = DeadLetter::new(
+                    &*self.items.source,
+                    source,
+                    placed,
+                    &fault,
+                    sha256.map(|(_, digest)| digest),
+                    tried,
+                    &bench.origin,
+                );
+                // (a record that the destination rejects is found after those that plugins refused)
+                let place = self.dead.partition_point(|other| other.source < source);
+                self.dead.insert(place, letter);
+                self.disposed.push((source, fault.code, Fate::DeadLettered));
+                Fate::DeadLettered
+            }
+        };
+        bench.report.fault(self.partition(), offset, &fault, fate);
+        Ok(())
+    }
+
+    /// Cuts the unit short before record `at`.
+    fn cut(&mut self, at: usize, after: After) {
+        self.range.end = at;
+        self.after = after;
+        self.keep(|source| (source as usize) < at);
+    }
+
+    fn withdraw(&mut self, of: u32) {
+        self.keep(|source| source != of);
+    }
+
+    fn keep(&mut self, keep: impl Fn(u32) -> bool) {
+        self.routed.retain(|routed| keep(routed.source));
+        self.dead.retain(|dead| keep(dead.source));
+        self.disposed.retain(|(source, ..)| keep(*source));
+        self.filtered.retain(|(source, _)| keep(*source));
+    }
+
+    fn route<B: Broker>(&mut self, faults: &mut Vec<(u32, Fault)>, bench: &mut Bench<'_, B>) -> Result<(), Trouble> {
+        let items = Arc::clone(&self.items);
+        self.routed.reserve(items.list.len());
+        let mut misrouted: Option<u32> = None;
+        for (index, item) in items.list.iter().enumerate() {
+            if item.source as usize >= self.range.end {
+                break;
+            }
+            if misrouted == Some(item.source) {
+                continue;
+            }
+            let before = self.routed.len();
+            match bench.destinations.route(&items, index, bench.broker, &mut self.routed) {
+                Ok(()) if self.routed.len() == before => self.filtered.push((item.source, None)),
+                Ok(()) => {}
+                Err(Misrouted::Fault(mut fault)) => {
+                    // Only a step can have named what cannot be; the last is the one that had the last word.
+                    fault.plugin = bench.plugins.last().map(|(name, _)| name.clone());
+                    misrouted = Some(item.source);
+                    faults.push((item.source, fault));
+                }
+                Err(Misrouted::NoCounterpart(message)) => {
+                    self.cut(item.source as usize, After::Stop { code: "no_counterpart", message });
+                    break;
+                }
+                Err(Misrouted::Trouble(trouble)) => return Err(trouble),
+            }
+        }
+        Ok(())
+    }
+
+    /// Splits off the records from `at` on.
+    fn split_off(&mut self, at: usize) -> Self {
+        fn off<T>(list: &mut Vec<T>, source: impl Fn(&T) -> u32, at: usize) -> Vec<T> {
+            // `filtered` alone is not sorted by source over its steps.
+            let (rest, kept) = list.drain(..).partition(|entry| source(entry) as usize >= at);
+            *list = kept;
+            rest
+        }
+        Self {
+            items: Arc::clone(&self.items),
+            range: at..std::mem::replace(&mut self.range.end, at),
+            routed: off(&mut self.routed, |routed| routed.source, at),
+            dead: off(&mut self.dead, |dead| dead.source, at),
+            disposed: off(&mut self.disposed, |(source, ..)| *source, at),
+            filtered: off(&mut self.filtered, |(source, _)| *source, at),
+            after: std::mem::replace(&mut self.after, After::Flow),
+        }
+    }
+
+    fn count(&self, tally: &mut Tally, destinations: &Destinations, plugins: &[(PluginName, Digest)], now_ms: i64) {
+        let source = &self.items.source;
+        let mut bytes = 0;
+        for index in self.range.clone() {
+            bytes += source.size(index) as u64;
+            let timestamp = source.timestamp(index);
+            if timestamp >= 0 {
+                let age = Duration::from_millis(u64::try_from(now_ms - timestamp).unwrap_or(0));
+                let seconds = age.as_secs_f64();
+                tally.latency[LATENCY_BOUNDS.partition_point(|bound| *bound < seconds)] += 1;
+                tally.latency_sum += age;
+            }
+        }
+        add(&mut tally.consumed, &self.partition().topic, [self.range.len() as u64, bytes]);
+        let mut produced = vec![[0; 2]; destinations.list().len()];
+        for routed in &self.routed {
+            let item = &self.items.list[routed.item as usize];
+            let bytes = self.items.key(item).map_or(0, <[u8]>::len) + self.items.value(item).map_or(0, <[u8]>::len);
+            let sums: &mut [u64; 2] = &mut produced[routed.destination as usize];
+            *sums = [sums[0] + 1, sums[1] + bytes as u64];
+        }
+        for (sums, destination) in produced.into_iter().zip(destinations.list()).filter(|(sums, _)| sums[0] > 0) {
+            add(&mut tally.produced, &destination.name, sums);
+        }
+        let mut filtered = vec![0; plugins.len() + 1];
+        self.filtered.iter().for_each(|(_, step)| filtered[step.map_or(plugins.len(), usize::from)] += 1);
+        for (step, sum) in filtered.into_iter().enumerate().filter(|(_, sum)| *sum > 0) {
+            add(&mut tally.filtered, &plugins.get(step).map(|(name, _)| name.clone()), [sum]);
+        }
+        for (_, code, fate) in &self.disposed {
+            match fate {
+                Fate::DeadLettered => add(&mut tally.dead_letters, code, [1]),
+                Fate::Skipped | Fate::Stopped | Fate::Retried(_) => add(&mut tally.skipped, code, [1]),
+            }
+        }
+    }
+}
+
+fn after_halt(why: Halt, tried: u32, offset: Offset, policy: &OnError) -> After {
+    let tried = tried + 1;
+    match why {
+        Halt::BudgetSpent => After::Flow,
+        Halt::Retry(fault) => match policy.decide(tried) {
+            Decision::RetryAfter(wait) => After::Wait { attempts: Attempts { offset, tried }, wait, fault },
+            Decision::Dispose(_) => After::Isolate,
+        },
+    }
+}
+
+/// The units of one transaction.
+#[derive(Default)]
+pub struct Round {
+    /// In the order in which they were made.
+    pub units: Vec<Unit>,
+    /// When the first of it was ready, for the time that the work took.
+    pub since: Option<Instant>,
+}
+
+impl Round {
+    /// The next offset of every partition.
+    pub fn offsets(&self) -> OffsetMap {
+        self.units.iter().map(|unit| (unit.partition().clone(), unit.next_offset())).collect()
+    }
+
+    /// Source records covered.
+    pub fn records(&self) -> usize {
+        self.units.iter().map(|unit| unit.range.len()).sum()
+    }
+
+    /// Forgets what it does for a partition that is no longer ours.
+    pub fn drop_partitions(&mut self, gone: &[TopicPartition]) {
+        self.units.retain(|unit| !gone.contains(unit.partition()));
+    }
+
+    /// Splits off the second half of its records; none where it covers a single one.
+    pub fn split_off_half(&mut self) -> Option<Self> {
+        let records = self.records();
+        if records < 2 {
+            return None;
+        }
+        let mut left = records / 2;
+        let mut number = 0;
+        while self.units[number].range.len() <= left {
+            left -= self.units[number].range.len();
+            number += 1;
+        }
+        let mut units = self.units.split_off(number + usize::from(left > 0));
+        if left > 0 {
+            let cut = &mut self.units[number];
+            let second = cut.split_off(cut.range.start + left);
+            units.insert(0, second);
+        }
+        Some(Self { units, since: self.since })
+    }
+
+    /// The unit and the source record of output number `output`, and whether that is a dead letter.
+    pub fn locate(&self, mut output: usize) -> Option<(usize, u32, bool)> {
+        for (number, unit) in self.units.iter().enumerate() {
+            if let Some(routed) = unit.routed.get(output) {
+                return Some((number, routed.source, false));
+            }
+            output -= unit.routed.len();
+            if let Some(dead) = unit.dead.get(output) {
+                return Some((number, dead.source, true));
+            }
+            output -= unit.dead.len();
+        }
+        None
+    }
+
+    /// The only record of a round that covers one.
+    pub fn single(&self) -> Option<(usize, u32, bool)> {
+        (self.records() == 1).then(|| self.units.iter().position(|unit| !unit.is_empty())).flatten().map(|number| {
+            let unit = &self.units[number];
+            (number, unit.range.start as u32, !unit.dead.is_empty())
+        })
+    }
+
+    /// Cuts the value of a dead letter that was refused. False where that was done already or would not help.
+    pub fn truncate_dead_letter(&mut self, unit: usize, source: u32) -> bool {
+        let unit = &mut self.units[unit];
+        let items = Arc::clone(&unit.items);
+        unit.dead.iter_mut().find(|dead| dead.source == source).is_some_and(|dead| dead.truncate(&*items.source))
+    }
+
+    /// Stops the partition of a unit before a record that cannot even be sent to the dead-letter topic.
+    pub fn stop_before(&mut self, unit: usize, source: u32, message: String) {
+        let code = FaultCode::Rejected.as_str();
+        self.units[unit].cut(source as usize, After::Stop { code, message });
+    }
+
+    /// Forgets what follows unit `number` in the same partition, once that unit has been cut short.
+    pub fn drop_followers(&mut self, number: usize) {
+        let partition = self.units[number].partition().clone();
+        let mut place = 0;
+        self.units.retain(|unit| {
+            place += 1;
+            place <= number + 1 || *unit.partition() != partition
+        });
+    }
+
+    /// What it counted, committed now.
+    pub fn tally(&self, destinations: &Destinations, plugins: &[(PluginName, Digest)], now_ms: i64) -> Tally {
+        let mut tally = Tally { latency: vec![0; LATENCY_BOUNDS.len() + 1], ..Tally::default() };
+        self.units.iter().for_each(|unit| unit.count(&mut tally, destinations, plugins, now_ms));
+        tally
+    }
+}
+
+impl Outputs for Round {
+    fn len(&self) -> usize {
+        self.units.iter().map(|unit| unit.routed.len() + unit.dead.len()).sum()
+    }
+
+    fn for_each(&self, produce: &mut dyn FnMut(Output<'_>) -> ControlFlow<()>) {
+        for unit in &self.units {
+            let items = &*unit.items;
+            for routed in &unit.routed {
+                let item = &items.list[routed.item as usize];
+                let output = Output {
+                    topic: routed.topic,
+                    partition: routed.partition,
+                    key: items.key(item),
+                    value: items.value(item),
+                    timestamp: items.timestamp(item),
+                    headers: Headers::Of(items, item),
+                };
+                if produce(output).is_break() {
+                    return;
+                }
+            }
+            for dead in &unit.dead {
+                if produce(dead.output(&*items.source)).is_break() {
+                    return;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,633 @@
+//! A route worker: one member of the route's group, with its producer and its plugin instances, on a thread of its own.
+//!
+//! One turn of its loop: take what is pending from outside → gather records → run them through the chain into a round of
+//! units → one transaction. No transaction is open while the group is served, so a rebalance only ever finds records in
+//! memory, which are dropped; and an aborted round is still in memory and given again as it was.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use super::chain::{Budget, Chain};
+use super::dead_letter::Origin;
+use super::destinations::{Destination, Destinations};
+use super::lane::Lane;
+use super::ports::{Broker, Event, Outcome, Trouble, TroubleKind};
+use super::report::{Health, Phase, Report};
+use super::unit::{After, Bench, Round, Unit};
+use crate::model::{Digest, Fault, FaultCode, PluginName, RouteName, TopicPartition};
+use crate::policy::OnError;
+
+/// Longest a poll waits, so that orders from outside are taken soon.
+const POLL_LONGEST: Duration = Duration::from_millis(100);
+/// Most records of one poll: what is gathered between two looks at the clock.
+const POLL_RECORDS: usize = 8192;
+/// First and longest wait after trouble with the broker.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// The same where somebody has to act first.
+const BACKOFF_DENIED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// What a worker does with records: all that a reload can change between two transactions.
+pub struct Task {
+    /// The plugins, with instances of this worker's own.
+    pub chain: Chain,
+    /// Where records go.
+    pub destinations: Vec<Destination>,
+    /// What happens to a record at fault.
+    pub on_error: OnError,
+    /// Bounds.
+    pub bounds: Bounds,
+    /// The generation of the configuration that it comes from.
+    pub generation: u64,
+}
+
+/// Bounds of one transaction.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Longest time in which its records are gathered.
+    pub interval: Duration,
+    /// Most source records.
+    pub records: usize,
+    /// Most bytes of source records; one record may be larger.
+    pub bytes: usize,
+    /// Longest plugin work.
+    pub processing: Duration,
+    /// Bytes held, of all partitions, from which on those with records left to do are not fetched further.
+    pub held: usize,
+}
+
+/// An order from outside.
+pub enum Order {
+    /// Do this from the next transaction on.
+    Swap(Box<Task>),
+    /// Keep the partitions, let them wait.
+    Pause,
+    /// Go on.
+    Resume,
+    /// Start the partitions that have stopped.
+    Restart,
+    /// Finish, and end the membership within this time; `leave` even where it is static.
+    Drain {
+        /// Leave the group even where the membership is static.
+        leave: bool,
+        /// How long it may take.
+        within: Duration,
+    },
+}
+
+/// How a worker ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Exit {
+    /// As ordered.
+    Drained,
+    /// The session broke: a new one is to be made, after a back-off that suits the trouble.
+    Broken(Trouble),
+}
+
+/// One worker and its session.
+pub struct RouteWorker<'a, B: Broker> {
+    broker: B,
+    route: &'a RouteName,
+    number: u16,
+    task: &'a mut Task,
+    plugins: Vec<(PluginName, Digest)>,
+    destinations: Destinations,
+    orders: &'a Receiver<Order>,
+    report: &'a mut dyn Report,
+    lanes: BTreeMap<TopicPartition, Lane>,
+    /// The first is to be given to the broker next; several where one was halved.
+    rounds: VecDeque<Round>,
+    /// The first round's outcome is unknown.
+    unknown: bool,
+    trouble: Option<Backoff>,
+    next_task: Option<Box<Task>>,
+    /// Whether the group has given it an assignment, be it empty.
+    joined: bool,
+    /// Set by order; outlives the session.
+    paused: &'a mut bool,
+    told: Option<Health>,
+    events: Vec<Event>,
+}
+
+struct Backoff {
+    trouble: Trouble,
+    tries: u32,
+    until: Instant,
+}
+
+/// What one turn of the loop came to.
+enum Turn {
+    Again,
+    Exit(Exit),
+}
+
+impl<'a, B: Broker> RouteWorker<'a, B> {
+    /// A worker with its session. `task` and `paused` outlive the session, so that a new one takes up where this ends.
+    pub fn new(
+        broker: B,
+        route: &'a RouteName,
+        number: u16,
+        task: &'a mut Task,
+        paused: &'a mut bool,
+        orders: &'a Receiver<Order>,
+        report: &'a mut dyn Report,
+    ) -> Self {
+        Self {
+            broker,
+            route,
+            number,
+            plugins: plugins_of(task),
+            destinations: Destinations::new(task.destinations.clone()),
+            task,
+            orders,
+            report,
+            lanes: BTreeMap::new(),
+            rounds: VecDeque::new(),
+            unknown: false,
+            trouble: None,
+            next_task: None,
+            joined: false,
+            paused,
+            told: None,
+            events: Vec::new(),
+        }
+    }
+
+    /// Routes records until it is told to drain or its session breaks.
+    pub fn run(mut self) -> Exit {
+        loop {
+            match self.turn() {
+                Turn::Again => {}
+                Turn::Exit(exit) => return self.end(exit),
+            }
+        }
+    }
+
+    fn turn(&mut self) -> Turn {
+        if let Some((leave, within)) = self.take_orders() {
+            return self.drain(leave, within);
+        }
+        self.lanes.values_mut().for_each(|lane| {
+            lane.wake(false);
+        });
+        self.sync_pauses();
+        self.tell_health();
+        if let Some(broken) = self.gather() {
+            return Turn::Exit(Exit::Broken(broken));
+        }
+        if self.trouble.as_ref().is_some_and(|backoff| backoff.until > Instant::now()) {
+            return Turn::Again;
+        }
+        if self.rounds.is_empty() && !*self.paused {
+            if let Err(trouble) = self.process() {
+                self.back_off(trouble);
+                return Turn::Again;
+            }
+        }
+        self.commit_first()
+    }
+
+    // ---- orders -----------------------------------------------------------------------
+
+    /// Takes all orders; an order to drain, with its terms, is handed back.
+    fn take_orders(&mut self) -> Option<(bool, Duration)> {
+        loop {
+            // A round of unknown outcome is settled as it was given: the new task waits for that.
+            if !self.unknown
+                && let Some(task) = self.next_task.take()
+            {
+                self.swap(*task);
+            }
+            match self.orders.try_recv() {
+                Ok(Order::Swap(task)) => self.next_task = Some(task),
+                Ok(Order::Pause) => *self.paused = true,
+                Ok(Order::Resume) => *self.paused = false,
+                Ok(Order::Restart) => self.lanes.values_mut().for_each(|lane| {
+                    lane.wake(true);
+                }),
+                Ok(Order::Drain { leave, within }) => return Some((leave, within)),
+                Err(TryRecvError::Empty) => return None,
+                Err(TryRecvError::Disconnected) => return Some((false, Duration::from_secs(5))),
+            }
+        }
+    }
+
+    fn swap(&mut self, task: Task) {
+        // What the old task made of records is not committed, so the new one makes it anew from the records held: every
+        // transaction is all-old or all-new.
+        self.rounds.clear();
+        self.task.chain.shutdown();
+        *self.task = task;
+        self.plugins = plugins_of(self.task);
+        self.destinations = Destinations::new(self.task.destinations.clone());
+        self.lanes.values_mut().for_each(|lane| {
+            lane.wake(true);
+        });
+    }
+
+    // ---- gathering --------------------------------------------------------------------
+
+    /// Serves the group and takes records: until the bounds of a transaction are reached, or nothing more is there now.
+    fn gather(&mut self) -> Option<Trouble> {
+        let began = Instant::now();
+        let mut wait = self.longest_wait();
+        let (mut records, mut bytes) = (0, 0);
+        loop {
+            let most = self.task.bounds.records.saturating_sub(records).clamp(1, POLL_RECORDS);
+            let mut events = std::mem::take(&mut self.events);
+            self.broker.poll(wait, most, &mut events);
+            let mut got = (0, 0);
+            let mut broken = None;
+            for event in events.drain(..) {
+                match self.take_event(event) {
+                    Ok((more_records, more_bytes)) => got = (got.0 + more_records, got.1 + more_bytes),
+                    Err(trouble) => broken = Some(trouble),
+                }
+            }
+            self.events = events;
+            if broken.is_some() {
+                return broken;
+            }
+            (records, bytes) = (records + got.0, bytes + got.1);
+            let bounds = self.task.bounds;
+            let full = records >= bounds.records || bytes >= bounds.bytes || began.elapsed() >= bounds.interval;
+            if got.0 == 0 || full || !self.rounds.is_empty() {
+                return None;
+            }
+            wait = Duration::ZERO;
+        }
+    }
+
+    fn longest_wait(&self) -> Duration {
+        let backoff = self.trouble.as_ref().map(|backoff| backoff.until);
+        let has_work = !*self.paused && self.lanes.values().any(|lane| lane.flows() && lane.has_work());
+        if backoff.is_none() && (has_work || !self.rounds.is_empty()) {
+            return Duration::ZERO;
+        }
+        let soonest = self.lanes.values().filter_map(Lane::wakes_at).chain(backoff).min();
+        soonest.map_or(POLL_LONGEST, |at| at.saturating_duration_since(Instant::now()).min(POLL_LONGEST))
+    }
+
+    /// Takes one event; of records, how many and how large.
+    fn take_event(&mut self, event: Event) -> Result<(usize, usize), Trouble> {
+        match event {
+            Event::Records(batch) => {
+                // Records of a partition that is not ours can only be leftovers of before a revoke.
+                return Ok(self.lanes.get_mut(batch.topic_partition()).map_or((0, 0), |lane| lane.push(batch)));
+            }
+            Event::Assigned(partitions) => {
+                self.report.rebalanced();
+                self.joined = true;
+                for partition in partitions {
+                    self.lanes.insert(partition.clone(), Lane::new(partition));
+                }
+            }
+            Event::Revoked(partitions) => {
+                self.report.rebalanced();
+                self.lanes.retain(|partition, _| !partitions.contains(partition));
+                self.rounds.iter_mut().for_each(|round| round.drop_partitions(&partitions));
+                let unknown = self.unknown;
+                let mut place = 0;
+                self.rounds.retain(|round| {
+                    place += 1;
+                    !round.units.is_empty() || (unknown && place == 1)
+                });
+            }
+            Event::OffsetLost { partition, message } => {
+                if let Some(lane) = self.lanes.get_mut(&partition) {
+                    lane.lose(message);
+                }
+            }
+            Event::OffsetReset { partition, to, lost, message } => {
+                // What is held was read before the gap; it is committed already or will be read no more.
+                self.report.lost(&partition, lost, &format!("{message}; goes on at offset {to}"));
+            }
+            Event::Trouble(trouble) => self.report.trouble(&trouble),
+            Event::Broken(trouble) => return Err(trouble),
+        }
+        Ok((0, 0))
+    }
+
+    /// Pauses the fetching of partitions that stand still or are full, resumes it for the others.
+    fn sync_pauses(&mut self) {
+        let stuck = *self.paused || self.trouble.as_ref().is_some_and(|backoff| backoff.tries > 1);
+        let full = self.lanes.values().map(Lane::bytes).sum::<usize>() >= self.task.bounds.held;
+        let (mut pause, mut resume) = (Vec::new(), Vec::new());
+        for (partition, lane) in &mut self.lanes {
+            let wanted = stuck || !lane.flows() || (full && lane.has_work());
+            if wanted != lane.paused {
+                lane.paused = wanted;
+                if wanted { &mut pause } else { &mut resume }.push(partition.clone());
+            }
+        }
+        if !pause.is_empty() {
+            self.broker.pause(&pause);
+        }
+        if !resume.is_empty() {
+            self.broker.resume(&resume);
+        }
+    }
+
+    // ---- plugins ----------------------------------------------------------------------
+
+    /// Runs what is held through the chain, into one round.
+    fn process(&mut self) -> Result<(), Trouble> {
+        let flowing = self.lanes.iter().filter(|(_, lane)| lane.flows() && lane.has_work());
+        let partitions: Vec<_> = flowing.map(|(partition, _)| partition.clone()).collect();
+        if partitions.is_empty() {
+            self.trouble = None;
+            return Ok(());
+        }
+        self.destinations.refresh();
+        let budget = Budget::of(self.task.bounds.processing);
+        let mut left = (self.task.bounds.records, self.task.bounds.bytes);
+        let mut round = Round { units: Vec::new(), since: Some(Instant::now()) };
+        // No partition is always first: one that keeps plugins busy must not starve the others.
+        let first = fastrand::usize(0..partitions.len());
+        for partition in partitions[first..].iter().chain(&partitions[..first]) {
+            self.process_lane(partition, budget, &mut left, &mut round)?;
+            if budget.is_spent() || left.0 == 0 || left.1 == 0 {
+                break;
+            }
+        }
+        for (plugin, usage) in self.task.chain.take_usage() {
+            self.report.usage(&plugin, usage);
+        }
+        if !round.units.is_empty() {
+            self.rounds.push_back(round);
+        }
+        Ok(())
+    }
+
+    fn process_lane(
+        &mut self,
+        partition: &TopicPartition,
+        budget: Budget,
+        left: &mut (usize, usize),
+        round: &mut Round,
+    ) -> Result<(), Trouble> {
+        let lane = self.lanes.get(partition).expect("its name was taken from the map");
+        let work: Vec<_> = lane.work().map(|(batch, range)| (batch.clone(), range)).collect();
+        let attempts = lane.attempts;
+        for (batch, whole) in work {
+            let Some(range) = within(&*batch, whole.clone(), left) else { return Ok(()) };
+            let isolate = self.lanes[partition].isolates(batch.offset(range.start));
+            let processed = self.task.chain.apply(batch, range.clone(), isolate, budget);
+            let halted = processed.halt.is_some();
+            let mut bench = Bench {
+                policy: &self.task.on_error,
+                destinations: &mut self.destinations,
+                broker: &mut self.broker,
+                report: &mut *self.report,
+                origin: Origin { route: self.route.as_str(), worker: self.number, generation: self.task.generation },
+                plugins: &self.plugins,
+            };
+            let unit = Unit::build(processed, range.clone(), attempts, &mut bench)?;
+            let complete = unit.range.end == whole.end && unit.after == After::Flow && !halted;
+            if unit.is_empty() {
+                let lane = self.lanes.get_mut(partition).expect("as above");
+                lane.follow(unit.after);
+            } else {
+                round.units.push(unit);
+            }
+            if !complete {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    // ---- transactions -----------------------------------------------------------------
+
+    /// Gives the first round to the broker.
+    fn commit_first(&mut self) -> Turn {
+        let Some(round) = self.rounds.front() else { return Turn::Again };
+        let began = Instant::now();
+        let offsets = round.offsets();
+        let outcome = if self.unknown { self.broker.settle(&offsets) } else { self.broker.transact(round, &offsets) };
+        self.report.transaction(outcome_label(&outcome), began.elapsed());
+        self.unknown = matches!(outcome, Outcome::Unknown(_));
+        match outcome {
+            Outcome::Committed { lost } => self.committed(lost),
+            Outcome::Aborted(trouble) => {
+                if trouble.code == "_TIMED_OUT" {
+                    self.halve_first();
+                }
+                self.back_off(trouble);
+            }
+            Outcome::Unknown(trouble) => self.back_off(trouble),
+            Outcome::Rejected { output, message } => {
+                if let Err(trouble) = self.rejected(output, message) {
+                    self.back_off(trouble);
+                }
+            }
+            Outcome::Broken(trouble) => return Turn::Exit(Exit::Broken(trouble)),
+        }
+        Turn::Again
+    }
+
+    fn committed(&mut self, lost: u64) {
+        self.trouble = None;
+        let Some(round) = self.rounds.pop_front() else { return };
+        let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
+        self.report.committed(&round.tally(&self.destinations, &self.plugins, now_ms));
+        if let (Some(unit), true) = (round.units.first(), lost > 0) {
+            self.report.lost(unit.partition(), lost, "outputs failed after the offsets were committed (at_most_once)");
+        }
+        for unit in round.units {
+            if let Some(lane) = self.lanes.get_mut(unit.partition()) {
+                lane.advance(unit.next_offset());
+                lane.follow(unit.after);
+            }
+        }
+    }
+
+    /// The destination refuses an output of the first round for good: the record is found, or the round halved.
+    fn rejected(&mut self, output: Option<usize>, message: String) -> Result<(), Trouble> {
+        let Some(round) = self.rounds.front_mut() else { return Ok(()) };
+        let Some((number, source, is_dead_letter)) =
+            output.and_then(|output| round.locate(output)).or_else(|| round.single())
+        else {
+            self.halve_first();
+            return Ok(());
+        };
+        if is_dead_letter {
+            if !round.truncate_dead_letter(number, source) {
+                let message = format!("the dead-letter topic refuses this record: {message}");
+                round.stop_before(number, source, message);
+                self.after_cut(number);
+            }
+            return Ok(());
+        }
+        let unit = &mut round.units[number];
+        let attempts = self.lanes.get(unit.partition()).map(|lane| lane.attempts).unwrap_or_default();
+        let fault = Fault { code: FaultCode::Rejected, message, plugin: None };
+        let mut bench = Bench {
+            policy: &self.task.on_error,
+            destinations: &mut self.destinations,
+            broker: &mut self.broker,
+            report: &mut *self.report,
+            origin: Origin { route: self.route.as_str(), worker: self.number, generation: self.task.generation },
+            plugins: &self.plugins,
+        };
+        unit.blame(source, fault, attempts, &mut bench)?;
+        if unit.range.end <= source as usize {
+            self.after_cut(number);
+        }
+        Ok(())
+    }
+
+    /// A unit of the first round was cut short: what follows in its partition waits, here and in later rounds.
+    fn after_cut(&mut self, number: usize) {
+        let Some(round) = self.rounds.front_mut() else { return };
+        round.drop_followers(number);
+        let partition = round.units[number].partition().clone();
+        let emptied = round.units[number].is_empty().then(|| round.units.remove(number));
+        self.rounds.iter_mut().skip(1).for_each(|round| round.drop_partitions(std::slice::from_ref(&partition)));
+        self.rounds.retain(|round| !round.units.is_empty());
+        if let (Some(unit), Some(lane)) = (emptied, self.lanes.get_mut(&partition)) {
+            lane.follow(unit.after);
+        }
+    }
+
+    fn halve_first(&mut self) {
+        if let Some(second) = self.rounds.front_mut().and_then(Round::split_off_half) {
+            self.rounds.insert(1, second);
+        }
+    }
+
+    fn back_off(&mut self, trouble: Trouble) {
+        self.report.trouble(&trouble);
+        let tries = self.trouble.as_ref().map_or(1, |backoff| backoff.tries.saturating_add(1));
+        let wait = match trouble.kind {
+            // The group has moved on; what it decided comes with the next poll.
+            TroubleKind::Moved if tries == 1 => Duration::ZERO,
+            TroubleKind::Moved | TroubleKind::Passing => backoff(BACKOFF, tries),
+            TroubleKind::Denied | TroubleKind::Duplicate => backoff(BACKOFF_DENIED, tries),
+        };
+        self.trouble = Some(Backoff { trouble, tries, until: Instant::now() + wait });
+    }
+
+    // ---- the end ----------------------------------------------------------------------
+
+    /// What is in work is committed if it can be; then the membership ends. Records that were not begun stay uncommitted.
+    fn drain(&mut self, leave: bool, within: Duration) -> Turn {
+        let deadline = Instant::now() + within;
+        self.tell(Phase::Draining);
+        while !self.rounds.is_empty() && Instant::now() < deadline {
+            if let Turn::Exit(exit) = self.commit_first() {
+                return Turn::Exit(exit);
+            }
+            if self.trouble.is_some() {
+                if let Some(broken) = self.gather() {
+                    return Turn::Exit(Exit::Broken(broken));
+                }
+            }
+        }
+        self.broker.close(leave, deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1)));
+        Turn::Exit(Exit::Drained)
+    }
+
+    fn end(mut self, exit: Exit) -> Exit {
+        self.lanes.clear();
+        match &exit {
+            Exit::Drained => {
+                self.task.chain.shutdown();
+                self.tell(Phase::Stopped);
+            }
+            Exit::Broken(_) => self.broker.close(false, Duration::from_secs(5)),
+        }
+        exit
+    }
+
+    // ---- telling ----------------------------------------------------------------------
+
+    fn tell_health(&mut self) {
+        let phase = match &self.trouble {
+            _ if *self.paused => Phase::Paused,
+            Some(Backoff { trouble, tries, until }) if *tries > 1 => {
+                let next_attempt = SystemTime::now() + until.saturating_duration_since(Instant::now());
+                let trouble = trouble.clone();
+                match trouble.kind {
+                    TroubleKind::Passing | TroubleKind::Moved => Phase::Waiting { trouble, next_attempt },
+                    TroubleKind::Denied | TroubleKind::Duplicate => Phase::Failed { trouble, next_attempt },
+                }
+            }
+            _ if !self.joined => Phase::Starting,
+            _ => Phase::Running,
+        };
+        let changed = self.told.as_ref().is_none_or(|told| !same_phase(&told.phase, &phase) || !self.same_lanes(told));
+        if changed {
+            self.tell(phase);
+        }
+    }
+
+    fn same_lanes(&self, told: &Health) -> bool {
+        told.assignment.len() == self.lanes.len()
+            && told.assignment.iter().eq(self.lanes.keys())
+            && told.held.iter().map(|held| (&held.partition, held.offset, held.stopped)).eq(self
+                .lanes
+                .iter()
+                .filter_map(|(partition, lane)| lane.standing().map(|held| (partition, held.offset, held.stopped))))
+    }
+
+    fn tell(&mut self, phase: Phase) {
+        let health = Health {
+            phase,
+            assignment: self.lanes.keys().cloned().collect(),
+            held: self.lanes.values().filter_map(Lane::standing).collect(),
+        };
+        self.report.health(&health);
+        self.told = Some(health);
+    }
+}
+
+fn plugins_of(task: &Task) -> Vec<(PluginName, Digest)> {
+    task.chain.plugins().map(|(name, digest)| (name.clone(), *digest)).collect()
+}
+
+/// As many records of `range` as `left` (records, bytes) allows, which is then less; at least one, or none at all where
+/// nothing is left.
+fn within(
+    batch: &dyn crate::model::SourceBatch,
+    range: std::ops::Range<usize>,
+    left: &mut (usize, usize),
+) -> Option<std::ops::Range<usize>> {
+    if left.0 == 0 || left.1 == 0 {
+        return None;
+    }
+    let mut end = range.start;
+    while end < range.end && left.0 > 0 {
+        let size = batch.size(end);
+        if size > left.1 && end > range.start {
+            left.1 = 0;
+            break;
+        }
+        *left = (left.0 - 1, left.1.saturating_sub(size));
+        end += 1;
+    }
+    Some(range.start..end)
+}
+
+fn backoff((first, longest): (Duration, Duration), tries: u32) -> Duration {
+    let wait = first.saturating_mul(1 << tries.saturating_sub(1).min(16)).min(longest);
+    // A fifth more or less, so that many workers do not come back all at once.
+    wait.mul_f64(fastrand::f64().mul_add(0.4, 0.8))
+}
+
+fn same_phase(one: &Phase, other: &Phase) -> bool {
+    match (one, other) {
+        (Phase::Waiting { trouble: a, .. }, Phase::Waiting { trouble: b, .. })
+        | (Phase::Failed { trouble: a, .. }, Phase::Failed { trouble: b, .. }) => a == b,
+        _ => one == other,
+    }
+}
+
+fn outcome_label(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Committed { .. } => "committed",
+        Outcome::Aborted(_) => "aborted",
+        Outcome::Rejected { .. } => "rejected",
+        Outcome::Unknown(_) | Outcome::Broken(_) => "unknown",
+    }
+}

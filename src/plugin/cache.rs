@@ -1,0 +1,134 @@
+//! Compiled plugins on disk: machine code that the process will run, so only a directory and files of our own that nobody
+//! else can write are used, and every byte is checked against the digest in the file's name before it is mapped.
+
+use std::fs::{self, DirBuilder, File, Metadata};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::process;
+use std::time::SystemTime;
+
+use wasmtime::Engine;
+use wasmtime::component::Component;
+
+use super::mapped;
+use crate::model::Digest;
+
+/// Files kept; the least recently used beyond are removed.
+const FILES_MAX: usize = 64;
+const EXTENSION: &str = "cwasm";
+
+/// A directory of files `<plugin digest>-<engine and settings>.<content digest>.cwasm`.
+pub(super) struct Cache {
+    directory: PathBuf,
+    compatibility: u64,
+}
+
+impl Cache {
+    /// Uses the directory, making it where it is missing; or says why not.
+    pub(super) fn open(directory: PathBuf, engine: &Engine) -> Result<Self, String> {
+        DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(|error| error.to_string())?;
+        let metadata = fs::metadata(&directory).map_err(|error| error.to_string())?;
+        if !metadata.is_dir() {
+            return Err("it is not a directory".into());
+        }
+        only_ours(&metadata)?;
+        let mut hasher = DefaultHasher::new();
+        engine.precompile_compatibility_hash().hash(&mut hasher);
+        Ok(Self { directory, compatibility: hasher.finish() })
+    }
+
+    /// The plugin's machine code, where it is here and whole.
+    pub(super) fn load(&self, engine: &Engine, plugin: &Digest) -> Option<Component> {
+        let prefix = self.prefix(plugin);
+        let path = self.files().find(|path| file_name(path).starts_with(&prefix))?;
+        match self.load_file(engine, &path, &prefix) {
+            Ok(component) => Some(component),
+            Err(reason) => {
+                tracing::warn!(file = %path.display(), "a compiled plugin in the cache is not used, and removed: {reason}");
+                // It is written anew; whatever hinders its removal will be told then.
+                let _ = fs::remove_file(&path);
+                None
+            }
+        }
+    }
+
+    fn load_file(&self, engine: &Engine, path: &Path, prefix: &str) -> Result<Component, String> {
+        let text = |error: io::Error| error.to_string();
+        let file = File::open(path).map_err(text)?;
+        let metadata = fs::symlink_metadata(path).map_err(text)?;
+        if !metadata.is_file() {
+            return Err("it is not a plain file".into());
+        }
+        only_ours(&metadata)?;
+        let content = fs::read(path).map_err(text)?;
+        if file_name(path) != name_of(prefix, &content) {
+            return Err("its content is not what its name says".into());
+        }
+        drop(content);
+        // Tells the least recently used; nothing else depends on it.
+        let _ = file.set_modified(SystemTime::now());
+        mapped::component(engine, path).map_err(|error| format!("{error:#}"))
+    }
+
+    /// Keeps the plugin's machine code. The file appears whole or not at all.
+    pub(super) fn store(&self, component: &Component, plugin: &Digest) -> Result<(), String> {
+        let content = component.serialize().map_err(|error| format!("{error:#}"))?;
+        let name = name_of(&self.prefix(plugin), &content);
+        let partial = self.directory.join(format!(".{}.{:016x}", process::id(), fastrand::u64(..)));
+        let written = write_new(&partial, &content).and_then(|()| fs::rename(&partial, self.directory.join(name)));
+        if written.is_err() {
+            let _ = fs::remove_file(&partial);
+        }
+        self.forget_oldest();
+        written.map_err(|error| format!("{}: {error}", self.directory.display()))
+    }
+
+    fn prefix(&self, plugin: &Digest) -> String {
+        format!("{plugin}-{:016x}.", self.compatibility)
+    }
+
+    fn files(&self) -> impl Iterator<Item = PathBuf> {
+        let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
+        entries
+            .map(|entry| entry.path())
+            .filter(|path| path.extension().is_some_and(|extension| extension == EXTENSION))
+    }
+
+    fn forget_oldest(&self) {
+        let used = |path: PathBuf| Some((fs::symlink_metadata(&path).ok()?.modified().ok()?, path));
+        let mut files: Vec<_> = self.files().filter_map(used).collect();
+        files.sort_unstable();
+        let excess = files.len().saturating_sub(FILES_MAX);
+        for (_, path) in files.drain(..excess) {
+            // Another process may have been quicker.
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+fn name_of(prefix: &str, content: &[u8]) -> String {
+    format!("{prefix}{}.{EXTENSION}", Digest::of(content))
+}
+
+fn file_name(path: &Path) -> &str {
+    path.file_name().and_then(|name| name.to_str()).unwrap_or_default()
+}
+
+fn only_ours(metadata: &Metadata) -> Result<(), String> {
+    let us = rustix::process::geteuid().as_raw();
+    if metadata.uid() != us {
+        return Err(format!("it belongs to user {}, while this process runs as {us}", metadata.uid()));
+    }
+    if metadata.mode() & 0o022 != 0 {
+        return Err(format!("others can write it (mode {:o}): chmod go-w", metadata.mode() & 0o7777));
+    }
+    Ok(())
+}
+
+fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(content)?;
+    file.sync_data()
+}

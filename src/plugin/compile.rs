@@ -1,0 +1,224 @@
+//! From a plugin's bytes to machine code, through the cache on disk.
+
+use std::fmt;
+use std::sync::Arc;
+
+use wasmtime::component::{Component, ComponentExportIndex, InstancePre};
+use wasmtime::{AsContextMut, Store};
+
+use super::bindings::VERSION;
+use super::engine::Engine;
+use super::inspect::{self, Inspection, World};
+use super::sandbox::{Functions, Prepare, Prepared, State};
+use crate::model::{Digest, PluginName};
+
+/// Why a plugin cannot be used. The bearer knows its name and file.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LoadError {
+    /// Larger than any plugin.
+    #[error("it has {size} bytes, more than the {most} that a plugin may have")]
+    TooLarge {
+        /// Its size.
+        size: usize,
+        /// The most.
+        most: usize,
+    },
+    /// Not WebAssembly.
+    #[error("not a WebAssembly component: {found}")]
+    NotWasm {
+        /// What it is instead.
+        found: &'static str,
+    },
+    /// A core module without a component type.
+    #[error(
+        "a core module that does not carry its component type: build it with the plugin SDK (or another wit-bindgen), \
+         or make it a component with `millrace plugin wrap`"
+    )]
+    NoComponentType,
+    /// Broken, cut short, or using what this host does not support.
+    #[error("not a valid WebAssembly component: {0}")]
+    Invalid(String),
+    /// Imports what no plugin is granted.
+    #[error("{}", refused_imports(imports))]
+    Import {
+        /// What it imports beyond what is granted.
+        imports: Vec<String>,
+    },
+    /// Built for another version of the interface.
+    #[error(
+        "built for millrace:plugin@{found}, while this host speaks {}.{}.x: build it again with a matching SDK",
+        VERSION.0, VERSION.1
+    )]
+    Version {
+        /// The version it was built for.
+        found: String,
+    },
+    /// A component, but no plugin.
+    #[error(
+        "not a plugin: it does not export `{missing}`, as the worlds `filter` and `transform` of millrace:plugin do"
+    )]
+    NotAPlugin {
+        /// The export that it lacks.
+        missing: &'static str,
+    },
+    /// Its imports or exports are not what the interface says.
+    #[error(
+        "does not fit the interface millrace:plugin@{}.{}.{}{}: {message}",
+        VERSION.0, VERSION.1, VERSION.2,
+        built_for.as_ref().map(|version| format!(" (it was built for {version})")).unwrap_or_default()
+    )]
+    Interface {
+        /// What does not fit.
+        message: String,
+        /// The version it was built for.
+        built_for: Option<String>,
+    },
+    /// Not the bytes that the configuration pins.
+    #[error("its SHA-256 is {found}, not the {expected} that `sha256` asks for")]
+    Digest {
+        /// The pin.
+        expected: Digest,
+        /// The bytes' own.
+        found: Digest,
+    },
+    /// Could not be instantiated or configured: the fault `not_ready`.
+    #[error("not ready: {0}")]
+    NotReady(String),
+    /// The host itself lacks something.
+    #[error("the plugin engine cannot be started: {0}")]
+    Engine(String),
+}
+
+fn refused_imports(imports: &[String]) -> String {
+    let names = imports.join(", ");
+    if imports.iter().any(|name| name.starts_with("wasi")) {
+        format!(
+            "asks for what no plugin is granted: {names}. A plugin has no files, environment, network or clock: build it \
+             without WASI (the SDK's target, or stand-ins that grant nothing by `millrace plugin wrap`)"
+        )
+    } else {
+        format!(
+            "asks for what no plugin is granted: {names}. This host grants types, input, output and log of millrace:plugin"
+        )
+    }
+}
+
+/// A plugin's machine code, linked to the host; cheap to clone.
+#[derive(Clone)]
+pub struct Compiled(Arc<Inner>);
+
+struct Inner {
+    engine: Engine,
+    inspection: Inspection,
+    world: World,
+    pre: InstancePre<State>,
+    process: ComponentExportIndex,
+    configure: ComponentExportIndex,
+    shutdown: ComponentExportIndex,
+}
+
+impl Engine {
+    /// Compiles a plugin, or finds it in the cache. `plugin` is for the log only.
+    ///
+    /// # Errors
+    /// [`LoadError`]: the bytes are no plugin, or ask for what is not granted.
+    pub fn compile(&self, plugin: &PluginName, bytes: &[u8]) -> Result<Compiled, LoadError> {
+        let (inspection, component) = inspect::read(bytes)?;
+        inspection.check()?;
+        let component = self.machine_code(plugin, &inspection.sha256, &component)?;
+        Compiled::link(self, component, inspection)
+    }
+
+    /// As [`Engine::compile`], of bytes that must have this digest where one is pinned.
+    ///
+    /// # Errors
+    /// [`LoadError`]: also where the digest is another.
+    pub fn compile_pinned(
+        &self,
+        plugin: &PluginName,
+        bytes: &[u8],
+        pin: Option<&Digest>,
+    ) -> Result<Compiled, LoadError> {
+        if let Some(expected) = pin {
+            let found = Digest::of(bytes);
+            if found != *expected {
+                return Err(LoadError::Digest { expected: *expected, found });
+            }
+        }
+        self.compile(plugin, bytes)
+    }
+
+    fn machine_code(&self, plugin: &PluginName, sha256: &Digest, component: &[u8]) -> Result<Component, LoadError> {
+        if let Some(cache) = self.cache()
+            && let Some(cached) = cache.load(self.wasmtime(), sha256)
+        {
+            return Ok(cached);
+        }
+        let compiled = Component::from_binary(self.wasmtime(), component)
+            .map_err(|error| LoadError::Invalid(format!("{error:#}")))?;
+        if let Some(cache) = self.cache()
+            && let Err(error) = cache.store(&compiled, sha256)
+        {
+            tracing::warn!(%plugin, "the compiled plugin could not be kept in the cache, it will be compiled again: {error}");
+        }
+        Ok(compiled)
+    }
+}
+
+impl Compiled {
+    fn link(engine: &Engine, component: Component, inspection: Inspection) -> Result<Self, LoadError> {
+        let does_not_fit = |message: String| {
+            let built_for = inspection.version.clone();
+            LoadError::Interface { message, built_for }
+        };
+        let pre = engine.linker().instantiate_pre(&component).map_err(|error| does_not_fit(format!("{error:#}")))?;
+        let export = |within: Option<&ComponentExportIndex>, name: &str| {
+            component.get_export_index(within, name).ok_or_else(|| does_not_fit(format!("it does not export `{name}`")))
+        };
+        let process = export(None, "process")?;
+        let lifecycle = inspection.exports.iter().find(|name| name.starts_with(super::bindings::LIFECYCLE));
+        let lifecycle = export(None, lifecycle.map_or(super::bindings::LIFECYCLE, String::as_str))?;
+        let configure = export(Some(&lifecycle), "configure")?;
+        let shutdown = export(Some(&lifecycle), "shutdown")?;
+        let world = inspection.world.ok_or(LoadError::NotAPlugin { missing: "process" })?;
+        Ok(Self(Arc::new(Inner { engine: engine.clone(), inspection, world, pre, process, configure, shutdown })))
+    }
+
+    /// What the file says about itself.
+    pub fn inspection(&self) -> &Inspection {
+        &self.0.inspection
+    }
+
+    /// What the plugin can do.
+    pub fn world(&self) -> World {
+        self.0.world
+    }
+
+    /// Instantiates and configures the plugin once, to prove that it works; keeps nothing of that instance.
+    ///
+    /// # Errors
+    /// [`LoadError::NotReady`]: the plugin failed to start, or refuses its configuration.
+    pub fn prepare(&self, with: Prepare) -> Result<Prepared, LoadError> {
+        Prepared::new(self.clone(), with)
+    }
+
+    pub(super) fn engine(&self) -> &Engine {
+        &self.0.engine
+    }
+
+    pub(super) fn instantiate(&self, store: &mut Store<State>) -> wasmtime::Result<Functions> {
+        let Inner { pre, process, configure, shutdown, .. } = &*self.0;
+        let instance = pre.instantiate(store.as_context_mut())?;
+        Ok(Functions {
+            process: instance.get_typed_func(store.as_context_mut(), process)?,
+            configure: instance.get_typed_func(store.as_context_mut(), configure)?,
+            shutdown: instance.get_typed_func(store.as_context_mut(), shutdown)?,
+        })
+    }
+}
+
+impl fmt::Debug for Compiled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Compiled").field(&self.0.inspection).finish()
+    }
+}

@@ -1,0 +1,146 @@
+//! What can go wrong in a guest, brought to the closed list of faults.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use wasmtime::{Trap, WasmBacktrace};
+
+use crate::model::FaultCode;
+
+/// The longest message of a fault, bytes: it goes into logs and into a dead letter's headers.
+pub(super) const MESSAGE_MAX: usize = 2048;
+/// Innermost functions named in the message of a trap.
+const FRAMES_MAX: usize = 6;
+
+/// A fault that a host function found: returned to wasmtime it becomes a trap of the guest, and is found again in the
+/// error that the call ends with.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub(super) struct HostFault {
+    pub(super) code: FaultCode,
+    pub(super) message: String,
+}
+
+impl HostFault {
+    pub(super) fn bad_output(message: impl Into<String>) -> Self {
+        Self { code: FaultCode::BadOutput, message: message.into() }
+    }
+
+    pub(super) fn trapped(message: impl Into<String>) -> Self {
+        Self { code: FaultCode::Trapped, message: message.into() }
+    }
+
+    pub(super) fn outside_of_process() -> Self {
+        Self::trapped("it used the records or outputs of a call outside of `process`")
+    }
+}
+
+/// What the host knows of the call that failed.
+pub(super) struct Circumstances<'a> {
+    /// The ceiling, where the memory limiter refused during the call.
+    pub(super) memory_refused: Option<usize>,
+    /// The CPU time that it might use.
+    pub(super) budget: Duration,
+    /// The last error that the guest logged during the call: most languages write their panics there.
+    pub(super) last_words: Option<&'a str>,
+}
+
+/// Names the fault that ended a call.
+pub(super) fn classify(error: &wasmtime::Error, circumstances: &Circumstances<'_>) -> (FaultCode, String) {
+    let (code, what) = if let Some(limit) = circumstances.memory_refused {
+        (
+            FaultCode::OutOfMemory,
+            format!("it asked for more than its {limit} bytes of memory: raise the plugin's `memory`"),
+        )
+    } else if let Some(fault) = error.downcast_ref::<HostFault>() {
+        (fault.code, fault.message.clone())
+    } else {
+        match error.downcast_ref::<Trap>() {
+            Some(Trap::Interrupt) => {
+                (FaultCode::TimedOut, format!("it used up its {:?} of CPU time", circumstances.budget))
+            }
+            Some(trap) => (FaultCode::Trapped, trap.to_string()),
+            None => (FaultCode::Trapped, error.root_cause().to_string()),
+        }
+    };
+    let mut message = what;
+    if let Some(words) = circumstances.last_words {
+        let _ = write!(message, "; it logged: {words}");
+    }
+    if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {
+        write_frames(&mut message, backtrace);
+    }
+    (code, printable(&message, MESSAGE_MAX))
+}
+
+/// The innermost functions, by name where the plugin carries names.
+fn write_frames(message: &mut String, backtrace: &WasmBacktrace) {
+    // Only wasmtime's own rendering undoes the mangling of names; a frame's line is `N: 0xOFFSET - MODULE!FUNCTION`.
+    let rendered = backtrace.to_string();
+    let frames = rendered.lines().filter_map(|line| {
+        let (number, frame) = line.trim_start().split_once(": ")?;
+        number.parse::<u32>().ok()?;
+        Some(frame.split_once(" - ").map_or(frame, |(_, function)| function))
+    });
+    for (place, frame) in frames.take(FRAMES_MAX).enumerate() {
+        message.push_str(if place == 0 { "; in " } else { " < " });
+        message.push_str(frame.split_once('!').map_or(frame, |(_, function)| function));
+    }
+}
+
+/// The text on one line, cut to at most `max` bytes.
+pub(super) fn printable(text: &str, max: usize) -> String {
+    let mut printable = String::with_capacity(text.len().min(max));
+    for c in text.chars() {
+        let start = printable.len();
+        if c.is_control() {
+            printable.extend(c.escape_default());
+        } else {
+            printable.push(c);
+        }
+        if printable.len() > max {
+            printable.truncate(start.min(printable.floor_char_boundary(max.saturating_sub("…".len()))));
+            printable.push('…');
+            break;
+        }
+    }
+    printable
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn circumstances() -> Circumstances<'static> {
+        Circumstances { memory_refused: None, budget: Duration::from_millis(5), last_words: None }
+    }
+
+    #[test]
+    fn a_refusal_of_memory_explains_whatever_trap_follows() {
+        let error = wasmtime::Error::from(Trap::UnreachableCodeReached);
+        let refused = Circumstances { memory_refused: Some(65536), ..circumstances() };
+        assert_eq!(classify(&error, &refused).0, FaultCode::OutOfMemory);
+        assert_eq!(classify(&error, &circumstances()).0, FaultCode::Trapped);
+    }
+
+    #[test]
+    fn a_host_function_names_its_own_fault() {
+        let error = wasmtime::Error::from(HostFault::bad_output("unknown destination \"x\""));
+        let expected = (FaultCode::BadOutput, "unknown destination \"x\"".to_owned());
+        assert_eq!(classify(&error.context("in a host call"), &circumstances()), expected);
+    }
+
+    #[test]
+    fn an_interrupt_is_a_time_out() {
+        let (code, message) = classify(&Trap::Interrupt.into(), &circumstances());
+        assert_eq!(code, FaultCode::TimedOut);
+        assert_eq!(message, "it used up its 5ms of CPU time");
+    }
+
+    #[test]
+    fn messages_are_one_bounded_line() {
+        assert_eq!(printable("a\nb\u{1b}[31m", 100), "a\\nb\\u{1b}[31m");
+        let long = printable(&"é".repeat(100), 21);
+        assert!(long.len() <= 21 && long.ends_with('…'), "{long}");
+    }
+}

@@ -1,0 +1,3 @@
+//! What the host grants, one file a capability.
+
+pub(super) mod log;

@@ -1,0 +1,104 @@
+//! The ceiling of one instance's memory. wasmtime asks before anything of a store grows.
+
+use wasmtime::ResourceLimiter;
+
+/// Elements of all tables of an instance; a JavaScript or Python engine needs some ten thousand.
+const TABLE_ELEMENTS_MAX: usize = 1 << 18;
+/// Core modules of one component; a Python plugin is made of some dozens.
+const INSTANCES_MAX: usize = 1_000;
+const TABLES_MAX: usize = 1_000;
+/// Each reserves address space, whatever its size.
+const MEMORIES_MAX: usize = 16;
+
+/// Bounds the linear memory of a store, and remembers that it refused: the guest's allocator usually answers a refusal
+/// with a trap that says nothing of memory.
+#[derive(Debug)]
+pub(super) struct MemoryLimiter {
+    limit: usize,
+    used: usize,
+    table_elements: usize,
+    refused: bool,
+}
+
+impl MemoryLimiter {
+    pub(super) fn new(limit: u64) -> Self {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        Self { limit, used: 0, table_elements: 0, refused: false }
+    }
+
+    /// Linear memory of all the store's memories, bytes.
+    pub(super) fn used(&self) -> usize {
+        self.used
+    }
+
+    pub(super) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// Whether growth was refused since this was last asked.
+    pub(super) fn take_refused(&mut self) -> bool {
+        std::mem::take(&mut self.refused)
+    }
+}
+
+impl ResourceLimiter for MemoryLimiter {
+    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            // Will fail by the memory's own declaration: nothing to account for.
+            return Ok(true);
+        }
+        let used = self.used.saturating_add(desired.saturating_sub(current));
+        let allowed = used <= self.limit;
+        if allowed {
+            self.used = used;
+        } else {
+            self.refused = true;
+        }
+        Ok(allowed)
+    }
+
+    fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.refused = true;
+        Ok(())
+    }
+
+    fn table_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let more = desired.saturating_sub(current);
+        let allowed = self.table_elements.checked_add(more).is_some_and(|elements| elements <= TABLE_ELEMENTS_MAX);
+        if allowed {
+            self.table_elements += more;
+        } else {
+            self.refused = true;
+        }
+        Ok(allowed)
+    }
+
+    fn instances(&self) -> usize {
+        INSTANCES_MAX
+    }
+
+    fn tables(&self) -> usize {
+        TABLES_MAX
+    }
+
+    fn memories(&self) -> usize {
+        MEMORIES_MAX
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ceiling_covers_all_memories_together_and_a_refusal_is_remembered_once() {
+        let mut limiter = MemoryLimiter::new(3 << 16);
+        assert!(limiter.memory_growing(0, 2 << 16, None).unwrap());
+        assert!(limiter.memory_growing(0, 1 << 16, None).unwrap());
+        assert!(!limiter.take_refused());
+        assert!(!limiter.memory_growing(1 << 16, 2 << 16, None).unwrap());
+        assert_eq!(limiter.used(), 3 << 16);
+        assert!(limiter.take_refused());
+        assert!(!limiter.take_refused());
+    }
+}

@@ -1,0 +1,309 @@
+//! A plugin ready for one step of one route, and its instances: each has a store of its own, with its ceilings of memory
+//! and time. A faulted instance is never called again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use regex::Regex;
+use wasmtime::Store;
+use wasmtime::component::Resource;
+
+use super::bindings::{ColumnBuffer, Configure, Failure, Process, Shutdown};
+use super::clock::Deadline;
+use super::compile::{Compiled, LoadError};
+use super::convert::Call;
+use super::fault::{Circumstances, HostFault, MESSAGE_MAX, classify, printable};
+use super::host::log::{self, Gate, Speaker};
+use super::memory::MemoryLimiter;
+use super::step::PluginStep;
+use crate::config::settings::{Destination, PluginLimits, Target};
+use crate::model::{DestinationName, Digest, FaultCode, PluginName, RouteName};
+
+/// Starting and ending an instance may use this many times a record's CPU time, and never less than the second figure:
+/// a large runtime has to come up, once.
+const START_FACTOR: u32 = 5;
+const START_MIN: Duration = Duration::from_secs(2);
+/// Least data that one host call may take from the guest; the ceiling is the guest's own memory otherwise.
+const HOST_CALL_MIN: usize = 1 << 20;
+/// Resource handles that a guest may hold; a plugin needs one.
+const HANDLES_MAX: usize = 10_000;
+/// A column's buffer is kept from call to call up to this size, bytes.
+const COLUMN_KEPT_MAX: usize = 4 << 20;
+/// The longest of a guest's last words in a fault's message, bytes.
+const LAST_WORDS_MAX: usize = 1024;
+
+/// A destination as plugins may name it.
+#[derive(Debug, Clone)]
+pub struct DestinationSpec {
+    /// Its name for plugins.
+    pub name: DestinationName,
+    /// What a topic that a plugin names must match (the whole name), where the destination has a pattern.
+    pub topic_pattern: Option<Regex>,
+}
+
+impl From<&Destination> for DestinationSpec {
+    fn from(destination: &Destination) -> Self {
+        let topic_pattern = match &destination.target {
+            Target::Topic(_) => None,
+            Target::Pattern(pattern) => Some(pattern.clone()),
+        };
+        Self { name: destination.name.clone(), topic_pattern }
+    }
+}
+
+/// What a plugin is prepared with.
+#[derive(Debug, Clone)]
+pub struct Prepare {
+    /// Its name.
+    pub plugin: PluginName,
+    /// The route of the step.
+    pub route: RouteName,
+    /// The step's configuration as JSON text.
+    pub config_json: String,
+    /// Ceilings of each instance.
+    pub limits: PluginLimits,
+    /// The route's destinations, in its order.
+    pub destinations: Arc<[DestinationSpec]>,
+}
+
+/// A plugin configured for one step of one route, proven to work; shared by the route's workers.
+#[derive(Debug)]
+pub struct Prepared {
+    compiled: Compiled,
+    with: Prepare,
+}
+
+impl Prepared {
+    pub(super) fn new(compiled: Compiled, with: Prepare) -> Result<Self, LoadError> {
+        let prepared = Self { compiled, with };
+        let instance = prepared.instantiate(Gate::default());
+        let mut instance = instance.map_err(|not_ready| LoadError::NotReady(not_ready.message))?;
+        instance.shut_down(&prepared);
+        Ok(prepared)
+    }
+
+    /// A step with an instance of its own, made at its first call.
+    pub fn step(self: &Arc<Self>) -> PluginStep {
+        PluginStep::new(Arc::clone(self))
+    }
+
+    /// The plugin's name.
+    pub fn plugin(&self) -> &PluginName {
+        &self.with.plugin
+    }
+
+    /// The digest of the plugin's bytes.
+    pub fn sha256(&self) -> &Digest {
+        &self.compiled.inspection().sha256
+    }
+
+    pub(super) fn with(&self) -> &Prepare {
+        &self.with
+    }
+
+    /// A fresh instance, configured; or why there is none.
+    pub(super) fn instantiate(&self, gate: Gate) -> Result<Instance, NotReady> {
+        let mut store = self.store(gate);
+        match self.start(&mut store) {
+            Ok(functions) => Ok(Instance { store, functions }),
+            Err(message) => Err(NotReady { message, gate: store.into_data().gate }),
+        }
+    }
+
+    fn start(&self, store: &mut Store<State>) -> Result<Functions, String> {
+        let budget = self.start_budget();
+        let _running = self.compiled.engine().ticker().running();
+        set_deadline(store, budget);
+        let functions = self.compiled.instantiate(store);
+        let functions = functions.map_err(|error| explain("it cannot be instantiated", &error, store))?;
+        set_deadline(store, budget);
+        match functions.configure.call(&mut *store, (self.with.config_json.clone(),)) {
+            Ok((Ok(()),)) => Ok(functions),
+            Ok((Err(Failure::BadConfig(message)),)) => {
+                Err(format!("it refuses its config: {}", printable(&message, MESSAGE_MAX)))
+            }
+            Ok((Err(Failure::Retry(message) | Failure::Permanent(message)),)) => {
+                Err(format!("it failed to configure itself: {}", printable(&message, MESSAGE_MAX)))
+            }
+            Err(error) => Err(explain("it cannot be configured", &error, store)),
+        }
+    }
+
+    fn store(&self, gate: Gate) -> Store<State> {
+        let speaker = Speaker { route: self.with.route.clone(), plugin: self.with.plugin.clone() };
+        let state = State {
+            memory: MemoryLimiter::new(self.with.limits.memory),
+            deadline: Deadline::default(),
+            call: None,
+            column: Arc::default(),
+            gate,
+            speaker,
+            last_words: None,
+        };
+        let most = state.memory.limit().max(HOST_CALL_MIN);
+        let mut store = Store::new(self.compiled.engine().wasmtime(), state);
+        store.limiter(|state| &mut state.memory);
+        store.epoch_deadline_callback(|cx| Ok(cx.data().deadline.check()));
+        store.set_hostcall_fuel(most);
+        store.set_max_component_handles(HANDLES_MAX);
+        store
+    }
+
+    fn start_budget(&self) -> Duration {
+        (self.with.limits.timeout * START_FACTOR).max(START_MIN)
+    }
+}
+
+fn explain(what: &str, error: &wasmtime::Error, store: &mut Store<State>) -> String {
+    let (code, message) = store.data_mut().classify(error);
+    format!("{what}: {code}: {message}")
+}
+
+fn set_deadline(store: &mut Store<State>, budget: Duration) {
+    let deadline = Deadline::start(budget);
+    store.set_epoch_deadline(deadline.first_check());
+    store.data_mut().deadline = deadline;
+}
+
+/// Why there is no instance, and what outlives the attempt.
+pub(super) struct NotReady {
+    pub(super) message: String,
+    pub(super) gate: Gate,
+}
+
+/// The functions that a plugin exports.
+pub(super) struct Functions {
+    pub(super) process: Process,
+    pub(super) configure: Configure,
+    pub(super) shutdown: Shutdown,
+}
+
+/// One instance. Whoever gets a fault from it drops it.
+pub(super) struct Instance {
+    store: Store<State>,
+    functions: Functions,
+}
+
+/// What the guest answered to a call.
+pub(super) enum Answer {
+    Verdicts(Vec<u8>),
+    Failure(Failure),
+    Fault(FaultCode, String),
+}
+
+impl Instance {
+    /// Calls the guest once. Gives the call back, whatever happened in it, and the CPU time it took.
+    pub(super) fn process(
+        &mut self,
+        of: &Prepared,
+        call: Box<Call>,
+        cpu: Duration,
+    ) -> (Answer, Option<Box<Call>>, Duration) {
+        let running = of.compiled.engine().ticker().running();
+        let state = self.store.data_mut();
+        state.call = Some(call);
+        state.last_words = None;
+        state.memory.take_refused();
+        set_deadline(&mut self.store, cpu);
+        let result = self.functions.process.call(&mut self.store, (Resource::new_borrow(0),));
+        let spent = self.store.data().deadline.spent();
+        drop(running);
+        let answer = match result {
+            Ok((Ok(verdicts),)) => Answer::Verdicts(verdicts),
+            Ok((Err(failure),)) => Answer::Failure(failure),
+            Err(error) => {
+                let (code, message) = self.store.data_mut().classify(&error);
+                Answer::Fault(code, message)
+            }
+        };
+        let state = self.store.data_mut();
+        state.trim_column();
+        (answer, state.call.take(), spent)
+    }
+
+    /// The guest's `shutdown`; what goes wrong in it can harm nobody.
+    pub(super) fn shut_down(&mut self, of: &Prepared) {
+        let _running = of.compiled.engine().ticker().running();
+        set_deadline(&mut self.store, of.start_budget());
+        if let Err(error) = self.functions.shutdown.call(&mut self.store, ()) {
+            let (code, message) = self.store.data_mut().classify(&error);
+            let Speaker { route, plugin } = &self.store.data().speaker;
+            tracing::debug!(%route, %plugin, %code, "the plugin failed to shut down: {message}");
+        }
+    }
+
+    /// Linear memory, bytes.
+    pub(super) fn memory(&self) -> u64 {
+        self.store.data().memory.used() as u64
+    }
+
+    /// What outlives the instance.
+    pub(super) fn into_gate(self) -> Gate {
+        self.store.into_data().gate
+    }
+}
+
+/// What a store holds beside the guest.
+pub(super) struct State {
+    memory: MemoryLimiter,
+    deadline: Deadline,
+    /// The call that runs.
+    pub(super) call: Option<Box<Call>>,
+    /// The buffer that columns are lent from.
+    column: Arc<ColumnBuffer>,
+    gate: Gate,
+    speaker: Speaker,
+    /// The last error that the guest logged during the call.
+    last_words: Option<String>,
+}
+
+impl State {
+    pub(super) fn call(&self) -> Result<&Call, HostFault> {
+        self.call.as_deref().ok_or_else(HostFault::outside_of_process)
+    }
+
+    pub(super) fn call_mut(&mut self) -> Result<&mut Call, HostFault> {
+        self.call.as_deref_mut().ok_or_else(HostFault::outside_of_process)
+    }
+
+    /// Fills the column buffer, and lends it to wasmtime until it is copied into the guest.
+    pub(super) fn lend(
+        &mut self,
+        fill: impl FnOnce(&Call, &mut ColumnBuffer) -> Result<(), HostFault>,
+    ) -> Result<Arc<ColumnBuffer>, HostFault> {
+        let call = self.call.as_deref().ok_or_else(HostFault::outside_of_process)?;
+        if Arc::get_mut(&mut self.column).is_none() {
+            self.column = Arc::default();
+        }
+        fill(call, Arc::get_mut(&mut self.column).expect("nobody else has it"))?;
+        Ok(Arc::clone(&self.column))
+    }
+
+    fn trim_column(&mut self) {
+        if self.column.bytes.capacity() > COLUMN_KEPT_MAX {
+            self.column = Arc::default();
+        }
+    }
+
+    /// A line that the guest logs.
+    pub(super) fn log(&mut self, level: tracing::Level, message: &str, about: Option<u32>) {
+        if level == tracing::Level::ERROR {
+            self.last_words = Some(printable(message, LAST_WORDS_MAX));
+        }
+        if level > tracing::level_filters::LevelFilter::current() || !self.gate.admit() {
+            return;
+        }
+        if let Some(dropped) = self.gate.take_dropped() {
+            log::write_dropped(&self.speaker, dropped);
+        }
+        let about = about.zip(self.call.as_deref()).and_then(|(index, call)| call.coordinates(index));
+        log::write(&self.speaker, level, message, about);
+    }
+
+    fn classify(&mut self, error: &wasmtime::Error) -> (FaultCode, String) {
+        let memory_refused = self.memory.take_refused().then_some(self.memory.limit());
+        let last_words = self.last_words.take();
+        let budget = self.deadline.budget();
+        classify(error, &Circumstances { memory_refused, budget, last_words: last_words.as_deref() })
+    }
+}

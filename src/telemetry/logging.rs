@@ -1,0 +1,182 @@
+//! Logs: fields first, one line an event, to stderr. Level and format can be changed while the process runs.
+
+use std::fmt;
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::{EnvFilter, ParseError};
+use tracing_subscriber::fmt::format::{Format, Full, Json, Writer};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
+use tracing_subscriber::{Registry, reload};
+
+/// How logs are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// What to log and how.
+#[derive(Debug, Clone)]
+pub struct LogOptions {
+    /// Of our own events; the libraries' are shown from `warn`.
+    pub level: Level,
+    /// For people or for machines.
+    pub format: LogFormat,
+    /// Directives that replace `level` for the life of the process (`MILLRACE_LOG`): `debug`, `millrace::kafka=trace,info`.
+    pub filter: Option<String>,
+    /// Whether text is coloured: see [`stderr_has_colour`].
+    pub colour: bool,
+}
+
+/// Why logging cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum InitError {
+    /// The directives make no sense.
+    #[error(
+        "MILLRACE_LOG cannot be read as log directives: write a level (debug) or a list such as millrace::kafka=trace,info"
+    )]
+    Filter(#[source] ParseError),
+    /// There can be one subscriber in a process.
+    #[error("logging was set up twice in this process")]
+    Twice(#[source] TryInitError),
+}
+
+/// Whether colours are welcome on stderr: on a terminal that knows them, unless `NO_COLOR` says no.
+pub fn stderr_has_colour(env: &dyn Fn(&str) -> Option<String>) -> bool {
+    std::io::stderr().is_terminal()
+        && env("NO_COLOR").is_none_or(|value| value.is_empty())
+        && env("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// Changes what is logged while the process runs.
+#[derive(Debug, Clone)]
+pub struct LogHandle {
+    filter: reload::Handle<EnvFilter, Registry>,
+    json: Arc<AtomicBool>,
+    fixed: bool,
+}
+
+impl LogHandle {
+    /// Sets up logging for the process.
+    ///
+    /// # Errors
+    /// Directives that cannot be read, or a second call in one process.
+    pub fn init(options: &LogOptions) -> Result<Self, InitError> {
+        let filter = match &options.filter {
+            Some(directives) => EnvFilter::builder().parse(directives).map_err(InitError::Filter)?,
+            None => filter(options.level),
+        };
+        let (filter, handle) = reload::Layer::new(filter);
+        let json = Arc::new(AtomicBool::new(options.format == LogFormat::Json));
+        let lines = tracing_subscriber::fmt::layer()
+            .with_writer(std::io::stderr)
+            .with_ansi(options.colour)
+            .event_format(Lines::new(json.clone()));
+        tracing_subscriber::registry().with(filter).with(lines).try_init().map_err(InitError::Twice)?;
+        Ok(Self { filter: handle, json, fixed: options.filter.is_some() })
+    }
+
+    /// Takes up another level (unless directives were given, which stay) and format.
+    pub fn set(&self, level: Level, format: LogFormat) {
+        if !self.fixed {
+            // Fails only when the subscriber is gone, and with it every reader.
+            let _ = self.filter.reload(filter(level));
+        }
+        self.json.store(format == LogFormat::Json, Relaxed);
+    }
+}
+
+/// Our own events from `level`; those of libraries from `warn`, since their `debug` is for their authors.
+fn filter(level: Level) -> EnvFilter {
+    let libraries = level.min(Level::WARN);
+    EnvFilter::new(format!("{libraries},millrace={level}"))
+}
+
+/// Both formats behind a switch. A layer that is exchanged while spans are open would find them without its own notes;
+/// here spans are not part of a line, and the layer stays.
+struct Lines {
+    json: Arc<AtomicBool>,
+    as_text: Format<Full>,
+    as_json: Format<Json>,
+}
+
+impl Lines {
+    fn new(json: Arc<AtomicBool>) -> Self {
+        let as_json = Format::default().json().flatten_event(true).with_current_span(false).with_span_list(false);
+        Self { json, as_text: Format::default(), as_json }
+    }
+}
+
+impl<S, N> FormatEvent<S, N> for Lines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, ctx: &FmtContext<'_, S, N>, writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        if self.json.load(Relaxed) {
+            self.as_json.format_event(ctx, writer, event)
+        } else {
+            self.as_text.format_event(ctx, writer, event)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[test]
+    fn the_format_changes_while_it_runs_even_inside_a_span() {
+        let written = Arc::new(Mutex::new(Vec::new()));
+        let json = Arc::new(AtomicBool::new(false));
+        let lines = tracing_subscriber::fmt::layer()
+            .with_writer({
+                let written = written.clone();
+                move || Sink(written.clone())
+            })
+            .with_ansi(false)
+            .event_format(Lines::new(json.clone()));
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), || {
+            let _span = tracing::info_span!("outer", a = 1).entered();
+            tracing::info!(address = %"127.0.0.1:9400", "admin endpoint listening");
+            json.store(true, Relaxed);
+            tracing::info!(address = %"127.0.0.1:9400", "admin endpoint listening");
+        });
+        let text = String::from_utf8(written.lock().unwrap().clone()).unwrap();
+        let (first, second) = text.trim_end().split_once('\n').unwrap();
+        assert!(first.ends_with("admin endpoint listening address=127.0.0.1:9400"), "{first}");
+        let second: serde_json::Value = serde_json::from_str(second).unwrap();
+        assert_eq!(second["address"], "127.0.0.1:9400");
+        assert_eq!(second["message"], "admin endpoint listening");
+        assert_eq!(second["level"], "INFO");
+    }
+
+    #[test]
+    fn libraries_are_quieter_than_we_are_and_never_louder_than_asked() {
+        for (level, expected) in [(Level::DEBUG, "millrace=debug,warn"), (Level::ERROR, "millrace=error,error")] {
+            assert_eq!(filter(level).to_string(), expected);
+        }
+    }
+
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+    impl io::Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! What tests stand on: a real Kafka, the daemon as a process, and waiting for a condition. Knows nothing about what is
+//! tested.
+
+#![allow(dead_code, reason = "a harness offers whole sets of words, of which today's tests may use some")]
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+pub(crate) mod daemon;
+pub(crate) mod kafka;
+
+/// The repository's root.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A path for a test's own file or directory, below the build directory; nothing is there yet.
+pub(crate) fn scratch(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(unique(name))
+}
+
+/// A name that no other test, and no other run of this one, uses.
+pub(crate) fn unique(name: &str) -> String {
+    format!("{name}-{:08x}", fastrand::u32(..))
+}
+
+/// Waits until `condition` holds, and fails the test when it does not within `timeout`.
+#[track_caller]
+pub(crate) fn wait_until(timeout: Duration, what: &str, mut condition: impl FnMut() -> bool) {
+    wait_for(timeout, what, || condition().then_some(()));
+}
+
+/// Waits until `look` finds something, and fails the test when it does not within `timeout`.
+#[track_caller]
+pub(crate) fn wait_for<T>(timeout: Duration, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + timeout;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited {timeout:?} in vain: {what}");
+        #[expect(clippy::disallowed_methods, reason = "the one place where tests wait, between two looks")]
+        std::thread::sleep(Duration::from_millis(30));
+    }
+}
