@@ -176,7 +176,7 @@ impl Producer {
             let slow = passing(Known::RD_KAFKA_RESP_ERR__MSG_TIMED_OUT, message);
             return Err(Stop::AbortAndRenew(Outcome::Aborted(slow)));
         }
-        self.delivered(&client)?;
+        self.delivered(&client, began)?;
         if !offsets.is_empty() {
             let member =
                 member().filter(GroupMetadata::is_member).ok_or_else(|| Stop::Abort(Outcome::Aborted(left())))?;
@@ -239,12 +239,25 @@ impl Producer {
     }
 
     /// Whether all outputs were delivered; what to make of it if not.
-    fn delivered(&mut self, client: &Client) -> Result<(), Stop> {
+    fn delivered(&mut self, client: &Client, began: Instant) -> Result<(), Stop> {
         let failures = client.context().take_failures();
         if failures.count == 0 {
             return Ok(());
         }
         self.stale_topics |= failures.first.iter().any(|failure| should_refresh(failure.code));
+        if let Some(fatal) = client.fatal_error() {
+            return Err(self.stopped(&fatal, began));
+        }
+        if failures.first.iter().all(|failure| errors::is_collateral(failure.code)) {
+            // They were taken down by what befell the transaction: asked to begin another, the client says what it was.
+            if let Err(error) = client.begin_transaction()
+                && error.must_abort
+            {
+                let topic = failures.first.iter().find_map(|failure| failure.topic.as_ref());
+                let found = trouble(&error, topic.map_or(About::Cluster, About::Write));
+                return Err(Stop::AbortAndRenew(Outcome::Aborted(found)));
+            }
+        }
         // What was refused leaves a gap in the sequence, and the next transaction would pay for it.
         Err(Stop::AbortAndRenew(classify(&failures)))
     }

@@ -88,6 +88,7 @@ pub struct Session {
     /// Partitions to be taken up again once their offset can be had, with what was said when they stopped.
     to_resolve: BTreeMap<TopicPartition, (Instant, String)>,
     told: HashMap<String, Instant>,
+    /// Nothing more is to be done: closed, or of no more use.
     broken: bool,
 }
 
@@ -175,12 +176,11 @@ impl Session {
         let mut messages = std::mem::take(&mut self.messages);
         // A batch call waits for all it was asked for: so first for one, then for what is there.
         self.queue.consume(wait, 1, &mut messages);
-        let before = self.take_changes(events);
+        self.take_changes(events);
         if !messages.is_empty() && records > 1 {
             self.queue.consume(Duration::ZERO, records - 1, &mut messages);
         }
         let during = self.take_changes(events);
-        debug_assert!(before.is_empty() || messages.len() <= records);
         let (fetched, failed): (Vec<_>, Vec<_>) = messages.drain(..).partition(|message| message.error().is_none());
         self.messages = messages;
         let assignment = Arc::clone(&self.assignment);
@@ -437,6 +437,10 @@ impl Broker for Session {
     }
 
     fn transact(&mut self, outputs: &dyn Outputs, offsets: &OffsetMap) -> Outcome {
+        // librdkafka crashes when a closed consumer is asked who it is.
+        if self.broken {
+            return Outcome::Broken(passing(Known::RD_KAFKA_RESP_ERR__STATE, "the session has ended"));
+        }
         if self.unknown.is_some() {
             return Outcome::Unknown(passing(
                 Known::RD_KAFKA_RESP_ERR__STATE,
@@ -461,6 +465,9 @@ impl Broker for Session {
     }
 
     fn settle(&mut self, offsets: &OffsetMap) -> Outcome {
+        if self.broken {
+            return Outcome::Broken(passing(Known::RD_KAFKA_RESP_ERR__STATE, "the session has ended"));
+        }
         let Some(unsent) = self.unknown else {
             return Outcome::Aborted(passing(Known::RD_KAFKA_RESP_ERR__STATE, "nothing is unsettled"));
         };
@@ -496,6 +503,7 @@ impl Broker for Session {
         if leave && self.is_named && !self.broken {
             self.leave(until);
         }
+        self.broken = true;
         // Closing serves the last rebalance, waits for brokers, and has been seen to hang: never on this thread.
         let client = Arc::clone(self.queue.client());
         let (done, is_done) = mpsc::channel();

@@ -401,21 +401,31 @@ fn a_younger_session_with_the_same_instance_keeps_the_work() {
 }
 
 #[test]
-fn offsets_of_a_generation_that_has_passed_are_refused_as_moved() {
-    let bench = Bench::new(2, Delivery::ExactlyOnce);
+fn a_member_that_the_group_has_given_up_commits_nothing() {
+    let mut bench = Bench::new(1, Delivery::ExactlyOnce);
+    let short = |name: &str| (name.to_owned(), PropertyValue::plain("6000"));
+    bench.route.source.consumer = [short("max.poll.interval.ms"), short("session.timeout.ms")].into();
     shared().produce(&bench.source, &numbers(0..5));
-    let mut first = bench.start();
+    let mut slow = bench.start();
     let mut seen = Seen::default();
-    seen.poll(&mut first, "5 records", |seen| seen.values().len() >= 5);
-    let slot = first.topic(&topic(&bench.destination)).unwrap().slot;
-    // Leaves the group without a poll in which the session could hear of it.
-    first.close(false, PATIENCE);
-    match first.transact(&List::of(slot, seen.values()), &bench.offset(0, 5)) {
+    seen.poll(&mut slow, "5 records", |seen| seen.values().len() >= 5);
+    let slot = slow.topic(&topic(&bench.destination)).unwrap().slot;
+    // The first does not poll any more, so that the group gives its partition to the second.
+    let mut quick = bench.open(&Instance::Random(unique("process")));
+    let mut seen_quick = Seen::default();
+    seen_quick.poll(&mut quick, "5 records", |seen| seen.values().len() >= 5);
+    match slow.transact(&List::of(slot, seen.values()), &bench.offset(0, 5)) {
         Outcome::Aborted(trouble) => assert_eq!(trouble.kind, TroubleKind::Moved, "{trouble:?}"),
         other => panic!("{other:?}"),
     }
     assert!(bench.values(Isolation::ReadCommitted).is_empty());
     assert_eq!(bench.committed(0), Some(0));
+    let slot = quick.topic(&topic(&bench.destination)).unwrap().slot;
+    assert_eq!(quick.transact(&List::of(slot, seen_quick.values()), &bench.offset(0, 5)), committed());
+    seen.poll(&mut slow, "the loss", |seen| seen.events.iter().any(|event| matches!(event, Event::Revoked(_))));
+    quick.close(false, PATIENCE);
+    slow.close(false, PATIENCE);
+    assert!(matches!(slow.transact(&List::default(), &bench.offset(0, 5)), Outcome::Broken(_)));
 }
 
 #[test]
