@@ -21,6 +21,9 @@ const CHUNK_MIN: usize = 16 << 10;
 /// The longest reason of a refusal, bytes.
 const REASON_MAX: usize = 1024;
 
+/// A header on its way into the guest.
+pub(super) type HeaderOut = (String, Option<Vec<u8>>);
+
 /// The records and outputs of one call.
 pub(super) struct Call {
     items: Items,
@@ -159,7 +162,7 @@ impl Call {
         })
     }
 
-    pub(super) fn headers(&self, index: u32) -> Result<Vec<(String, Option<Vec<u8>>)>, HostFault> {
+    pub(super) fn headers(&self, index: u32) -> Result<Vec<HeaderOut>, HostFault> {
         let item = &self.slice(index, index.saturating_add(1))?[0];
         let header = |nth| {
             let (name, value) = self.items.header(item, nth);
