@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::bindings::ColumnBuffer;
-use super::fault::{HostFault, printable};
+use super::fault::{HostFault, printable, size};
 use super::sandbox::DestinationSpec;
 use crate::config::settings::PluginLimits;
 use crate::model::{Field, HeaderPart, Item, Items, Offset, SendTo, Span, TopicName, TopicPartition};
@@ -420,13 +420,14 @@ impl Call {
             return Err(HostFault::bad_output(format!("more than {most} outputs of one record (`max_outputs`)")));
         }
         if used.bytes > limits.output_bytes {
-            let most = limits.output_bytes;
+            let most = size(limits.output_bytes);
             return Err(HostFault::bad_output(format!(
-                "more than {most} bytes of output of one record (`max_output_bytes`)"
+                "more than {most} of output of one record (`max_output_bytes`)"
             )));
         }
         if self.bytes > CALL_BYTES_MAX.max(limits.output_bytes) {
-            return Err(HostFault::bad_output(format!("more than {CALL_BYTES_MAX} bytes of output of one call")));
+            let most = size(CALL_BYTES_MAX.max(limits.output_bytes));
+            return Err(HostFault::bad_output(format!("more than {most} of output of one call")));
         }
         if self.outputs > CALL_OUTPUTS_MAX.max(limits.outputs as usize) {
             return Err(HostFault::bad_output(format!("more than {CALL_OUTPUTS_MAX} outputs of one call")));
