@@ -3,5 +3,6 @@
 mod architecture;
 mod java_partitions;
 mod kafka_session;
+mod plugin_contract;
 mod simulation;
 mod support;
