@@ -629,6 +629,7 @@ fn outcome_label(outcome: &Outcome) -> &'static str {
         Outcome::Committed { .. } => "committed",
         Outcome::Aborted(_) => "aborted",
         Outcome::Rejected { .. } => "rejected",
-        Outcome::Unknown(_) | Outcome::Broken(_) => "unknown",
+        Outcome::Unknown(_) => "unknown",
+        Outcome::Broken(_) => "broken",
     }
 }

@@ -435,7 +435,7 @@ impl Report for News {
     fn health(&mut self, _: &Health) {}
     fn transaction_begins(&mut self) {}
     fn transaction(&mut self, outcome: &'static str, _: Duration) {
-        self.consumed_may_miss |= outcome == "unknown";
+        self.consumed_may_miss |= matches!(outcome, "unknown" | "broken");
     }
     fn committed(&mut self, tally: &Tally) {
         self.tallies.push(tally.clone());
