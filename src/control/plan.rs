@@ -211,7 +211,11 @@ fn property_problems(loaded: &Loaded) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (scope, properties, kind) in of_process.into_iter().chain(of_routes) {
         for (name, message) in check_properties(properties, kind) {
-            problems.push(problem_at(places.property(&scope, &name), format!("`{name}`: {message}"), "invalid_property"));
+            problems.push(problem_at(
+                places.property(&scope, &name),
+                format!("`{name}`: {message}"),
+                "invalid_property",
+            ));
         }
     }
     problems
