@@ -56,8 +56,10 @@ impl MockCluster {
     /// What librdkafka says.
     pub fn watcher(&self, partitions: impl IntoIterator<Item = TopicPartition>) -> Result<Watcher, String> {
         let mut options = self.client_options();
-        // A group is named because librdkafka wants one; it is never joined.
-        options.extend([("group.id", "watcher"), ("enable.auto.commit", "false")].map(|(n, v)| (n.into(), v.into())));
+        // A group is named because librdkafka wants one; it is never joined. The mock answers a fetch that finds nothing
+        // when its time is up, not when a record comes.
+        let more = [("group.id", "watcher"), ("enable.auto.commit", "false"), ("fetch.wait.max.ms", "20")];
+        options.extend(more.map(|(name, value)| (name.into(), value.into())));
         let client = Client::new(Kind::Consumer, &options, Context::new("watcher of topics", None))?;
         let queue = ConsumerQueue::new(&client).map_err(|error| error.message)?;
         let partitions = PartitionList::of(partitions.into_iter().map(|partition| (partition, OFFSET_BEGINNING)));
@@ -65,10 +67,10 @@ impl MockCluster {
         Ok(Watcher { queue })
     }
 
+    /// Silent: that the cluster goes before they do is no news.
     fn client_options(&self) -> Options {
-        Options::from(
-            [("bootstrap.servers", &*self.bootstrap()), ("log_level", "3")].map(|(n, v)| (n.into(), v.into())),
-        )
+        let options = [("bootstrap.servers", &*self.bootstrap()), ("log_level", "2")];
+        Options::from(options.map(|(name, value)| (name.into(), value.into())))
     }
 
     /// Lets the next requests of one kind (Kafka's API key) fail with these codes, one after the other; 0 succeeds.

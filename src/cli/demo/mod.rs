@@ -160,6 +160,8 @@ struct Show {
     /// Records that have arrived, by topic.
     arrived: BTreeMap<TopicName, u64>,
     running: Option<Running>,
+    /// How the routes fared, before they were stopped.
+    last: Option<Status>,
     /// Why not everything was shown.
     trouble: Option<String>,
 }
@@ -176,7 +178,9 @@ struct Flow {
 
 impl Show {
     fn new(arguments: &Arguments, loaded: &Loaded, broker: &MockCluster) -> Result<Self, String> {
-        let flows: Vec<_> = loaded.settings.routes.values().filter(|route| route.enabled).map(Flow::new).collect();
+        let routes = loaded.settings.routes.values().filter(|route| route.enabled);
+        let mut flows: Vec<_> = routes.map(Flow::new).collect();
+        flows.sort_by_key(|flow| !reads(&flow.route, EVENTS));
         let events = TopicName::new(EVENTS).expect("a topic's name");
         let outlets: BTreeSet<_> = flows.iter().flat_map(|flow| flow.topics.clone()).collect();
         let sources = flows.iter().flat_map(|flow| named_topics(&flow.route)).cloned();
@@ -200,41 +204,36 @@ impl Show {
             sent: 0,
             arrived: BTreeMap::new(),
             running: None,
+            last: None,
             trouble: None,
         })
     }
 
     /// Says what is real and what is not, before anything moves.
     fn introduce(&mut self, loaded: &Loaded, broker: &MockCluster, directory: &Directory) -> io::Result<()> {
-        let screen = &mut self.screen;
-        screen.say("millrace demo", ": all of this runs in one process, with nothing installed\n")?;
-        screen.say(
-            "  broker   ",
-            &format!("embedded, on {}: librdkafka's mock cluster, which speaks Kafka's protocol", broker.bootstrap()),
-        )?;
-        screen.say("           ", "in memory and keeps nothing: records and offsets are gone when the demo ends")?;
-        screen.say(
-            "  delivery ",
-            "at_least_once: the mock cluster has no working transactions. exactly_once, the default,",
-        )?;
-        screen.say("           ", "takes a real Kafka (and `make test` shows it on one)")?;
-        let events = events::count();
-        screen.say("  events   ", &format!("{events} real earthquakes of a week in 2018 (USGS), sent to {EVENTS} as if they happened now, {} a second", self.rate))?;
-        for flow in &self.flows {
-            screen.say("  route    ", &flow.path())?;
-        }
+        let (bootstrap, events, rate) = (broker.bootstrap(), events::count(), self.rate);
+        let about = format!(
+            "embedded, on {bootstrap}: librdkafka's mock cluster, which speaks Kafka's protocol\n\
+             in memory and keeps nothing: records and offsets are gone when the demo ends"
+        );
+        let delivery = "at_least_once, since the mock cluster has no working transactions\n\
+                        exactly_once, the default, takes a real Kafka (`make test` shows it on one)";
+        let replay = format!(
+            "{events} real earthquakes of a week in 2018 (USGS, public domain), {rate} a second,\n\
+             sent to the topic {EVENTS} as if they happened now"
+        );
+        let paths: Vec<_> = self.flows.iter().map(Flow::path).collect();
         let files: Vec<_> = loaded.files.iter().map(|file| file.display().to_string()).collect();
-        screen.say("  config   ", &files.join(", "))?;
-        match directory.is_temporary() {
-            true => screen.say(
-                "           ",
-                "gone at the end, too; `millrace demo --config-dir DIR` keeps it, to edit it and run again",
-            ),
-            false => screen.say(
-                "           ",
-                "edit it, end the demo and run the same command again: changes are taken up at the start",
-            ),
-        }
+        let edit = match directory.is_temporary() {
+            true => "gone at the end, too: `millrace demo --config-dir DIR` keeps it there, to edit and run again",
+            false => "edit it and run the same command again: this version takes up changes when it starts",
+        };
+        self.screen.say("millrace demo", ": all of this runs in one process, with nothing installed\n")?;
+        self.screen.entry("broker", &about)?;
+        self.screen.entry("delivery", delivery)?;
+        self.screen.entry("events", &replay)?;
+        self.screen.entry("routes", &paths.join("\n"))?;
+        self.screen.entry("config", &format!("{}\n{edit}", files.join(", ")))
     }
 
     /// Until what was asked for is done, somebody interrupts, or nobody reads any more.
@@ -243,13 +242,14 @@ impl Show {
         self.running = Some(running);
         let shown = self
             .screen
-            .say("  metrics  ", &format!("http://{admin}/metrics, status at http://{admin}/api/v1/status"))
-            .and_then(|()| self.screen.say("  Ctrl-C   ", "ends it"))
+            .entry("metrics", &format!("http://{admin}/metrics, and http://{admin}/api/v1/status"))
+            .and_then(|()| self.screen.entry("Ctrl-C", "ends it"))
             .and_then(|()| self.screen.columns())
             .and_then(|()| self.send_and_show())
             .and_then(|()| self.settle());
         // An error here is a reader that has gone, as in `millrace demo | head`: no more to do.
         let _ = shown.and_then(|()| self.screen.clear_status());
+        self.last = self.board();
     }
 
     fn send_and_show(&mut self) -> io::Result<()> {
@@ -280,8 +280,8 @@ impl Show {
             let is_interrupted = self.stop.load(Relaxed);
             let patience = if is_interrupted { SETTLE_INTERRUPTED } else { SETTLE };
             if begun.elapsed() >= patience {
-                if !is_interrupted {
-                    self.trouble.get_or_insert(format!("not all that was sent has come through within {patience:?}"));
+                if !is_interrupted && self.trouble.is_none() {
+                    self.trouble = Some(self.what_is_missing(patience));
                 }
                 break;
             }
@@ -298,6 +298,17 @@ impl Show {
         all_read && self.flows.iter().map(written).sum::<u64>() <= self.arrived.values().sum()
     }
 
+    fn what_is_missing(&self, patience: Duration) -> String {
+        let mut text = format!("not all that was sent has come through within {patience:?}");
+        for (name, route) in self.board().into_iter().flat_map(|status| status.routes) {
+            if route.state != RouteState::Running {
+                let reason = route.reason.unwrap_or_default();
+                text += &format!("; route {name} is {}: {reason}", route.state.as_str());
+            }
+        }
+        text
+    }
+
     /// How many records there are for a route to read.
     fn waiting_for(&self, route: &Route) -> u64 {
         let arrived = self.arrived.iter().filter(|(topic, _)| reads(route, topic.as_str())).map(|(_, count)| count);
@@ -306,16 +317,23 @@ impl Show {
 
     /// Shows what arrives within `wait`.
     fn show(&mut self, wait: Duration) -> io::Result<()> {
-        let arrivals = self.watcher.poll(wait);
-        for record in &arrivals {
-            *self.arrived.entry(record.at.topic.clone()).or_default() += 1;
-            let writes = |(_, flow): &(usize, &mut Flow)| flow.topics.contains(&record.at.topic);
+        let mut arrivals: Vec<_> = self
+            .watcher
+            .poll(wait)
+            .into_iter()
             // (two routes that write to one topic cannot be told apart there)
-            if let Some((nth, flow)) = self.flows.iter_mut().enumerate().find(writes) {
-                flow.arrived += 1;
-                flow.redacted += u64::from(screen::is_redacted(record));
-                self.screen.record(flow.route.name.as_str(), nth, record)?;
-            }
+            .filter_map(|record| {
+                Some((self.flows.iter().position(|flow| flow.topics.contains(&record.at.topic))?, record))
+            })
+            .collect();
+        // They come partition by partition. An event's timestamp stays with it on all its way.
+        arrivals.sort_by_key(|(nth, record)| (record.timestamp, *nth));
+        for (nth, record) in &arrivals {
+            *self.arrived.entry(record.at.topic.clone()).or_default() += 1;
+            let flow = &mut self.flows[*nth];
+            flow.arrived += 1;
+            flow.redacted += u64::from(screen::is_redacted(record));
+            self.screen.record(flow.route.name.as_str(), *nth, record)?;
         }
         if arrivals.is_empty() { Ok(()) } else { self.screen.status(&self.status_line()) }
     }
@@ -348,17 +366,18 @@ impl Show {
 
     /// Says what has happened.
     fn conclude(mut self, directory: &Directory) -> Result<(), Failure> {
-        let Some(status) = self.board() else { return Ok(()) };
-        let lines = self.summary(&status);
+        let Some(status) = self.last.take() else { return Ok(()) };
         let kept = match directory.is_temporary() {
-            true => "Nothing of it is kept".to_owned(),
-            false => format!("Kept: the configuration in {}", directory.path().display()),
+            true => "nothing".to_owned(),
+            false => format!("the configuration in {}", directory.path().display()),
         };
         // (an error: nobody reads)
-        let _ = self.screen.say("\nsent     ", &format!("{} events to {EVENTS}", self.sent)).and_then(|()| {
-            lines.iter().try_for_each(|(name, line)| self.screen.say(name, line))?;
-            self.screen.say("", &kept)
-        });
+        let _ = self
+            .screen
+            .say("", "")
+            .and_then(|()| self.screen.entry("sent", &format!("{} events to {EVENTS}", self.sent)))
+            .and_then(|()| self.summary(&status).iter().try_for_each(|(name, line)| self.screen.entry(name, line)))
+            .and_then(|()| self.screen.entry("kept", &kept));
         match self.trouble {
             Some(trouble) => Err(Failure::Running(anyhow!(trouble))),
             None => Ok(()),
@@ -380,7 +399,7 @@ impl Show {
                     line += &format!(", {count} {what}");
                 }
             }
-            Some((format!("{:<8} ", flow.route.name), line))
+            Some((flow.route.name.to_string(), line))
         };
         self.flows.iter().filter_map(line).collect()
     }

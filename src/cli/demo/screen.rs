@@ -71,13 +71,19 @@ impl Screen {
         writeln!(self.talk, "{BOLD}{heading}{BOLD:#}{text}")
     }
 
+    /// A thing by name, with what there is to say about it, on one line or more.
+    pub(super) fn entry(&mut self, name: &str, text: &str) -> io::Result<()> {
+        let names = std::iter::once(name).chain(std::iter::repeat(""));
+        names.zip(text.lines()).try_for_each(|(name, line)| self.say(&format!("  {name:<9}"), line))
+    }
+
     /// The names of the columns.
     pub(super) fn columns(&mut self) -> io::Result<()> {
         if self.as_json {
             return Ok(());
         }
         let Widths { flow, place, .. } = self.widths;
-        let cells = [("UTC", TIME), ("ROUTE → TOPIC", flow), ("MAG", MAGNITUDE), ("PLACE", place), ("LAT LON", 0)];
+        let cells = [("UTC", TIME), ("ROUTE → TOPIC", flow), (" MAG", MAGNITUDE), ("PLACE", place), ("LAT LON", 0)];
         let line: Vec<String> = cells.iter().map(|(name, width)| pad(name, *width)).collect();
         writeln!(self.talk, "\n{DIM}{}{DIM:#}", line.join("  "))
     }
