@@ -2,6 +2,8 @@
 
 mod architecture;
 mod config_problems;
+mod crash;
+mod end_to_end;
 mod faults;
 mod java_partitions;
 mod kafka_session;
