@@ -40,7 +40,7 @@ fn items(count: usize, size: usize) -> Items {
         let record = MemoryRecord::of_value(value).key(format!("{number:016}"));
         record.header("trace", "0123456789abcdef").header("keep", "yes")
     };
-    Items::of(MemoryBatch::numbered((0..count).map(record).collect()) as Arc<dyn SourceBatch>)
+    Items::of(MemoryBatch::numbered((0..count).map(record).collect()) as Arc<dyn SourceBatch>, 0..count)
 }
 
 fn calls(criterion: &mut Criterion) {

@@ -51,3 +51,46 @@ fn a_configuration_that_is_wrong_is_refused_with_every_problem_and_its_place() {
         insta::assert_snapshot!(name, problems.to_string());
     }
 }
+
+#[test]
+fn a_configuration_that_is_right_is_taken_without_a_word() {
+    for path in fixtures("accepted") {
+        let loaded = accepted(&path);
+        assert!(loaded.warnings.is_empty() || path.ends_with("everything.yaml"), "{}", loaded.warnings);
+        assert!(!loaded.settings.routes.is_empty());
+    }
+}
+
+#[test]
+fn every_key_means_what_is_written() {
+    let loaded = accepted(Path::new("tests/it/fixtures/accepted/everything.yaml"));
+    assert_eq!(loaded.tests.len(), 1);
+    insta::with_settings!({ snapshot_path => "snapshots", prepend_module_to_snapshot => false, omit_expression => true }, {
+        insta::assert_snapshot!("config_everything", format!("{:#?}", loaded.settings));
+    });
+}
+
+#[test]
+fn what_is_not_written_has_its_default() {
+    let loaded = accepted(Path::new("tests/it/fixtures/accepted/smallest.yaml"));
+    insta::with_settings!({ snapshot_path => "snapshots", prepend_module_to_snapshot => false, omit_expression => true }, {
+        insta::assert_snapshot!("config_smallest", format!("{:#?}", loaded.settings));
+    });
+}
+
+#[test]
+fn the_example_configuration_is_right() {
+    let loaded = accepted(Path::new("config"));
+    assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
+    let routes: Vec<&str> = loaded.settings.routes.keys().map(|name| name.as_str()).collect();
+    assert_eq!(routes, ["earthquakes", "public-feed"]);
+    assert_eq!(loaded.files.len(), 3);
+    assert_eq!(loaded.tests.len(), 2);
+}
+
+#[test]
+fn what_cannot_be_read_is_told_apart_from_what_is_wrong() {
+    assert!(rejected(Path::new("tests/it/fixtures/nowhere")).only_unreadable());
+    assert!(rejected(Path::new("tests/it/fixtures/rejected/unreadable-secret.yaml")).only_unreadable());
+    assert!(!rejected(Path::new("tests/it/fixtures/rejected/unknown-plugin.yaml")).only_unreadable());
+}

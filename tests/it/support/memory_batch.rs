@@ -58,7 +58,7 @@ impl MemoryBatch {
 
     /// The items of a pipeline's start.
     pub(crate) fn items(self: &Arc<Self>) -> Items {
-        Items::of(Arc::clone(self) as Arc<dyn SourceBatch>)
+        Items::of(Arc::clone(self) as Arc<dyn SourceBatch>, 0..self.len())
     }
 }
 
