@@ -15,7 +15,7 @@ mod topics;
 
 pub use client_options::{ClientKind, check_properties};
 pub use limits::raise_open_files;
-pub use mock::MockCluster;
+pub use mock::{Arrival, MockCluster, Watcher, Writer};
 pub use positions::{Started, committed, resolve_start};
 pub use session::{Instance, Session, SessionOptions};
 pub use topics::{Cluster, TopicState, Topics, loops, source_topics};
