@@ -78,9 +78,7 @@ fn kafka(raw: &Raw, complete: bool, problems: &mut Problems) -> Kafka {
         producer: accept(&raw.kafka.producer, problems),
     };
     if complete && !raw.kafka.has_servers {
-        let message = "`kafka` has no `bootstrap.servers`";
-        let problem =
-            raw.kafka.place.as_ref().map_or_else(|| Problem::new(message), |place| Problem::at(place, message));
+        let problem = Problem::near(raw.kafka.place.as_ref(), "`kafka` has no `bootstrap.servers`");
         let help = "say where the brokers are: `kafka: { bootstrap.servers: \"127.0.0.1:9092\" }`";
         problems.push(problem.code("missing_key").help(help));
     }
