@@ -7,6 +7,7 @@ mod screen;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -64,7 +65,8 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let directory = Directory::prepare(arguments.config_dir.as_deref(), arguments.plugins.as_deref())
         .map_err(Failure::Environment)?;
-    let broker = MockCluster::start(1).map_err(cannot_start)?;
+    // Never dropped: it goes with the process. If it went before the last client had ended, that one would complain.
+    let broker = ManuallyDrop::new(MockCluster::start(1).map_err(cannot_start)?);
     let loaded = load(&directory, &broker)?;
     run::start_logging(&loaded.settings.log).map_err(Failure::Running)?;
     refuse_what_it_cannot_show(&loaded, &broker)?;
