@@ -3,6 +3,7 @@
 mod architecture;
 mod config_problems;
 mod crash;
+mod demo;
 mod end_to_end;
 mod faults;
 mod java_partitions;
