@@ -18,7 +18,8 @@ fn env(name: &str) -> Option<String> {
 /// Relative to the package, which is where tests run: so the snapshots read alike on every machine.
 fn fixtures(folder: &str) -> Vec<PathBuf> {
     let folder = Path::new("tests/it/fixtures").join(folder);
-    let mut found: Vec<PathBuf> = fs::read_dir(&folder).expect("the fixtures").map(|entry| entry.unwrap().path()).collect();
+    let mut found: Vec<PathBuf> =
+        fs::read_dir(&folder).expect("the fixtures").map(|entry| entry.unwrap().path()).collect();
     found.sort();
     found
 }

@@ -2,6 +2,7 @@
 
 mod architecture;
 mod config_problems;
+mod docs;
 mod java_partitions;
 mod kafka_session;
 mod plugin_contract;
