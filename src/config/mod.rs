@@ -24,6 +24,7 @@ pub use places::{Places, PropertyScope};
 pub use problem::{Problem, Problems};
 pub use settings::Settings;
 pub use source::Place;
+pub use units::parse_duration;
 
 use crate::model::Digest;
 use files::ReadFile;

@@ -21,8 +21,11 @@ pub(super) fn parse_size(text: &str) -> Result<u64, String> {
     })
 }
 
-/// Reads a duration; the error says what to write instead.
-pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
+/// Reads a duration, as `100ms` or `5m`.
+///
+/// # Errors
+/// What to write instead.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
     parse(text, &DURATIONS, ("s", "ms"))
         .map(Duration::from_millis)
         .map_err(|instead| instead.unwrap_or_else(|| "write a number and a unit: `100ms`, `30s`, `5m` or `1h`".into()))

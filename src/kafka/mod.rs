@@ -13,7 +13,7 @@ mod session;
 mod topics;
 
 pub use client_options::{ClientKind, check_properties};
-pub use mock::MockCluster;
+pub use mock::{Arrival, MockCluster, Watcher, Writer};
 pub use positions::{Started, committed, resolve_start};
 pub use session::{Instance, Session, SessionOptions};
 pub use topics::{Cluster, TopicState, Topics, loops, source_topics};

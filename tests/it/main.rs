@@ -2,7 +2,10 @@
 
 mod architecture;
 mod config_problems;
+mod crash;
 mod docs;
+mod end_to_end;
+mod faults;
 mod java_partitions;
 mod kafka_session;
 mod plugin_contract;
