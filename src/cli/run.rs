@@ -99,6 +99,7 @@ pub(super) fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
                 }
                 None => {
                     tracing::warn!("{name} again: ending at once, what is in work is uncommitted");
+                    #[expect(clippy::disallowed_methods, reason = "a second signal asks for exactly this")]
                     std::process::exit(code);
                 }
             }

@@ -77,7 +77,7 @@ fn kafka(raw: &Raw, complete: bool, problems: &mut Problems) -> Kafka {
         consumer: accept(&raw.kafka.consumer, problems),
         producer: accept(&raw.kafka.producer, problems),
     };
-    if complete && !kafka.common.contains_key("bootstrap.servers") {
+    if complete && !raw.kafka.has_servers {
         let message = "`kafka` has no `bootstrap.servers`";
         let problem =
             raw.kafka.place.as_ref().map_or_else(|| Problem::new(message), |place| Problem::at(place, message));
@@ -224,7 +224,7 @@ impl Meaning<'_> {
         if !self.complete {
             return;
         }
-        if self.raw.routes.is_empty() && !problems.has_errors() {
+        if !self.raw.has_routes {
             let problem = Problem::new("there are no routes").code("missing_key");
             problems.push(problem.help("write at least one: `routes: { NAME: { source: …, destinations: … } }`"));
         }

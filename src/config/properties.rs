@@ -18,7 +18,7 @@ pub(super) struct RawProperty {
 }
 
 /// librdkafka's other names of properties that are read here.
-fn canonical(name: &str) -> &str {
+pub(super) fn canonical(name: &str) -> &str {
     match name {
         "metadata.broker.list" => "bootstrap.servers",
         name => name,

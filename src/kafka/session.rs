@@ -90,6 +90,7 @@ pub struct Session {
     told: HashMap<String, Instant>,
     /// Nothing more is to be done: closed, or of no more use.
     broken: bool,
+    closed: bool,
 }
 
 impl Session {
@@ -138,6 +139,7 @@ impl Session {
             to_resolve: BTreeMap::new(),
             told: HashMap::new(),
             broken: false,
+            closed: false,
         };
         session.follow_topics()?;
         Ok(session)
@@ -498,20 +500,18 @@ impl Broker for Session {
     }
 
     fn close(&mut self, leave: bool, deadline: Duration) {
+        if self.closed {
+            return;
+        }
         let until = Instant::now() + deadline;
         self.producer.discard();
         if leave && self.is_named && !self.broken {
             self.leave(until);
         }
-        self.broken = true;
-        // Closing serves the last rebalance, waits for brokers, and has been seen to hang: never on this thread.
-        let client = Arc::clone(self.queue.client());
         let (done, is_done) = mpsc::channel();
-        let close = move || {
-            let result = client.close_consumer();
+        let started = self.close_consumer(move |result| {
             let _ = done.send(result);
-        };
-        let started = std::thread::Builder::new().name("kafka-close".into()).spawn(close).is_ok();
+        });
         let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
         match is_done.recv_timeout(left) {
             Ok(Ok(())) => {}
@@ -527,7 +527,25 @@ impl Broker for Session {
     }
 }
 
+impl Drop for Session {
+    /// A session that was not closed (the worker broke) still gives its partitions back, and nobody waits for it.
+    fn drop(&mut self) {
+        if !self.closed {
+            self.close_consumer(drop);
+        }
+    }
+}
+
 impl Session {
+    /// Closes the consumer on a thread of its own: that serves the last rebalance, waits for brokers, and has been seen
+    /// to hang.
+    fn close_consumer(&mut self, then: impl FnOnce(Result<(), Error>) + Send + 'static) -> bool {
+        self.broken = true;
+        self.closed = true;
+        let client = Arc::clone(self.queue.client());
+        std::thread::Builder::new().name("kafka-close".into()).spawn(move || then(client.close_consumer())).is_ok()
+    }
+
     /// Leaves the group as a static member, which a mere close would not: unsubscribes and waits until it is done.
     fn leave(&mut self, until: Instant) {
         if let Err(error) = self.consumer().unsubscribe() {
