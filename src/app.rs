@@ -11,7 +11,7 @@ use crate::config::settings::TopicSelector;
 use crate::control::plan::Plan;
 use crate::control::status::StatusBoard;
 use crate::control::supervisor::Supervisor;
-use crate::kafka::{Cluster, Instance};
+use crate::kafka::{self, Cluster, Instance};
 use crate::model::RouteName;
 use crate::telemetry::Metrics;
 
@@ -67,6 +67,7 @@ pub async fn run_watched(
     stop: impl Future<Output = ()>,
     started: impl FnOnce(Running),
 ) -> Result<(), AppError> {
+    kafka::raise_open_files();
     let settings = Arc::clone(&plan.settings);
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
     let board = StatusBoard::new(settings.instance.clone(), metrics.clone());

@@ -8,6 +8,7 @@ mod decode;
 mod files;
 mod interpolate;
 mod meaning;
+mod overlap;
 mod places;
 mod problem;
 mod properties;

@@ -280,34 +280,33 @@ fn fields<'n>(entry: &'n Entry, what: &str, problems: &mut Problems) -> Option<F
     Fields::of(&entry.value, &entry.key_place, what, problems)
 }
 
-fn named<T>(
-    text: &str,
-    place: &Place,
-    what: &str,
-    name: Result<T, InvalidName>,
-    problems: &mut Problems,
-) -> Option<At<T>> {
+/// The name, if it can be one.
+fn named<T>(text: &At<String>, what: &str, name: Result<T, InvalidName>, problems: &mut Problems) -> Option<At<T>> {
     match name {
-        Ok(name) => Some(At::new(name, place)),
+        Ok(name) => Some(At::new(name, &text.place)),
         Err(why) => {
-            let message = format!("`{text}` cannot be {what}: {why}");
-            problems.push(Problem::at(place, message).code("invalid_name"));
+            let message = format!("{} cannot be {what}: {why}", text.shown());
+            problems.push(Problem::at(&text.place, message).code("invalid_name"));
             None
         }
     }
 }
 
+fn key(entry: &Entry) -> At<String> {
+    At::new(entry.key.clone(), &entry.key_place)
+}
+
 fn instance(node: &Node, problems: &mut Problems) -> Option<At<String>> {
     let text = non_empty(node, "the name of this process", problems)?;
     // It becomes part of transactional ids and group.instance.ids: the rules of route names hold.
-    named(&text.value, &text.place, "an instance", RouteName::new(&text.value), problems)?;
+    named(&text, "an instance", RouteName::new(&text.value), problems)?;
     Some(text)
 }
 
 fn path(node: &Node, what: &str, problems: &mut Problems) -> Option<At<PathBuf>> {
     let text = non_empty(node, what, problems)?;
     let path = node.place.file().folder().join(text.value);
-    Some(At { value: path, place: text.place })
+    Some(At::new(path, &text.place))
 }
 
 fn watch(entry: &Entry, problems: &mut Problems) -> RawWatch {
@@ -351,7 +350,7 @@ fn kafka(entry: &Entry, problems: &mut Problems) -> RawKafka {
 
 fn prefix(node: &Node, problems: &mut Problems) -> Option<String> {
     let text = text(node, "a prefix", problems)?;
-    named(&text.value, &text.place, "a prefix", RouteName::new(&text.value), problems)?;
+    named(&text, "a prefix", RouteName::new(&text.value), problems)?;
     Some(text.value)
 }
 
@@ -417,7 +416,7 @@ fn listen(node: &Node, problems: &mut Problems) -> Option<At<SocketAddr>> {
         Ok(port) => format!("write `127.0.0.1:{port}`, or `0.0.0.0:{port}` to be reached from elsewhere"),
         Err(_) => "write an IP address and a port: `127.0.0.1:9400`".to_owned(),
     };
-    problems.push(Problem::at(&text.place, format!("`{}` is not an address to listen on", text.value)).help(help));
+    problems.push(Problem::at(&text.place, format!("{} is not an address to listen on", text.shown())).help(help));
     None
 }
 
@@ -438,7 +437,7 @@ fn log(entry: &Entry, problems: &mut Problems) -> (Option<LogLevel>, Option<LogF
 }
 
 fn plugin(entry: &Entry, problems: &mut Problems) -> Option<RawPlugin> {
-    let name = named(&entry.key, &entry.key_place, "the name of a plugin", PluginName::new(&entry.key), problems);
+    let name = named(&key(entry), "the name of a plugin", PluginName::new(&entry.key), problems);
     let mut fields = fields(entry, "a plugin's settings", problems)?;
     let file = fields.required("path", "say where the plugin is: `path: ../plugins/NAME.wasm`", problems);
     let file = file.and_then(|node| path(node, "a path", problems));
@@ -505,7 +504,7 @@ fn defaults(entry: &Entry, problems: &mut Problems) -> RawOptions {
 }
 
 fn route(entry: &Entry, problems: &mut Problems) -> Option<RawRoute> {
-    let name = named(&entry.key, &entry.key_place, "the name of a route", RouteName::new(&entry.key), problems);
+    let name = named(&key(entry), "the name of a route", RouteName::new(&entry.key), problems);
     let mut fields = fields(entry, "a route's settings", problems)?;
     let from = "say where its records come from: `source: { topics: [TOPIC], start: earliest }`";
     fields.required("source", from, problems);
@@ -597,7 +596,7 @@ fn source(entry: &Entry, problems: &mut Problems) -> Option<RawSource> {
         exclude: fields.get("exclude").map(|node| selectors(node, problems)).unwrap_or_default(),
         group: fields.get("group").and_then(|node| {
             let text = non_empty(node, "a consumer group", problems)?;
-            named(&text.value, &text.place, "a consumer group", GroupId::new(&text.value), problems)
+            named(&text, "a consumer group", GroupId::new(&text.value), problems)
         }),
         start: fields.required("start", start_help, problems).and_then(|node| start(node, problems)),
         on_offset_lost: fields.get("on_offset_lost").and_then(|node| choice(node, &lost, problems)).map(|at| at.value),
@@ -631,7 +630,7 @@ fn topic(text: &At<String>, problems: &mut Problems) -> Option<TopicName> {
     match TopicName::new(&text.value) {
         Ok(topic) => Some(topic),
         Err(why) => {
-            let message = format!("`{}` cannot be the name of a topic: {why}", text.value);
+            let message = format!("{} cannot be the name of a topic: {why}", text.shown());
             let mut problem = Problem::at(&text.place, message).code("invalid_name");
             if text.value.contains(['*', '\\', '[', '(', '|', '+', '?', '$']) {
                 problem = problem.help("a pattern of topics begins with `^`, as in `\"^orders\\\\..*\"`");
@@ -642,18 +641,22 @@ fn topic(text: &At<String>, problems: &mut Problems) -> Option<TopicName> {
     }
 }
 
-/// A pattern that matches whole names. Bounded in size, since a pattern of a few bytes can take gigabytes.
+/// What a compiled pattern may take. One of a few bytes could take gigabytes.
+const PATTERN_BYTES_MOST: usize = 1 << 20;
+
+/// A pattern that matches whole names.
 fn pattern(text: &At<String>, problems: &mut Problems) -> Option<regex::Regex> {
-    let compile = |pattern: &str| RegexBuilder::new(pattern).size_limit(1 << 20).dfa_size_limit(1 << 20).build();
-    // By itself first: `^(a` must not borrow the parenthesis that is put around it.
-    let compiled = compile(&text.value).and_then(|_| compile(&format!("^(?:{})$", text.value)));
-    let error = match compiled {
-        Ok(pattern) => return Some(pattern),
-        Err(regex::Error::CompiledTooBig(_)) => "it would take too much memory".to_owned(),
+    // By itself first: `^a)(b` must not borrow the parentheses that are put around it.
+    let error = match regex_automata::util::syntax::parse(&text.value) {
         Err(error) => error.to_string(),
+        Ok(_) => match RegexBuilder::new(&format!("^(?:{})$", text.value)).size_limit(PATTERN_BYTES_MOST).build() {
+            Ok(pattern) => return Some(pattern),
+            Err(regex::Error::CompiledTooBig(_)) => "it would take too much memory".to_owned(),
+            Err(error) => error.to_string(),
+        },
     };
     let reason = error.lines().last().unwrap_or_default().trim().trim_start_matches("error: ");
-    let message = format!("`{}` is not a regular expression: {reason}", text.value);
+    let message = format!("{} is not a regular expression: {reason}", text.shown());
     let problem = Problem::at(&text.place, message).code("invalid_pattern");
     problems.push(problem.help("patterns are written in Rust's dialect: https://docs.rs/regex/latest/regex/#syntax"));
     None
@@ -671,10 +674,10 @@ fn start(node: &Node, problems: &mut Problems) -> Option<Start> {
         if ms >= 0 {
             return Some(Start::At(ms));
         }
-        problems.push(Problem::at(&text.place, format!("`{}` is before 1970", text.value)).help("write `earliest`"));
+        problems.push(Problem::at(&text.place, format!("{} is before 1970", text.shown())).help("write `earliest`"));
         return None;
     }
-    let message = format!("expected `earliest`, `latest` or an RFC 3339 time, found `{}`", text.value);
+    let message = format!("expected `earliest`, `latest` or an RFC 3339 time, found {}", text.shown());
     let problem = Problem::at(&text.place, message).code("wrong_type");
     problems.push(match did_you_mean(&text.value, &["earliest", "latest"]) {
         Some(near) => problem.help(format!("did you mean `{near}`?")),
@@ -718,7 +721,7 @@ fn destination(node: &Node, problems: &mut Problems) -> Option<RawDestination> {
     let mut fields = Fields::of(node, &node.place, "a destination", problems)?;
     let name = fields.get("name").and_then(|node| {
         let text = text(node, "a name", problems)?;
-        named(&text.value, &text.place, "the name of a destination", DestinationName::new(&text.value), problems)
+        named(&text, "the name of a destination", DestinationName::new(&text.value), problems)
     });
     let (target, place) = target(&mut fields, node, problems);
     let partition = fields.get("partition").and_then(|node| {

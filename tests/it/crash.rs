@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use rustix::process::Signal;
+
 use crate::support::config::Config;
 use crate::support::daemon::Daemon;
 use crate::support::kafka::{ConsumedRecord, Isolation, Record, shared};
@@ -12,13 +14,12 @@ use crate::support::{unique, wait_until};
 const PATIENCE: Duration = Duration::from_secs(60);
 const PARTITIONS: i32 = 4;
 const KEYS: usize = 16;
-/// Records of one transaction, at most: few, so that many are open when the process dies.
-const TRANSACTION: usize = 40;
+/// Records of one transaction, at most: few, so that there are many to interrupt.
+const TRANSACTION: usize = 20;
 /// Records put before a process each time: more than it does before it is killed.
-const CHUNK: usize = 3_000;
-/// Kills at least, and how many of them must have left a transaction open.
-const KILLS: usize = 5;
-const STRUCK: usize = 3;
+const CHUNK: usize = 1_500;
+/// Kills, alternately at any moment and within a transaction.
+const KILLS: usize = 6;
 const MODES: [&str; 3] = ["exactly_once", "at_least_once", "at_most_once"];
 
 /// One source, and a route in each delivery mode that copies it to a destination of its own.
@@ -73,9 +74,18 @@ impl Bench {
         }
     }
 
-    fn has_open_transaction(&self) -> bool {
-        let ends = |isolation| shared().end_offsets(&self.destinations[0], isolation);
-        ends(Isolation::ReadCommitted) != ends(Isolation::ReadUncommitted)
+    /// Halts the process (SIGSTOP) at a moment when it has written records of a transaction that is still open.
+    #[track_caller]
+    fn stop_within_a_transaction(&self, daemon: &Daemon) {
+        wait_until(PATIENCE, "a moment within a transaction", || {
+            daemon.signal(Signal::STOP);
+            let ends = |isolation| shared().end_offsets(&self.destinations[0], isolation);
+            let open = ends(Isolation::ReadCommitted) != ends(Isolation::ReadUncommitted);
+            if !open {
+                daemon.signal(Signal::CONT);
+            }
+            open
+        });
     }
 
     /// What a reader finds of each key, in order.
@@ -108,7 +118,6 @@ fn count(arrived: &Arrived) -> usize {
 /// What came of one run with many kills, for a test of each mode to judge.
 struct Run {
     seed: u64,
-    kills: usize,
     bench: Bench,
 }
 
@@ -117,21 +126,19 @@ static KILLED: LazyLock<Run> = LazyLock::new(|| {
     let mut bench = Bench::new(&format!("instance: {}", unique("crash")));
     let seed = fastrand::u64(..);
     let mut random = fastrand::Rng::with_seed(seed);
-    let (mut kills, mut struck) = (0, 0);
-    while kills < KILLS || struck < STRUCK {
-        assert!(kills < 4 * KILLS, "of {kills} kills only {struck} hit a transaction, seed {seed}");
+    for kill in 0..KILLS {
         bench.send(CHUNK);
         let mut daemon = Daemon::start(bench.config.path());
-        daemon.await_consumed("exactly_once", random.usize(1..CHUNK / 2), PATIENCE);
+        daemon.await_consumed("exactly_once", random.usize(1..CHUNK / 3), PATIENCE);
+        if kill % 2 == 1 {
+            bench.stop_within_a_transaction(&daemon);
+        }
         daemon.kill9();
-        kills += 1;
-        struck += usize::from(bench.has_open_transaction());
     }
-    eprintln!("{kills} kills, {struck} of them within a transaction, {} records, seed {seed}", bench.sent);
     let mut daemon = Daemon::start(bench.config.path());
     bench.await_end();
     assert_eq!(daemon.sigterm_and_wait(PATIENCE), Some(0));
-    Run { seed, kills, bench }
+    Run { seed, bench }
 });
 
 #[test]
@@ -164,27 +171,22 @@ fn at_most_once_doubles_nothing_and_keeps_order_over_kill_9() {
     }
     // What is lost was in work when a process died: one commit's worth.
     let lost = run.bench.sent - count(&arrived);
-    assert!(lost <= run.kills * TRANSACTION, "{lost} records lost by {} kills, seed {}", run.kills, run.seed);
+    assert!(lost <= KILLS * TRANSACTION, "{lost} records lost by {KILLS} kills, seed {}", run.seed);
 }
 
 #[test]
 fn without_an_instance_name_a_crash_holds_readers_no_longer_than_the_transaction_timeout_and_the_brokers_scan() {
-    // The shortest that a broker takes; and a short session, or the dead member keeps its partitions for 45 s.
-    let head = "defaults: { transaction: { interval: 50ms } }";
-    let mut bench = Bench::new(head);
+    let mut bench = Bench::new("defaults: { transaction: { interval: 50ms } }");
+    // A short session too, or the dead member would keep its partitions for 45 s.
     let yaml = bench.config.path().join("millrace.yaml");
     let text = std::fs::read_to_string(&yaml).expect("the configuration");
-    let properties = "producer: { transaction.timeout.ms: 2000 }, consumer: { session.timeout.ms: 6000 } }\nadmin:";
+    let properties = "producer: { transaction.timeout.ms: 3000 }, consumer: { session.timeout.ms: 6000 } }\nadmin:";
     std::fs::write(&yaml, text.replacen(" }\nadmin:", &format!(", {properties}"), 1)).expect("the configuration");
-    let mut kills = 0;
-    while !bench.has_open_transaction() {
-        assert!(kills < 4 * KILLS, "no kill hit a transaction");
-        bench.send(CHUNK);
-        let mut daemon = Daemon::start(bench.config.path());
-        daemon.await_consumed("exactly_once", 1, PATIENCE);
-        daemon.kill9();
-        kills += 1;
-    }
+    bench.send(CHUNK);
+    let mut daemon = Daemon::start(bench.config.path());
+    daemon.await_consumed("exactly_once", 1, PATIENCE);
+    bench.stop_within_a_transaction(&daemon);
+    daemon.kill9();
     let _daemon = Daemon::start(bench.config.path());
     bench.await_end();
     assert_eq!(bench.arrived(0, Isolation::ReadCommitted), bench.expected());

@@ -539,7 +539,7 @@ fn a_lost_offset_stops_the_partition() {
     let mut seen = Seen::default();
     seen.poll(&mut session, "the loss", |seen| seen.events.iter().any(|e| matches!(e, Event::OffsetLost { .. })));
     assert!(seen.batches.is_empty());
-    assert!(names(&seen.events).contains("offset 10 is not in the log, which holds 50 to 100"));
+    assert!(names(&seen.events).contains("offset 10 cannot be read, the log holds 50 to 100"));
     session.close(false, PATIENCE);
 }
 
@@ -878,4 +878,37 @@ fn a_cluster_that_is_not_there_is_told_in_time_with_its_address() {
     assert!(trouble.message.contains("127.0.0.1:1"), "{trouble:?}");
     let route = route("source", "destination", Delivery::ExactlyOnce);
     assert!(session(&cluster, &route, &Instance::Random(unique("process"))).is_err());
+}
+
+#[test]
+fn a_topic_that_was_deleted_and_created_again_stops_its_partitions() {
+    let mut bench = Bench::new(1, Delivery::ExactlyOnce);
+    shared().produce(&bench.source, &numbers(0..10));
+    let mut session = bench.start();
+    Seen::default().poll(&mut session, "records", |seen| seen.values().len() >= 10);
+    let is_loss = |event: &Event| matches!(event, Event::OffsetLost { .. });
+    shared().delete_topic(&bench.source);
+    shared().create_topic(&bench.source, 1, &[]);
+    shared().produce(&bench.source, &numbers(100..120));
+    // An offset of the old topic, committed when there is a new one.
+    assert_eq!(session.transact(&List::default(), &bench.offset(0, 5)), committed());
+    // The session that has read the old one finds out,
+    let mut seen = Seen::default();
+    seen.poll(&mut session, "the loss", |seen| seen.events.iter().any(is_loss));
+    session.close(false, PATIENCE);
+
+    // and so does the next.
+    let mut session = bench.open(&Instance::Random(unique("process")));
+    let mut seen = Seen::default();
+    seen.poll(&mut session, "the loss", |seen| seen.events.iter().any(is_loss));
+    assert!(seen.batches.is_empty());
+    assert!(names(&seen.events).contains("deleted and created again"), "{}", names(&seen.events));
+    session.close(false, PATIENCE);
+
+    bench.route.source.on_offset_lost = OnOffsetLost::Earliest;
+    let mut session = bench.open(&Instance::Random(unique("process")));
+    let mut seen = Seen::default();
+    seen.poll(&mut session, "the new topic's records", |seen| seen.values().len() >= 20);
+    assert_eq!(seen.offsets(&bench.at(0)), (0..20).collect::<Vec<_>>());
+    session.close(false, PATIENCE);
 }

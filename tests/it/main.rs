@@ -3,6 +3,7 @@
 mod architecture;
 mod config_problems;
 mod crash;
+mod demo;
 mod docs;
 mod end_to_end;
 mod faults;

@@ -7,6 +7,7 @@ mod screen;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::mem::ManuallyDrop;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -36,6 +37,8 @@ const SETTLE: Duration = Duration::from_secs(10);
 const SETTLE_INTERRUPTED: Duration = Duration::from_secs(1);
 /// How often the demo looks up while nothing arrives.
 const LOOK: Duration = Duration::from_millis(50);
+/// Records that arrive this soon after another are brought into the order of events.
+const GATHER: Duration = Duration::from_millis(30);
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -62,7 +65,8 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let directory = Directory::prepare(arguments.config_dir.as_deref(), arguments.plugins.as_deref())
         .map_err(Failure::Environment)?;
-    let broker = MockCluster::start(1).map_err(cannot_start)?;
+    // Never dropped: it goes with the process. If it went before the last client had ended, that one would complain.
+    let broker = ManuallyDrop::new(MockCluster::start(1).map_err(cannot_start)?);
     let loaded = load(&directory, &broker)?;
     run::start_logging(&loaded.settings.log).map_err(Failure::Running)?;
     refuse_what_it_cannot_show(&loaded, &broker)?;
@@ -216,8 +220,12 @@ impl Show {
             "embedded, on {bootstrap}: librdkafka's mock cluster, which speaks Kafka's protocol\n\
              in memory and keeps nothing: records and offsets are gone when the demo ends"
         );
-        let delivery = "at_least_once, since the mock cluster has no working transactions\n\
-                        exactly_once, the default, takes a real Kafka (`make test` shows it on one)";
+        let used: BTreeSet<_> = self.flows.iter().map(|flow| flow.route.delivery.as_str()).collect();
+        let delivery = format!(
+            "{}, since the mock cluster has no working transactions\n\
+             exactly_once, the default, takes a real Kafka (`make test` shows it on one)",
+            Vec::from_iter(used).join(", ")
+        );
         let replay = format!(
             "{events} real earthquakes of a week in 2018 (USGS, public domain), {rate} a second,\n\
              sent to the topic {EVENTS} as if they happened now"
@@ -230,7 +238,7 @@ impl Show {
         };
         self.screen.say("millrace demo", ": all of this runs in one process, with nothing installed\n")?;
         self.screen.entry("broker", &about)?;
-        self.screen.entry("delivery", delivery)?;
+        self.screen.entry("delivery", &delivery)?;
         self.screen.entry("events", &replay)?;
         self.screen.entry("routes", &paths.join("\n"))?;
         self.screen.entry("config", &format!("{}\n{edit}", files.join(", ")))
@@ -255,21 +263,26 @@ impl Show {
     fn send_and_show(&mut self) -> io::Result<()> {
         let begun = Instant::now();
         let mut events = events::replay();
-        while self.sent < self.count && !self.stop.load(Relaxed) && self.time.is_none_or(|time| begun.elapsed() < time)
-        {
-            let due = begun + Duration::from_secs(1).mul_f64(self.sent as f64 / f64::from(self.rate));
-            let wait = due.saturating_duration_since(Instant::now());
-            if wait.is_zero() {
-                let now = now();
-                let event = events::happen(events.next().expect("they repeat for ever"), now);
-                if let Err(error) = self.writer.send(event.key.as_bytes(), &event.value, now) {
+        let is_over = |time: Option<Duration>| time.is_some_and(|time| begun.elapsed() >= time);
+        while self.sent < self.count && !self.stop.load(Relaxed) && !is_over(self.time) {
+            let due = begun.elapsed().as_secs_f64() * f64::from(self.rate);
+            while self.sent < self.count && self.sent as f64 <= due {
+                if let Err(error) = self.send(events.next().expect("they repeat for ever")) {
                     self.trouble = Some(format!("an event could not be sent to the embedded broker: {error}"));
                     return Ok(());
                 }
-                self.sent += 1;
             }
-            self.show(wait.min(LOOK))?;
+            let next = Duration::from_secs_f64(self.sent as f64 / f64::from(self.rate));
+            self.show(next.saturating_sub(begun.elapsed()).min(LOOK))?;
         }
+        Ok(())
+    }
+
+    fn send(&mut self, event: serde_json::Value) -> Result<(), String> {
+        let now = now();
+        let event = events::happen(event, now);
+        self.writer.send(event.key.as_bytes(), &event.value, now)?;
+        self.sent += 1;
         Ok(())
     }
 
@@ -317,15 +330,14 @@ impl Show {
 
     /// Shows what arrives within `wait`.
     fn show(&mut self, wait: Duration) -> io::Result<()> {
-        let mut arrivals: Vec<_> = self
-            .watcher
-            .poll(wait)
-            .into_iter()
-            // (two routes that write to one topic cannot be told apart there)
-            .filter_map(|record| {
-                Some((self.flows.iter().position(|flow| flow.topics.contains(&record.at.topic))?, record))
-            })
-            .collect();
+        let mut records = self.watcher.poll(wait);
+        if !records.is_empty() {
+            records.extend(self.watcher.poll(GATHER));
+        }
+        // (two routes that write to one topic cannot be told apart there)
+        let writer = |topic: &TopicName| self.flows.iter().position(|flow| flow.topics.contains(topic));
+        let arrivals = records.into_iter().filter_map(|record| Some((writer(&record.at.topic)?, record)));
+        let mut arrivals: Vec<_> = arrivals.collect();
         // They come partition by partition. An event's timestamp stays with it on all its way.
         arrivals.sort_by_key(|(nth, record)| (record.timestamp, *nth));
         for (nth, record) in &arrivals {

@@ -258,22 +258,23 @@ mod tests {
             let line = widths.line("public", 0, &record(value));
             anstream::adapter::strip_str(&line).to_string()
         };
+        let start = "01:49:59  public → quakes.public    ";
         for (value, expected) in [
             (
                 r#"{"magnitude":0.31,"place":"37km NNE of Amboy, Washington","latitude":46.2035,"longitude":-122.197}"#,
-                "01:49:59  public → quakes.public     0.3  37km NNE of Amboy, Washington         46.203 -122.197",
+                " 0.3  37km NNE of Amboy, Washington           46.203 -122.197",
             ),
             (
                 r#"{"magnitude":5,"place":"here","latitude":"[redacted]","longitude":"[redacted]"}"#,
-                "01:49:59  public → quakes.public     5.0  here                                  [redacted]",
+                " 5.0  here                                    [redacted]",
             ),
             (
                 r#"{"magnitude":5,"place":"[redacted]","latitude":"[redacted]","longitude":1}"#,
-                "01:49:59  public → quakes.public     5.0  [redacted]                            [redacted] 1.000",
+                " 5.0  [redacted]                              [redacted] 1.000",
             ),
-            ("\u{1b}[2J", "01:49:59  public → quakes.public       -  ·[2J                                  -"),
+            ("\u{1b}[2J", "   -  ·[2J                                    -"),
         ] {
-            assert_eq!(line(value), expected);
+            assert_eq!(line(value), format!("{start}{expected}"));
         }
         let painted = widths.line("public", 0, &record(r#"{"place":"[redacted]"}"#));
         assert!(painted.contains(&paint(HIDDEN, REDACTED)), "{painted:?}");
@@ -283,6 +284,6 @@ mod tests {
     fn a_long_place_is_cut_where_the_terminal_is_narrow() {
         let line = Widths::new(80, 24).line("public", 0, &record(r#"{"place":"6km WNW of The Geysers, California"}"#));
         let line = anstream::adapter::strip_str(&line).to_string();
-        assert!(line.contains("  6km WNW of The…  "), "{line}");
+        assert!(line.contains("  6km WNW of The Ge…  "), "{line}");
     }
 }
