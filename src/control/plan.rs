@@ -278,7 +278,7 @@ impl Unusable {
     fn at(self, loaded: &Loaded, plugin: &PluginName) -> Problem {
         let places = &loaded.places;
         let (message, code) = match self {
-            Self::Unreadable(message) => (message, "unreadable"),
+            Self::Unreadable(message) => (message, crate::config::UNREADABLE),
             Self::Refused(message) => (message, "invalid_plugin"),
         };
         problem_at(places.plugin_path(plugin).or_else(|| places.plugin(plugin)), message, code)

@@ -9,7 +9,7 @@ use super::support::daemon::{Daemon, millrace_output};
 use super::support::kafka::{ConsumedRecord, Isolation, shared};
 use super::support::{unique, wait_until};
 use world::{
-    Config, MORE, POISON, RECORDS, WITNESS, World, guest_path, header, indigestible, marked, plain, values, values_of,
+    Config, MORE, POISON, RECORDS, WITNESS, World, guest_path, header, indigestible, plain, values, values_of,
 };
 
 /// For what takes a broker, a daemon of twenty routes and two cores that others use as well.

@@ -1,6 +1,7 @@
 //! The one integration binary: what the parts do together, with a real Kafka where it takes one.
 
 mod architecture;
+mod cli;
 mod config_problems;
 mod crash;
 mod demo;
