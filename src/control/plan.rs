@@ -82,6 +82,7 @@ impl Plan {
                 routes.insert(route.name.clone(), Arc::new(planned));
             }
         }
+        problems.sort();
         if problems.has_errors() { Err(problems) } else { Ok(Self { settings, routes, hash: loaded.hash }) }
     }
 }
@@ -223,11 +224,10 @@ fn property_problems(loaded: &Loaded) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (scope, properties, kind) in of_process.into_iter().chain(of_routes) {
         for (name, message) in check_properties(properties, kind) {
-            problems.push(problem_at(
-                places.property(&scope, &name),
-                format!("`{name}`: {message}"),
-                "invalid_property",
-            ));
+            // Ours are predicates ("is a property of producers"), librdkafka's are sentences.
+            let colon = if message.starts_with(char::is_lowercase) { "" } else { ":" };
+            let message = format!("`{name}`{colon} {message}");
+            problems.push(problem_at(places.property(&scope, &name), message, "invalid_property"));
         }
     }
     problems
