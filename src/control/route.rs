@@ -47,7 +47,11 @@ impl RunningRoute {
         let started = Arc::new(Mutex::new(false));
         let workers = (0..route.workers).map(|number| {
             let mut metrics = shared.metrics.route(&route.name);
-            metrics.follow([], plan.plugins().map(|(name, _)| name), route.destinations.iter().map(|to| &to.name));
+            metrics.follow(
+                plan.named_topics(),
+                plan.plugins().map(|(name, _)| name),
+                route.destinations.iter().map(|to| &to.name),
+            );
             let news = WorkerNews::new(route.name.clone(), number, metrics, report.worker(number));
             let (orders, mailbox) = channel();
             let life = Life {

@@ -5,6 +5,7 @@
 //! away: the next one's `init_transactions` bumps the epoch and settles what the old one left open, so that a late
 //! request of the old one can no longer end a transaction of the new one (librdkafka lacks KIP-890's second part).
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -42,6 +43,9 @@ pub(super) struct Producer {
     /// Whether something hinted that the cluster's topics are not what we believe.
     stale_topics: bool,
 }
+
+/// The ids of topics, which are committed beside their offsets.
+pub(super) type TopicIds = BTreeMap<TopicName, String>;
 
 /// A producer that is ready.
 struct Live {
@@ -146,13 +150,14 @@ impl Producer {
         &mut self,
         outputs: &dyn Outputs,
         offsets: &OffsetMap,
+        topic_ids: &TopicIds,
         member: &mut dyn FnMut() -> Option<GroupMetadata>,
     ) -> Outcome {
         if let Err(trouble) = self.live() {
             return lost_or(trouble, Outcome::Aborted);
         }
         let began = Instant::now();
-        match self.attempt(outputs, offsets, member, began) {
+        match self.attempt(outputs, offsets, topic_ids, member, began) {
             Ok(()) => Outcome::Committed { lost: 0 },
             Err(stop) => self.end(stop, began),
         }
@@ -162,6 +167,7 @@ impl Producer {
         &mut self,
         outputs: &dyn Outputs,
         offsets: &OffsetMap,
+        topic_ids: &TopicIds,
         member: &mut dyn FnMut() -> Option<GroupMetadata>,
         began: Instant,
     ) -> Result<(), Stop> {
@@ -180,7 +186,7 @@ impl Producer {
         if !offsets.is_empty() {
             let member =
                 member().filter(GroupMetadata::is_member).ok_or_else(|| Stop::Abort(Outcome::Aborted(left())))?;
-            let list = PartitionList::of(offsets.iter().map(|(at, offset)| (at.clone(), *offset)));
+            let list = PartitionList::with_notes(offsets, |topic| topic_ids.get(topic).map(String::as_str));
             self.send_offsets(&client, &list, &member, deadline, began)?;
         }
         self.commit(&client, deadline, began)
@@ -386,8 +392,14 @@ impl Producer {
 
     // at_least_once and at_most_once
 
-    /// Sends every output and waits for the acknowledgements. `Ok`: what was not delivered, nothing in the best case.
-    pub(super) fn send(&mut self, outputs: &dyn Outputs) -> Result<Failures, Trouble> {
+    /// Makes a producer if there is none.
+    pub(super) fn be_ready(&mut self) -> Result<(), Trouble> {
+        self.live().map(drop)
+    }
+
+    /// Sends the outputs and waits for the acknowledgements. `Ok`: what was not delivered, nothing in the best case.
+    /// `in_order`: stops at the first that is refused, so that none overtakes it.
+    pub(super) fn send(&mut self, outputs: &dyn Outputs, in_order: bool) -> Result<Failures, Trouble> {
         let deadline = Instant::now() + self.timeouts.delivery;
         let client = Arc::clone(&self.live()?.client);
         let _ = client.context().take_failures();
@@ -396,6 +408,9 @@ impl Producer {
             if let Err(error) = self.produce_one(&output, index, deadline) {
                 let topic = self.topics.get(usize::from(output.topic)).cloned();
                 refused.push(Failure { index, topic, code: error.code });
+                if in_order {
+                    return ControlFlow::Break(());
+                }
             }
             index += 1;
             ControlFlow::Continue(())

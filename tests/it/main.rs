@@ -2,10 +2,15 @@
 
 mod architecture;
 mod cli;
+mod config_problems;
 mod crash;
+mod demo;
+mod docs;
 mod end_to_end;
+mod faults;
 mod java_partitions;
 mod kafka_session;
+mod plugin_contract;
 mod routes;
 mod simulation;
 mod support;

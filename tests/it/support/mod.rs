@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 pub(crate) mod config;
 pub(crate) mod daemon;
+pub(crate) mod guests;
 pub(crate) mod kafka;
+pub(crate) mod memory_batch;
 
 /// The repository's root.
 pub(crate) fn root() -> &'static Path {
