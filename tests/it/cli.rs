@@ -60,7 +60,7 @@ fn help_says_what_there_is() {
     settings.set_prepend_module_to_snapshot(false);
     settings.set_omit_expression(true);
     let _bound = settings.bind_to_scope();
-    for verb in ["", "run", "check", "completions"] {
+    for verb in ["", "run", "demo", "check", "completions"] {
         let arguments: Vec<&str> = [verb, "--help"].into_iter().filter(|word| !word.is_empty()).collect();
         // Where the text wraps depends on the terminal; here there is none.
         let output = millrace(&arguments).env_remove("COLUMNS").output().expect("the millrace binary runs");
@@ -74,7 +74,7 @@ fn help_says_what_there_is() {
 fn what_is_not_understood_is_told_with_exit_code_2() {
     for (arguments, hint) in [
         (&[][..], "Usage: millrace"),
-        (&["rnu"], "run"),
+        (&["chekc"], "'check'"),
         (&["run", "--no-such-option"], "--no-such-option"),
         (&["run", "a", "b"], "unexpected argument"),
         (&["completions", "no-such-shell"], "bash"),
@@ -119,7 +119,7 @@ fn a_configuration_with_problems_is_refused_by_check_and_run_with_all_of_them() 
     for output in [check(&config, &[]), run(&config)] {
         assert_exit(&output, 2);
         let said = said(&output);
-        for part in ["there is no plugin `nobody`", "did you mean `start`?", "millrace.yaml:", "nothing was started"] {
+        for part in ["there is no plugin `nobody`", "did you mean `start`?", "millrace.yaml:", "3 problems"] {
             assert!(said.contains(part), "{part} is not in: {said}");
         }
     }
@@ -174,7 +174,7 @@ fn an_admin_port_in_use_is_exit_code_3() {
     std::fs::write(&yaml, text).expect("the configuration");
     let output = run(&config);
     assert_exit(&output, 3);
-    for part in ["the admin endpoint cannot be opened", address.as_str()] {
+    for part in ["admin endpoint", "admin.listen", address.as_str()] {
         assert!(said(&output).contains(part), "{part} is not in: {}", said(&output));
     }
 }
@@ -190,8 +190,8 @@ fn the_daemon_waits_for_a_broker_that_is_not_there_and_drains_in_time_when_it_is
     cluster.shut_down(1);
     let config = Config::new(&cluster.bootstrap, &[], &format!("shutdown_timeout: 10s\n{}", a_route("")));
     let mut daemon = Daemon::start(config.path());
-    let reason = daemon.await_state("r", "waiting", Duration::from_secs(20));
-    assert!(reason.contains("refused") || reason.contains("Connection"), "{reason}");
+    let reason = daemon.await_state("r", "waiting", Duration::from_secs(10));
+    assert!(reason.contains("Connection refused"), "{reason}");
     assert_eq!(daemon.get("/readyz").status, 200);
     assert_eq!(daemon.get("/readyz?routes=all").status, 503);
     assert_eq!(daemon.get("/livez").status, 200);

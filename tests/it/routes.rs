@@ -354,7 +354,10 @@ fn a_source_that_outgrows_its_destination_stops_only_the_partitions_without_a_co
             "
 routes:
   outgrown:
-    source: {{ topics: [{source}], start: earliest }}
+    source:
+      topics: [{source}]
+      start: earliest
+      consumer: {{ topic.metadata.refresh.interval.ms: 2000 }}
     pipeline: []
     destinations: [{{ topic: {narrow}, partition: source }}]
 "
