@@ -10,7 +10,7 @@ use regex::Regex;
 
 use super::status::{PluginStatus, RouteFacts};
 use crate::config::settings::{Plugin, Route, Target, TopicSelector};
-use crate::config::{Loaded, Place, Problem, Problems, PropertyScope, Settings};
+use crate::config::{Loaded, Place, Problem, Problems, PropertyScope, Settings, UNREADABLE};
 use crate::kafka::{ClientKind, Cluster, Topics, check_properties, source_topics};
 use crate::model::{Digest, GroupId, PluginName, TopicName};
 use crate::pipeline::chain::Chain;
@@ -286,7 +286,7 @@ impl Unusable {
     fn at(self, loaded: &Loaded, plugin: &PluginName) -> Problem {
         let places = &loaded.places;
         let (message, code) = match self {
-            Self::Unreadable(message) => (message, crate::config::UNREADABLE),
+            Self::Unreadable(message) => (message, UNREADABLE),
             Self::Refused(message) => (message, "invalid_plugin"),
         };
         problem_at(places.plugin_path(plugin).or_else(|| places.plugin(plugin)), message, code)
