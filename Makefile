@@ -1,5 +1,6 @@
 # The yard: what a developer types. `make demo` and `make test` do their own set-up.
-#   GUEST_TOOLCHAIN=debian        build the plugins with Debian's Rust instead of `rustup target add wasm32-unknown-unknown`
+#   GUEST_TOOLCHAIN=debian        build the plugins with Debian's Rust; rustup: with `rustup target add wasm32-unknown-unknown`;
+#                                 unset: with the second, else with the first
 #   KAFKA_BOOTSTRAP_SERVERS=...   test against a running Kafka (topics are made, and left) instead of starting one
 #   TEST=name                     run only the tests whose names contain it
 

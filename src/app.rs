@@ -1,6 +1,7 @@
 //! The daemon: settings → build all that can fail → run → drain.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use crate::config::settings::TopicSelector;
 use crate::control::plan::Plan;
 use crate::control::status::StatusBoard;
 use crate::control::supervisor::Supervisor;
-use crate::kafka::{Cluster, Instance};
+use crate::kafka::{self, Cluster, Instance};
 use crate::model::RouteName;
 use crate::telemetry::Metrics;
 
@@ -21,8 +22,8 @@ pub enum AppError {
     #[error("the Kafka client cannot be made: {0}")]
     Client(String),
     /// The admin endpoint cannot listen.
-    #[error("the admin endpoint cannot be opened")]
-    Admin(#[source] std::io::Error),
+    #[error(transparent)]
+    Admin(#[from] admin::BindError),
     /// Draining took longer than `shutdown_timeout`.
     #[error(
         "not drained within {within:?} (shutdown_timeout): {}; what was in work is uncommitted and will be read again",
@@ -40,11 +41,33 @@ fn names(routes: &[RouteName]) -> String {
     routes.iter().map(RouteName::as_str).collect::<Vec<_>>().join(", ")
 }
 
+/// What can be seen of a daemon that has started.
+pub struct Running {
+    /// Where its admin endpoint listens.
+    pub admin: SocketAddr,
+    /// How its routes fare.
+    pub board: Arc<StatusBoard>,
+}
+
 /// Runs the plan until `stop` says so, then drains.
 ///
 /// # Errors
 /// [`AppError`].
 pub async fn run(loaded: &Loaded, plan: Plan, stop: impl Future<Output = ()>) -> Result<(), AppError> {
+    run_watched(loaded, plan, stop, |_| {}).await
+}
+
+/// As [`run`]; `started` is shown what runs.
+///
+/// # Errors
+/// [`AppError`].
+pub async fn run_watched(
+    loaded: &Loaded,
+    plan: Plan,
+    stop: impl Future<Output = ()>,
+    started: impl FnOnce(Running),
+) -> Result<(), AppError> {
+    kafka::raise_open_files();
     let settings = Arc::clone(&plan.settings);
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
     let board = StatusBoard::new(settings.instance.clone(), metrics.clone());
@@ -58,16 +81,17 @@ pub async fn run(loaded: &Loaded, plan: Plan, stop: impl Future<Output = ()>) ->
         let metrics = metrics.clone();
         Arc::new(move || metrics.render())
     };
-    let admin = admin::serve(AdminOptions::from(&settings.admin), Arc::clone(&board), render, async {
+    let server = admin::Server::bind(&AdminOptions::from(&settings.admin)).await?;
+    let address = server.address();
+    let admin = tokio::spawn(server.answer(Arc::clone(&board), render, async {
         // (gone, if this function is left early)
         let _ = closed.await;
-    })
-    .await
-    .map_err(AppError::Admin)?;
+    }));
 
-    let mut supervisor = Supervisor::new(cluster, instance, metrics, board);
+    let mut supervisor = Supervisor::new(cluster, instance, metrics, Arc::clone(&board));
     supervisor.start(&plan);
     announce(loaded, &plan);
+    started(Running { admin: address, board });
     stop.await;
 
     let within = settings.shutdown_timeout;

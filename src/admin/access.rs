@@ -231,7 +231,7 @@ mod tests {
     #[test]
     fn a_token_is_asked_for_by_what_changes_state_and_by_what_is_open_to_other_machines() {
         use Refusal::{Closed, TokenMissing, TokenWrong};
-        let cases: [(&str, Option<&str>, &str, Option<&str>, Result<(), Refusal>); 12] = [
+        let cases = [
             (LOOPBACK, None, "GET /api/v1/status", None, Ok(())),
             (LOOPBACK, None, "POST /-/reload", None, Ok(())),
             (LOOPBACK, Some("s3cret"), "GET /api/v1/status", None, Ok(())),

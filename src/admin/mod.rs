@@ -348,7 +348,7 @@ mod tests {
             let address = running.address;
             let request = request.to_owned();
             // The peer may close before it has read everything: writing and reading may fail, serving may not.
-            let _ = tokio::task::spawn_blocking(move || {
+            tokio::task::spawn_blocking(move || {
                 let mut stream = std::net::TcpStream::connect(address).unwrap();
                 let _ = stream.write_all(request.as_bytes());
                 let mut answer = Vec::new();

@@ -1,7 +1,9 @@
 //! `millrace check`: everything that can be known to be wrong, without running.
 
+use serde_json::json;
+
 use super::{ConfigArgument, Failure, environment, run};
-use crate::config::{self, Problems};
+use crate::config;
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -14,51 +16,46 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let path = arguments.config.path();
-    let checked = config::load(&path, &environment).and_then(|loaded| {
-        let mut problems = Problems::new();
-        let summary = match run::build(&loaded) {
-            Ok(plan) => {
-                let (routes, plugins) = (plan.settings.routes.len(), plan.settings.plugins.len());
-                Some((loaded.files.len(), routes, plugins))
+    let checked = config::load(&path, &environment).map_err(Failure::Invalid).and_then(|loaded| {
+        let plan = run::build(&loaded).map_err(|failure| match failure {
+            Failure::Invalid(mut problems) => {
+                problems.extend(loaded.warnings.clone());
+                Failure::Invalid(problems)
             }
-            Err(Failure::Invalid(found)) => {
-                problems.extend(found);
-                None
-            }
-            Err(_) => None,
-        };
-        problems.extend(loaded.warnings);
-        match summary {
-            Some(summary) => Ok((problems, summary)),
-            None => Err(problems),
-        }
+            other => other,
+        })?;
+        Ok((loaded, plan))
     });
     match checked {
-        Ok((warnings, (files, routes, plugins))) if arguments.json => {
-            let value = serde_json::json!({
-                "valid": true, "files": files, "routes": routes, "plugins": plugins, "problems": warnings,
-            });
-            anstream::println!("{value:#}");
-            Ok(())
-        }
-        Ok((warnings, (files, routes, plugins))) => {
-            if !warnings.is_empty() {
-                anstream::eprintln!("{}", warnings.render(true));
+        Ok((loaded, plan)) => {
+            let counts = [
+                (loaded.files.len(), "file"),
+                (plan.settings.routes.len(), "route"),
+                (plan.settings.plugins.len(), "plugin"),
+            ];
+            if arguments.json {
+                let [files, routes, plugins] = counts.map(|(number, _)| number);
+                let valid = json!({
+                    "valid": true, "files": files, "routes": routes, "plugins": plugins, "problems": loaded.warnings,
+                });
+                anstream::println!("{valid:#}");
+                return Ok(());
+            }
+            if !loaded.warnings.is_empty() {
+                anstream::eprintln!("{}\n", loaded.warnings.render(true));
             }
             anstream::println!(
-                "{} is valid: {}, {}, {}",
+                "{} is valid: {}",
                 path.display(),
-                count(files, "file"),
-                count(routes, "route"),
-                count(plugins, "plugin")
+                counts.map(|(number, of)| count(number, of)).join(", ")
             );
             Ok(())
         }
-        Err(problems) if arguments.json => {
-            anstream::println!("{:#}", serde_json::json!({ "valid": false, "problems": problems }));
-            Err(Failure::Said(if problems.only_unreadable() { 3 } else { 2 }))
+        Err(Failure::Invalid(problems)) if arguments.json => {
+            anstream::println!("{:#}", json!({ "valid": false, "problems": problems }));
+            Err(Failure::Said(super::code_of(&problems)))
         }
-        Err(problems) => Err(Failure::Invalid(problems)),
+        Err(failure) => Err(failure),
     }
 }
 

@@ -4,7 +4,7 @@
 //! (broker unreachable, file unreadable) · 143/130 forced by a second signal.
 
 mod check;
-
+mod demo;
 mod run;
 
 use std::path::PathBuf;
@@ -38,7 +38,12 @@ enum Command {
     ///
     /// Reads every file, compiles and configures every plugin, and prints every problem with its place. Needs no broker.
     Check(check::Arguments),
-
+    /// See it work, with nothing installed.
+    ///
+    /// Starts a broker inside this process, sends it real events (a week's earthquakes), runs two routes with a plugin each,
+    /// and shows the records as they arrive. The broker is a mock of Kafka's protocol: it keeps nothing when it ends, and
+    /// has no working transactions, so the routes run at_least_once.
+    Demo(demo::Arguments),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -74,7 +79,7 @@ pub fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
-
+        Command::Demo(arguments) => demo::run(&arguments),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "millrace", &mut std::io::stdout());
             Ok(())
@@ -90,17 +95,22 @@ fn tell(failure: Failure) -> u8 {
     let (error, code) = match failure {
         Failure::Said(code) => return code,
         Failure::Invalid(problems) => {
-            anstream::eprintln!("{}", problems.render(true));
+            anstream::eprintln!("{}\n", problems.render(true));
             let errors = problems.iter().filter(|problem| !problem.is_warning()).count();
             let problems_word = if errors == 1 { "problem" } else { "problems" };
-            anstream::eprintln!("millrace: {errors} {problems_word} in the configuration; nothing was started");
-            return if problems.only_unreadable() { 3 } else { 2 };
+            anstream::eprintln!("millrace: {errors} {problems_word} in the configuration");
+            return code_of(&problems);
         }
         Failure::Running(error) => (error, 1),
         Failure::Environment(error) => (error, 3),
     };
     anstream::eprintln!("millrace: {}", ErrorChain(error.as_ref()));
     code
+}
+
+/// The exit code for problems: something is missing around the configuration, or it is wrong.
+fn code_of(problems: &Problems) -> u8 {
+    if problems.only_unreadable() { 3 } else { 2 }
 }
 
 fn environment(name: &str) -> Option<String> {

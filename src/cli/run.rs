@@ -24,19 +24,24 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         tracing::warn!(at = warning.place().map(ToString::to_string), "{}", warning.message());
     }
     let plan = build(&loaded)?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .context("the runtime cannot be started")
-        .map_err(Failure::Running)?;
-    runtime.block_on(async {
+    runtime()?.block_on(async {
         let stop = stop_signal().context("signals cannot be waited for").map_err(Failure::Running)?;
-        app::run(&loaded, plan, stop).await.map_err(|error| match error {
-            app::AppError::Client(_) | app::AppError::Admin(_) => Failure::Environment(error.into()),
-            app::AppError::NotDrained { .. } => Failure::Running(error.into()),
-        })
+        app::run(&loaded, plan, stop).await.map_err(failure)
     })
+}
+
+/// What serves HTTP and signals; routes have threads of their own.
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.worker_threads(2).enable_all().build();
+    runtime.context("the runtime cannot be started").map_err(Failure::Running)
+}
+
+pub(super) fn failure(error: app::AppError) -> Failure {
+    match error {
+        app::AppError::Client(_) | app::AppError::Admin(_) => Failure::Environment(error.into()),
+        app::AppError::NotDrained { .. } => Failure::Running(error.into()),
+    }
 }
 
 /// The plan of a configuration, with the engine that its `cache_dir` asks for.
@@ -94,6 +99,7 @@ pub(super) fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
                 }
                 None => {
                     tracing::warn!("{name} again: ending at once, what is in work is uncommitted");
+                    #[expect(clippy::disallowed_methods, reason = "a second signal asks for exactly this")]
                     std::process::exit(code);
                 }
             }

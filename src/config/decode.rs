@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::problem::{Problem, Problems};
-use super::source::Place;
+use super::source::{Place, REDACTED};
 use super::tree::{Entry, Node, Scalar, Typed, Value};
 use super::units::{parse_duration, parse_size, show_duration, show_size};
 
@@ -15,11 +15,20 @@ use super::units::{parse_duration, parse_size, show_duration, show_size};
 pub(super) struct At<T> {
     pub(super) value: T,
     pub(super) place: Place,
+    /// Came from `${file:…}`: not to be shown.
+    pub(super) secret: bool,
 }
 
 impl<T> At<T> {
     pub(super) fn new(value: T, place: &Place) -> Self {
-        Self { value, place: place.clone() }
+        Self { value, place: place.clone(), secret: false }
+    }
+}
+
+impl At<String> {
+    /// The text as it may be shown in a message.
+    pub(super) fn shown(&self) -> String {
+        if self.secret { REDACTED.to_owned() } else { shorten(&self.value) }
     }
 }
 
@@ -105,7 +114,7 @@ pub(super) fn text(node: &Node, what: &str, problems: &mut Problems) -> Option<A
         problems.push(wrong_type(node, what));
         return None;
     }
-    Some(At::new(scalar.text.clone(), &node.place))
+    Some(At { value: scalar.text.clone(), place: node.place.clone(), secret: scalar.secret })
 }
 
 /// Text that is not empty.
@@ -274,13 +283,14 @@ pub(super) fn wrong_type(node: &Node, what: &str) -> Problem {
 
 /// A scalar's text as it may be shown in a message.
 pub(super) fn shown(scalar: &Scalar) -> String {
+    if scalar.secret { REDACTED.to_owned() } else { shorten(&scalar.text) }
+}
+
+fn shorten(text: &str) -> String {
     const LONGEST: usize = 60;
-    if scalar.secret {
-        return super::source::REDACTED.to_owned();
-    }
-    match scalar.text.char_indices().nth(LONGEST) {
-        None => format!("`{}`", scalar.text),
-        Some((cut, _)) => format!("`{}…`", &scalar.text[..cut]),
+    match text.char_indices().nth(LONGEST) {
+        None => format!("`{text}`"),
+        Some((cut, _)) => format!("`{}…`", &text[..cut]),
     }
 }
 

@@ -77,10 +77,8 @@ fn kafka(raw: &Raw, complete: bool, problems: &mut Problems) -> Kafka {
         consumer: accept(&raw.kafka.consumer, problems),
         producer: accept(&raw.kafka.producer, problems),
     };
-    if complete && !kafka.common.contains_key("bootstrap.servers") {
-        let message = "`kafka` has no `bootstrap.servers`";
-        let problem =
-            raw.kafka.place.as_ref().map_or_else(|| Problem::new(message), |place| Problem::at(place, message));
+    if complete && !raw.kafka.has_servers {
+        let problem = Problem::near(raw.kafka.place.as_ref(), "`kafka` has no `bootstrap.servers`");
         let help = "say where the brokers are: `kafka: { bootstrap.servers: \"127.0.0.1:9092\" }`";
         problems.push(problem.code("missing_key").help(help));
     }
@@ -207,8 +205,8 @@ impl Meaning<'_> {
                 steps.push(PipelineStep { plugin: name.clone(), config });
             } else if self.complete && !self.raw.plugins.iter().any(|plugin| plugin.name.value.as_str() == written) {
                 let known: Vec<&str> = self.raw.plugins.iter().map(|plugin| plugin.name.value.as_str()).collect();
-                let problem =
-                    Problem::at(&step.plugin.place, format!("there is no plugin `{written}`")).code("unknown_plugin");
+                let problem = Problem::at(&step.plugin.place, format!("there is no plugin {}", step.plugin.shown()))
+                    .code("unknown_plugin");
                 problems.push(match (did_you_mean(written, &known), known.is_empty()) {
                     (Some(near), _) => problem.help(format!("did you mean `{near}`?")),
                     (None, true) => problem.help(format!("define it: `plugins: {{ {written}: {{ path: … }} }}`")),
@@ -224,14 +222,14 @@ impl Meaning<'_> {
         if !self.complete {
             return;
         }
-        if self.raw.routes.is_empty() && !problems.has_errors() {
+        if !self.raw.has_routes {
             let problem = Problem::new("there are no routes").code("missing_key");
             problems.push(problem.help("write at least one: `routes: { NAME: { source: …, destinations: … } }`"));
         }
         let routes: HashSet<&str> = self.raw.routes.iter().map(|route| route.name.value.as_str()).collect();
         let known: Vec<&str> = self.raw.routes.iter().map(|route| route.name.value.as_str()).collect();
         for test in self.raw.tests.iter().filter(|test| !routes.contains(test.route.value.as_str())) {
-            let problem = Problem::at(&test.route.place, format!("there is no route `{}`", test.route.value))
+            let problem = Problem::at(&test.route.place, format!("there is no route {}", test.route.shown()))
                 .code("unknown_route");
             problems.push(match did_you_mean(&test.route.value, &known) {
                 Some(near) => problem.help(format!("did you mean `{near}`?")),

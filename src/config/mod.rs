@@ -8,6 +8,7 @@ mod decode;
 mod files;
 mod interpolate;
 mod meaning;
+mod overlap;
 mod places;
 mod problem;
 mod properties;
@@ -24,6 +25,7 @@ pub use places::{Places, PropertyScope};
 pub use problem::{Problem, Problems};
 pub use settings::Settings;
 pub use source::Place;
+pub use units::parse_duration;
 
 use crate::model::Digest;
 use files::ReadFile;
@@ -100,7 +102,7 @@ fn understand(
         match tree {
             Some(Ok(Some(mut root))) => {
                 interpolator.replace(&mut root, &mut problems);
-                raw.add(&root, &mut problems);
+                complete &= raw.add(&root, &mut problems);
             }
             Some(Ok(None)) => {}
             Some(Err(tree::Unreadable)) | None => complete = false,
@@ -154,4 +156,190 @@ fn fingerprint(hash: &Digest, interpolator: &Interpolator<'_>) -> Digest {
         // An unset variable differs from an empty one.
         (format!("{name}{}", if value.is_some() { "=" } else { "" }), value.as_deref().unwrap_or_default().as_bytes())
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn accepted() -> Vec<(PathBuf, String)> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/fixtures/accepted");
+        let files = fs::read_dir(folder).expect("the accepted fixtures").map(|entry| entry.expect("a file").path());
+        files.map(|path| (path.clone(), fs::read_to_string(path).expect("text"))).collect()
+    }
+
+    fn understand_text(text: &str) -> Result<Loaded, Problems> {
+        let file = ReadFile { path: "t.yaml".into(), bytes: text.as_bytes().to_vec() };
+        let env = |name: &str| (name == "SET").then(|| "value".to_owned());
+        understand(Path::new("t.yaml"), vec![file], &env, Problems::new())
+    }
+
+    /// The tree, against a second parser of YAML. Keys are text in JSON, whatever they are in YAML.
+    #[test]
+    fn the_tree_holds_what_serde_yaml_reads() {
+        fn as_json(value: serde_yaml::Value) -> serde_json::Value {
+            match value {
+                serde_yaml::Value::Sequence(list) => list.into_iter().map(as_json).collect(),
+                serde_yaml::Value::Mapping(map) => {
+                    let key = |key: serde_yaml::Value| match key {
+                        serde_yaml::Value::String(text) => text,
+                        other => serde_yaml::to_string(&other).expect("a scalar").trim_end().to_owned(),
+                    };
+                    map.into_iter().map(|(name, value)| (key(name), as_json(value))).collect()
+                }
+                scalar => serde_json::to_value(scalar).expect("a scalar"),
+            }
+        }
+        for (path, text) in accepted() {
+            let mut problems = Problems::new();
+            let file = source::SourceFile::new(path.clone(), text.clone());
+            let ours = tree::parse(&file, &mut problems).expect("YAML").expect("a document");
+            let ours = decode::json(&ours, &mut problems);
+            assert!(problems.is_empty(), "{problems}");
+            let theirs = as_json(serde_yaml::from_str(&text).expect("YAML"));
+            assert_eq!(ours, theirs, "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn files_in_any_order_mean_the_same() {
+        let parts = [
+            "kafka: { bootstrap.servers: b:9092 }\ndefaults: { workers: 2 }\n",
+            "plugins: { p: { path: p.wasm } }\n",
+            "routes: { r: { source: { topics: [a], start: latest }, pipeline: [{ plugin: p }], destinations: [{ topic: b }] } }\n",
+            "routes: { s: { source: { topics: [a], start: latest }, destinations: [{ topic: c }] } }\n",
+        ];
+        let read = |order: [usize; 4]| {
+            let folder = tempfile::tempdir().expect("a folder");
+            for (place, part) in order.into_iter().enumerate() {
+                fs::write(folder.path().join(format!("{place}.yaml")), parts[part]).expect("written");
+            }
+            load(folder.path(), &|_| None).unwrap_or_else(|problems| panic!("{problems}"))
+        };
+        let settings = |order| {
+            let mut settings = read(order).settings;
+            settings
+                .plugins
+                .values_mut()
+                .for_each(|plugin| plugin.path = plugin.path.file_name().expect("a name").into());
+            format!("{settings:?}")
+        };
+        let first = settings([0, 1, 2, 3]);
+        assert!(first.contains("workers: 2"), "{first}");
+        assert_eq!(settings([3, 2, 1, 0]), first);
+        assert_eq!(settings([2, 0, 3, 1]), first);
+        assert_eq!(read([0, 1, 2, 3]).hash, read([0, 1, 2, 3]).hash);
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::write(folder.path().join("secret"), "hunter2\n").expect("written");
+        let text = "\
+kafka: { bootstrap.servers: b:9092, sasl.password: hunter2, client.id: \"${file:secret}\" }
+admin: { token: hunter2 }
+plugins: { p: { path: p.wasm, config: { key: \"${file:secret}\" } } }
+routes:
+  r: { source: { topics: [a], start: latest }, pipeline: [{ plugin: p }], destinations: [{ topic: b }] }
+";
+        let path = folder.path().join("millrace.yaml");
+        fs::write(&path, text).expect("written");
+        let loaded = load(&path, &|_| None).unwrap_or_else(|problems| panic!("{problems}"));
+        let shown = format!("{loaded:?}");
+        assert!(!shown.contains("hunter2"), "{shown}");
+        let kafka = &loaded.settings.kafka.common;
+        assert_eq!(kafka["sasl.password"].reveal(), "hunter2");
+        assert_eq!(kafka["client.id"].to_string(), "[redacted]");
+        assert_eq!(loaded.files, [path.clone(), folder.path().join("secret")]);
+
+        // A rotated secret is a change, and not for everyone to see.
+        fs::write(folder.path().join("secret"), "hunter3\n").expect("written");
+        let rotated = load(&path, &|_| None).unwrap_or_else(|problems| panic!("{problems}"));
+        assert_eq!(rotated.hash, loaded.hash);
+        assert_ne!(rotated.fingerprint, loaded.fingerprint);
+    }
+
+    #[test]
+    fn places_lead_back_to_the_yaml() {
+        let text = "\
+kafka: { bootstrap.servers: b:9092, client.idd: x }
+plugins: { p: { path: p.wasm } }
+routes:
+  r:
+    source: { topics: [a], start: latest }
+    pipeline: [{ plugin: p, config: {} }]
+    destinations: [{ topic: b }]
+    on_error: { dead_letter: c }
+";
+        let loaded = understand_text(text).unwrap_or_else(|problems| panic!("{problems}"));
+        let (route, places) = (&loaded.settings.routes.keys().next().expect("a route").clone(), &loaded.places);
+        let plugin = loaded.settings.plugins.keys().next().expect("a plugin").clone();
+        let found = [
+            places.plugin(&plugin),
+            places.plugin_path(&plugin),
+            places.plugin_config(&plugin),
+            places.route(route),
+            places.source(route),
+            places.source_topic(route, 0),
+            places.step(route, 0),
+            places.step_config(route, 0),
+            places.destination(route, 0),
+            places.dead_letter(route),
+            places.property(&PropertyScope::Common, "client.idd"),
+        ];
+        let shown: Vec<String> = found.iter().map(|place| place.expect("a place").to_string()).collect();
+        let expected = ["2:12", "2:23", "2:12", "4:3", "5:5", "5:24", "6:26", "6:37", "7:29", "8:30", "1:37"];
+        assert_eq!(shown, expected.map(|place| format!("t.yaml:{place}")));
+        assert_eq!(places.destination(route, 1), None);
+    }
+
+    #[test]
+    fn without_a_word_the_configuration_is_where_the_variable_says() {
+        let env = |name: &str| (name == "MILLRACE_CONFIG").then(|| "/somewhere".to_owned());
+        assert_eq!(default_config_path(&env), Path::new("/somewhere"));
+    }
+
+    /// A fixture with pieces cut out, put elsewhere, or replaced by what YAML gives a meaning to.
+    fn mangled() -> impl Strategy<Value = String> {
+        const PIECES: [&str; 30] = [
+            ":", ": ", "- ", "\n", "\r", "\t", "  ", "{", "}", "[", "]", ",", "'", "\"", "|", ">", "&a ", "*a",
+            "!!str ", "#", "---\n", "...\n", "?", "%", "${SET}", "${", "$$", "ключ", "\u{feff}", "\\",
+        ];
+        let texts: Vec<String> = accepted().into_iter().map(|(_, text)| text).collect();
+        let edit = (any::<prop::sample::Index>(), 0..12_usize, prop::sample::select(PIECES.to_vec()));
+        (prop::sample::select(texts), prop::collection::vec(edit, 1..8)).prop_map(|(text, edits)| {
+            let mut characters: Vec<char> = text.chars().collect();
+            for (at, cut, piece) in edits {
+                let at = at.index(characters.len() + 1);
+                let end = (at + cut).min(characters.len());
+                characters.splice(at..end, piece.chars());
+            }
+            characters.into_iter().collect()
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn nothing_that_an_operator_writes_makes_it_panic(text in mangled()) {
+            match understand_text(&text) {
+                Ok(loaded) => prop_assert!(!loaded.settings.routes.is_empty()),
+                Err(problems) => {
+                    prop_assert!(problems.has_errors());
+                    prop_assert!(problems.render(true).len() >= problems.render(false).len());
+                    serde_json::to_string(&problems).expect("problems serialize");
+                }
+            }
+        }
+
+        #[test]
+        fn no_text_at_all_makes_it_panic(text in ".{0,200}") {
+            prop_assert!(understand_text(&text).is_err());
+        }
+    }
 }

@@ -24,6 +24,11 @@ impl Problem {
         Self { place: Some(place.clone()), ..Self::new(message) }
     }
 
+    /// A problem at a place that may not be written anywhere, such as that of a default.
+    pub fn near(place: Option<&Place>, message: impl Into<String>) -> Self {
+        Self { place: place.cloned(), ..Self::new(message) }
+    }
+
     /// A problem that has no place in a file.
     pub fn new(message: impl Into<String>) -> Self {
         let message = message.into();
@@ -201,7 +206,7 @@ impl Problems {
     }
 
     /// Puts them in order, and leaves out what one place would say twice (an alias repeats what it names).
-    pub(super) fn sort(&mut self) {
+    pub fn sort(&mut self) {
         self.0.sort_by_cached_key(|problem| (problem.order(), problem.warning, problem.message.clone()));
         self.0.dedup_by(|a, b| a.place == b.place && a.message == b.message && a.place.is_some());
     }

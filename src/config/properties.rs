@@ -9,6 +9,7 @@ use super::decode::At;
 use super::problem::{Problem, Problems};
 use super::settings::{Properties, PropertyValue, Route, Settings};
 use super::source::Place;
+use super::units::{parse_duration, parse_size};
 
 /// A property as it is written.
 #[derive(Debug, Clone)]
@@ -18,7 +19,7 @@ pub(super) struct RawProperty {
 }
 
 /// librdkafka's other names of properties that are read here.
-fn canonical(name: &str) -> &str {
+pub(super) fn canonical(name: &str) -> &str {
     match name {
         "metadata.broker.list" => "bootstrap.servers",
         name => name,
@@ -51,8 +52,22 @@ fn refusal(property: &RawProperty) -> Option<Problem> {
         let message = "`group.protocol` is not available yet in this version of millrace";
         return Some(Problem::at(&property.name.place, message).code("not_available").help("leave it out"));
     }
-    let (_, instead) = REFUSED.iter().find(|(names, _)| names.contains(&name))?;
-    Some(refused(format!("`{name}` cannot be set: what millrace promises rests on it")).help(*instead))
+    if let Some((_, instead)) = REFUSED.iter().find(|(names, _)| names.contains(&name)) {
+        return Some(refused(format!("`{name}` cannot be set: what millrace promises rests on it")).help(*instead));
+    }
+    with_a_unit(property)
+}
+
+/// librdkafka takes plain numbers where everything else here has units.
+fn with_a_unit(property: &RawProperty) -> Option<Problem> {
+    let value = property.value.value.reveal();
+    let (unit, number) = match property.name.value.rsplit('.').next()? {
+        "ms" => ("milliseconds", parse_duration(value).ok()?.as_millis().to_string()),
+        "bytes" => ("bytes", parse_size(value).ok()?.to_string()),
+        _ => return None,
+    };
+    let message = format!("librdkafka counts `{}` in {unit}, without a unit", property.name.value);
+    Some(Problem::at(&property.value.place, message).help(format!("write `{number}`")))
 }
 
 /// Names of properties (with librdkafka's and Java's other names for them), and what to write instead.

@@ -14,7 +14,7 @@ use super::decode::{
     shown, size, text, wrong_type,
 };
 use super::problem::{Problem, Problems};
-use super::properties::RawProperty;
+use super::properties::{RawProperty, canonical};
 use super::settings::{
     Capability, Delivery, LagAlert, LogFormat, LogLevel, OnOffsetLost, PropertyValue, Start, Target, TopicSelector,
     WatchMethod,
@@ -42,6 +42,8 @@ pub(super) struct Raw {
     pub(super) defaults: RawOptions,
     pub(super) routes: Vec<RawRoute>,
     pub(super) tests: Vec<RawTest>,
+    /// Whether there are routes, even if wrong ones.
+    pub(super) has_routes: bool,
     /// Where each top-level key that may appear once appeared first.
     once: HashMap<String, Place>,
 }
@@ -57,6 +59,8 @@ pub(super) struct RawWatch {
 pub(super) struct RawKafka {
     /// The key `kafka`, if it is there.
     pub(super) place: Option<Place>,
+    /// Whether the brokers are written, even if wrongly.
+    pub(super) has_servers: bool,
     pub(super) prefix: Option<String>,
     pub(super) common: Vec<RawProperty>,
     pub(super) consumer: Vec<RawProperty>,
@@ -160,9 +164,9 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
 impl Raw {
-    /// Adds what one file holds.
-    pub(super) fn add(&mut self, root: &Node, problems: &mut Problems) {
-        let Some(mut fields) = Fields::of(root, &root.place, "a mapping of settings", problems) else { return };
+    /// Adds what one file holds; answers whether it could be made out at all.
+    pub(super) fn add(&mut self, root: &Node, problems: &mut Problems) -> bool {
+        let Some(mut fields) = Fields::of(root, &root.place, "a mapping of settings", problems) else { return false };
         let mut once = |this: &mut Self, key: &'static str, problems: &mut Problems| {
             let entry = fields.entry(key)?;
             this.only_once(entry, problems).then_some(entry)
@@ -202,6 +206,7 @@ impl Raw {
         self.add_routes(&mut fields, problems);
         self.add_tests(&mut fields, problems);
         fields.finish(problems);
+        true
     }
 
     fn only_once(&mut self, entry: &Entry, problems: &mut Problems) -> bool {
@@ -217,7 +222,7 @@ impl Raw {
 
     fn add_plugins(&mut self, fields: &mut Fields<'_>, problems: &mut Problems) {
         let Some(node) = fields.get("plugins") else { return };
-        for entry in entries(node, "plugins by name", problems).unwrap_or_default() {
+        for entry in by_name(node, "plugin", problems) {
             let plugin = plugin(entry, problems);
             let Some(plugin) = plugin else { continue };
             match self.plugins.iter().find(|known| known.name.value == plugin.name.value) {
@@ -231,7 +236,8 @@ impl Raw {
         let Some(node) = fields.get("routes") else { return };
         let known: HashMap<RouteName, Place> =
             self.routes.iter().map(|route| (route.name.value.clone(), route.name.place.clone())).collect();
-        for entry in entries(node, "routes by name", problems).unwrap_or_default() {
+        for entry in by_name(node, "route", problems) {
+            self.has_routes = true;
             let Some(route) = route(entry, problems) else { continue };
             match known.get(&route.name.value) {
                 Some(first) => problems.push(given_twice("route", &entry.key, &entry.key_place, first)),
@@ -259,38 +265,48 @@ fn given_twice(what: &str, name: &str, again: &Place, first: &Place) -> Problem 
     Problem::at(again, message).code("duplicate_name").related(first, "first defined here").help("rename one of them")
 }
 
+/// The entries of `routes` or `plugins`.
+fn by_name<'n>(node: &'n Node, what: &str, problems: &mut Problems) -> &'n [Entry] {
+    if let Value::List(_) = node.value {
+        let problem = wrong_type(node, &format!("{what}s by their names"));
+        problems
+            .push(problem.help(format!("write the name of each {what} as its key: `{what}s: {{ NAME: {{ … }} }}`")));
+        return &[];
+    }
+    entries(node, &format!("{what}s by their names"), problems).unwrap_or_default()
+}
+
 fn fields<'n>(entry: &'n Entry, what: &str, problems: &mut Problems) -> Option<Fields<'n>> {
     Fields::of(&entry.value, &entry.key_place, what, problems)
 }
 
-fn named<T>(
-    text: &str,
-    place: &Place,
-    what: &str,
-    name: Result<T, InvalidName>,
-    problems: &mut Problems,
-) -> Option<At<T>> {
+/// The name, if it can be one.
+fn named<T>(text: &At<String>, what: &str, name: Result<T, InvalidName>, problems: &mut Problems) -> Option<At<T>> {
     match name {
-        Ok(name) => Some(At::new(name, place)),
+        Ok(name) => Some(At::new(name, &text.place)),
         Err(why) => {
-            let message = format!("`{text}` cannot be the name of {what}: {why}");
-            problems.push(Problem::at(place, message).code("invalid_name"));
+            let message = format!("{} cannot be {what}: {why}", text.shown());
+            problems.push(Problem::at(&text.place, message).code("invalid_name"));
             None
         }
     }
 }
 
+fn key(entry: &Entry) -> At<String> {
+    At::new(entry.key.clone(), &entry.key_place)
+}
+
 fn instance(node: &Node, problems: &mut Problems) -> Option<At<String>> {
-    let text = text(node, "the name of this process", problems)?;
+    let text = non_empty(node, "the name of this process", problems)?;
     // It becomes part of transactional ids and group.instance.ids: the rules of route names hold.
-    named(&text.value, &text.place, "an instance", RouteName::new(&text.value), problems)?;
+    named(&text, "an instance", RouteName::new(&text.value), problems)?;
     Some(text)
 }
 
 fn path(node: &Node, what: &str, problems: &mut Problems) -> Option<At<PathBuf>> {
     let text = non_empty(node, what, problems)?;
     let path = node.place.file().folder().join(text.value);
-    Some(At { value: path, place: text.place })
+    Some(At::new(path, &text.place))
 }
 
 fn watch(entry: &Entry, problems: &mut Problems) -> RawWatch {
@@ -323,7 +339,10 @@ fn kafka(entry: &Entry, problems: &mut Problems) -> RawKafka {
             "prefix" => kafka.prefix = prefix(&entry.value, problems),
             "consumer" => kafka.consumer = properties(entry, problems),
             "producer" => kafka.producer = properties(entry, problems),
-            _ => kafka.common.extend(property(entry, problems)),
+            name => {
+                kafka.has_servers |= canonical(name) == "bootstrap.servers";
+                kafka.common.extend(property(entry, problems));
+            }
         }
     }
     kafka
@@ -331,7 +350,7 @@ fn kafka(entry: &Entry, problems: &mut Problems) -> RawKafka {
 
 fn prefix(node: &Node, problems: &mut Problems) -> Option<String> {
     let text = text(node, "a prefix", problems)?;
-    named(&text.value, &text.place, "a prefix", RouteName::new(&text.value), problems)?;
+    named(&text, "a prefix", RouteName::new(&text.value), problems)?;
     Some(text.value)
 }
 
@@ -397,7 +416,7 @@ fn listen(node: &Node, problems: &mut Problems) -> Option<At<SocketAddr>> {
         Ok(port) => format!("write `127.0.0.1:{port}`, or `0.0.0.0:{port}` to be reached from elsewhere"),
         Err(_) => "write an IP address and a port: `127.0.0.1:9400`".to_owned(),
     };
-    problems.push(Problem::at(&text.place, format!("`{}` is not an address to listen on", text.value)).help(help));
+    problems.push(Problem::at(&text.place, format!("{} is not an address to listen on", text.shown())).help(help));
     None
 }
 
@@ -418,7 +437,7 @@ fn log(entry: &Entry, problems: &mut Problems) -> (Option<LogLevel>, Option<LogF
 }
 
 fn plugin(entry: &Entry, problems: &mut Problems) -> Option<RawPlugin> {
-    let name = named(&entry.key, &entry.key_place, "a plugin", PluginName::new(&entry.key), problems);
+    let name = named(&key(entry), "the name of a plugin", PluginName::new(&entry.key), problems);
     let mut fields = fields(entry, "a plugin's settings", problems)?;
     let file = fields.required("path", "say where the plugin is: `path: ../plugins/NAME.wasm`", problems);
     let file = file.and_then(|node| path(node, "a path", problems));
@@ -485,7 +504,7 @@ fn defaults(entry: &Entry, problems: &mut Problems) -> RawOptions {
 }
 
 fn route(entry: &Entry, problems: &mut Problems) -> Option<RawRoute> {
-    let name = named(&entry.key, &entry.key_place, "a route", RouteName::new(&entry.key), problems);
+    let name = named(&key(entry), "the name of a route", RouteName::new(&entry.key), problems);
     let mut fields = fields(entry, "a route's settings", problems)?;
     let from = "say where its records come from: `source: { topics: [TOPIC], start: earliest }`";
     fields.required("source", from, problems);
@@ -576,8 +595,8 @@ fn source(entry: &Entry, problems: &mut Problems) -> Option<RawSource> {
         topics,
         exclude: fields.get("exclude").map(|node| selectors(node, problems)).unwrap_or_default(),
         group: fields.get("group").and_then(|node| {
-            let text = text(node, "a consumer group", problems)?;
-            named(&text.value, &text.place, "a consumer group", GroupId::new(&text.value), problems)
+            let text = non_empty(node, "a consumer group", problems)?;
+            named(&text, "a consumer group", GroupId::new(&text.value), problems)
         }),
         start: fields.required("start", start_help, problems).and_then(|node| start(node, problems)),
         on_offset_lost: fields.get("on_offset_lost").and_then(|node| choice(node, &lost, problems)).map(|at| at.value),
@@ -611,7 +630,7 @@ fn topic(text: &At<String>, problems: &mut Problems) -> Option<TopicName> {
     match TopicName::new(&text.value) {
         Ok(topic) => Some(topic),
         Err(why) => {
-            let message = format!("`{}` cannot be the name of a topic: {why}", text.value);
+            let message = format!("{} cannot be the name of a topic: {why}", text.shown());
             let mut problem = Problem::at(&text.place, message).code("invalid_name");
             if text.value.contains(['*', '\\', '[', '(', '|', '+', '?', '$']) {
                 problem = problem.help("a pattern of topics begins with `^`, as in `\"^orders\\\\..*\"`");
@@ -622,17 +641,22 @@ fn topic(text: &At<String>, problems: &mut Problems) -> Option<TopicName> {
     }
 }
 
-/// A pattern that matches whole names. Bounded in size, since a pattern of a few bytes can take gigabytes.
+/// What a compiled pattern may take. One of a few bytes could take gigabytes.
+const PATTERN_BYTES_MOST: usize = 1 << 20;
+
+/// A pattern that matches whole names.
 fn pattern(text: &At<String>, problems: &mut Problems) -> Option<regex::Regex> {
-    let compile = |pattern: &str| RegexBuilder::new(pattern).size_limit(1 << 20).dfa_size_limit(1 << 20).build();
-    // By itself first: `^(a` must not borrow the parenthesis that is put around it.
-    let compiled = compile(&text.value).and_then(|_| compile(&format!("^(?:{})$", text.value)));
-    let error = match compiled {
-        Ok(pattern) => return Some(pattern),
+    // By itself first: `^a)(b` must not borrow the parentheses that are put around it.
+    let error = match regex_automata::util::syntax::parse(&text.value) {
         Err(error) => error.to_string(),
+        Ok(_) => match RegexBuilder::new(&format!("^(?:{})$", text.value)).size_limit(PATTERN_BYTES_MOST).build() {
+            Ok(pattern) => return Some(pattern),
+            Err(regex::Error::CompiledTooBig(_)) => "it would take too much memory".to_owned(),
+            Err(error) => error.to_string(),
+        },
     };
     let reason = error.lines().last().unwrap_or_default().trim().trim_start_matches("error: ");
-    let message = format!("`{}` is not a regular expression: {reason}", text.value);
+    let message = format!("{} is not a regular expression: {reason}", text.shown());
     let problem = Problem::at(&text.place, message).code("invalid_pattern");
     problems.push(problem.help("patterns are written in Rust's dialect: https://docs.rs/regex/latest/regex/#syntax"));
     None
@@ -650,10 +674,10 @@ fn start(node: &Node, problems: &mut Problems) -> Option<Start> {
         if ms >= 0 {
             return Some(Start::At(ms));
         }
-        problems.push(Problem::at(&text.place, format!("`{}` is before 1970", text.value)).help("write `earliest`"));
+        problems.push(Problem::at(&text.place, format!("{} is before 1970", text.shown())).help("write `earliest`"));
         return None;
     }
-    let message = format!("expected `earliest`, `latest` or an RFC 3339 time, found `{}`", text.value);
+    let message = format!("expected `earliest`, `latest` or an RFC 3339 time, found {}", text.shown());
     let problem = Problem::at(&text.place, message).code("wrong_type");
     problems.push(match did_you_mean(&text.value, &["earliest", "latest"]) {
         Some(near) => problem.help(format!("did you mean `{near}`?")),
@@ -697,7 +721,7 @@ fn destination(node: &Node, problems: &mut Problems) -> Option<RawDestination> {
     let mut fields = Fields::of(node, &node.place, "a destination", problems)?;
     let name = fields.get("name").and_then(|node| {
         let text = text(node, "a name", problems)?;
-        named(&text.value, &text.place, "a destination", DestinationName::new(&text.value), problems)
+        named(&text, "the name of a destination", DestinationName::new(&text.value), problems)
     });
     let (target, place) = target(&mut fields, node, problems);
     let partition = fields.get("partition").and_then(|node| {

@@ -240,7 +240,7 @@ mod tests {
     fn an_excerpt_hides_the_secrets_of_its_line() {
         let place = place("{ sasl.password: hunter2, x: y }", "x");
         let value = place.file().text().find("hunter2").unwrap();
-        place.file().hide(Vec::from_iter([value..value + 7]));
+        place.file().hide(std::iter::once(value..value + 7).collect());
         let excerpt = place.excerpt();
         assert_eq!(excerpt.text, "{ sasl.password: [redacted], x: y }");
         assert_eq!(&excerpt.text[excerpt.span], "x");

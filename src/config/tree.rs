@@ -137,12 +137,19 @@ fn collect_secrets(node: &Node, secrets: &mut Vec<std::ops::Range<usize>>) {
         Value::Map(entries) => {
             for entry in entries {
                 match &entry.value.value {
-                    Value::Scalar(_) if hides_value(&entry.key) => secrets.push(entry.value.place.range()),
+                    Value::Scalar(scalar) if hides_value(&entry.key) && !is_reference(&scalar.text) => {
+                        secrets.push(entry.value.place.range());
+                    }
                     _ => collect_secrets(&entry.value, secrets),
                 }
             }
         }
     }
+}
+
+/// Whether the text only says where the secret comes from, which is worth seeing.
+fn is_reference(text: &str) -> bool {
+    text.starts_with("${") && text.find('}') == Some(text.len() - 1) && !text.contains(":-")
 }
 
 struct Builder<'a> {
@@ -314,15 +321,8 @@ impl Builder<'_> {
         let length = rest.chars().next().filter(|c| !matches!(c, '\n' | '\r')).map_or(0, char::len_utf8);
         let place = Place::new(self.file, at..at + length);
         let mut problem = Problem::at(&place, format!("this is not YAML: {}", error.info())).code("syntax");
-        let line = &place.excerpt().text;
-        if error.info().contains("tab") {
-            problem = problem.help("indent with spaces: YAML allows no tabs there");
-        } else if line.contains("${") && line.contains(['{', '[']) {
-            problem = problem.help("inside `{ }` and `[ ]` a `${…}` needs quotes, or a line of its own");
-        } else if error.info().contains("unknown anchor") {
-            problem = problem.help("put quotes around a value that begins with `*`, or define the anchor above it");
-        } else if error.info().contains("mapping values are not allowed") {
-            problem = problem.help("put quotes around a value that holds `: `, and check the indentation");
+        if let Some(help) = syntax_help(error.info(), &place.excerpt().text) {
+            problem = problem.help(help);
         }
         self.problems.push(problem);
         Unreadable
@@ -336,12 +336,39 @@ impl Builder<'_> {
         Unreadable
     }
 
+    /// The span, without the white space that the parser counts to a quoted scalar before a comma or a bracket.
     fn place(&self, span: Span) -> Place {
-        Place::new(self.file, self.offset(&span.start)..self.offset(&span.end))
+        let (start, end) = (self.offset(&span.start), self.offset(&span.end));
+        let written = self.file.text().get(start..end).unwrap_or_default();
+        Place::new(self.file, start..start + written.trim_end().len())
     }
 
     fn offset(&self, marker: &Marker) -> usize {
         self.file.offset(marker.line(), marker.col())
+    }
+}
+
+/// What to do about the parser's complaint, where that can be guessed.
+fn syntax_help(complaint: &str, line: &str) -> Option<&'static str> {
+    let about = |words: &[&str]| words.iter().any(|word| complaint.contains(word));
+    if about(&["tab"]) {
+        Some("indent with spaces: YAML allows no tabs there")
+    } else if line.contains("${") && line.contains(['{', '[']) && about(&["flow", "node", "block mapping"]) {
+        Some("inside `{ }` and `[ ]` a `${…}` needs quotes, or a line of its own")
+    } else if about(&["anchor"]) {
+        Some("put quotes around a value that begins with `*` or `&`; an alias stands below the anchor that it names")
+    } else if about(&["mapping values are not allowed"]) {
+        Some("put quotes around a value that holds `: `, and check the indentation")
+    } else if about(&["quoted scalar", "unexpected end of stream"]) {
+        Some("a quote before this may not be closed")
+    } else if about(&["flow", "node content"]) {
+        Some("a `[` or `{` before this may not be closed, or a comma or a value is missing")
+    } else if about(&["unexpected character", "found character"]) {
+        Some("put quotes around a value that begins with a special character")
+    } else if about(&["block", "simple key", "indentation"]) {
+        Some("check the indentation, and that every key has its `:`")
+    } else {
+        None
     }
 }
 

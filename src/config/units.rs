@@ -15,21 +15,24 @@ const DURATIONS: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h
 
 /// Reads a size; the error says what to write instead.
 pub(super) fn parse_size(text: &str) -> Result<u64, String> {
-    parse(text, &SIZES, "B").map_err(|instead| {
+    parse(text, &SIZES, ("KiB", "B")).map_err(|instead| {
         instead
             .unwrap_or_else(|| "write a number and a unit: `512B`, `64KiB`, `16MiB`, `1GiB`, `64kB` or `16MB`".into())
     })
 }
 
-/// Reads a duration; the error says what to write instead.
-pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
-    parse(text, &DURATIONS, "ms")
+/// Reads a duration, as `100ms` or `5m`.
+///
+/// # Errors
+/// What to write instead.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    parse(text, &DURATIONS, ("s", "ms"))
         .map(Duration::from_millis)
         .map_err(|instead| instead.unwrap_or_else(|| "write a number and a unit: `100ms`, `30s`, `5m` or `1h`".into()))
 }
 
 /// `Err(Some(..))` where it can be guessed what was meant.
-fn parse(text: &str, units: &[(&str, u64)], smallest: &str) -> Result<u64, Option<String>> {
+fn parse(text: &str, units: &[(&str, u64)], bare: (&str, &str)) -> Result<u64, Option<String>> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     if number.is_empty() {
@@ -40,7 +43,7 @@ fn parse(text: &str, units: &[(&str, u64)], smallest: &str) -> Result<u64, Optio
         return number.checked_mul(*factor).ok_or(None);
     }
     let meant = match unit.trim() {
-        "" => Some(smallest),
+        "" => return Err(Some(format!("give the unit, as in `{number}{}` or `{number}{}`", bare.0, bare.1))),
         other => units.iter().map(|(name, _)| *name).find(|name| {
             let name = name.to_ascii_lowercase();
             let other = other.to_ascii_lowercase();
@@ -101,7 +104,7 @@ mod tests {
     #[test]
     fn what_is_nearly_right_is_told_how_to_be_right() {
         for (text, instead) in [
-            ("64", "write `64B`"),
+            ("64", "give the unit, as in `64KiB` or `64B`"),
             ("64kib", "write `64KiB`"),
             ("64 KiB", "write `64KiB`"),
             ("64K", "write `64KiB`"),
@@ -109,7 +112,9 @@ mod tests {
         ] {
             assert_eq!(parse_size(text), Err(instead.to_owned()), "{text}");
         }
-        for (text, instead) in [("100", "write `100ms`"), ("5 min", "write `5m`"), ("3 seconds", "write `3s`")] {
+        for (text, instead) in
+            [("100", "give the unit, as in `100s` or `100ms`"), ("5 min", "write `5m`"), ("3 seconds", "write `3s`")]
+        {
             assert_eq!(parse_duration(text), Err(instead.to_owned()), "{text}");
         }
         for text in ["", "x", "-1s", "1.5s", "99999999999999999999s", "18446744073709551615h"] {

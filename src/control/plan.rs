@@ -136,6 +136,11 @@ impl RoutePlan {
         self.steps.iter().map(|step| (&step.plugin, &step.sha256))
     }
 
+    /// The topics that the source names.
+    pub fn named_topics(&self) -> impl Iterator<Item = &TopicName> {
+        self.route.source.topics.iter().filter_map(named_topic)
+    }
+
     /// Looks the route's topics up before its first record: the topics of the cluster.
     ///
     /// # Errors
@@ -150,9 +155,8 @@ impl RoutePlan {
 
     fn topic_trouble(&self, topics: &Topics) -> Option<Trouble> {
         let route = &self.route;
-        let named = route.source.topics.iter().filter_map(named_topic);
         let fixed = route.destinations.iter().filter_map(|to| fixed_topic(&to.target));
-        let mut needed = named.chain(fixed).chain(route.on_error.dead_letter_topic());
+        let mut needed = self.named_topics().chain(fixed).chain(route.on_error.dead_letter_topic());
         if let Some(missing) = needed.find(|topic| topics.partitions(topic.as_str()).is_none()) {
             return Some(Trouble::missing_topic(missing));
         }
@@ -199,7 +203,7 @@ fn destination(of: &crate::config::settings::Destination) -> Destination {
 fn property_problems(loaded: &Loaded) -> Vec<Problem> {
     let (kafka, places) = (&loaded.settings.kafka, &loaded.places);
     let of_process = [
-        (PropertyScope::Common, &kafka.common, ClientKind::Consumer),
+        (PropertyScope::Common, &kafka.common, ClientKind::Common),
         (PropertyScope::Consumer, &kafka.consumer, ClientKind::Consumer),
         (PropertyScope::Producer, &kafka.producer, ClientKind::Producer),
     ];
@@ -211,7 +215,11 @@ fn property_problems(loaded: &Loaded) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (scope, properties, kind) in of_process.into_iter().chain(of_routes) {
         for (name, message) in check_properties(properties, kind) {
-            problems.push(problem_at(places.property(&scope, &name), message, "invalid_property"));
+            problems.push(problem_at(
+                places.property(&scope, &name),
+                format!("`{name}`: {message}"),
+                "invalid_property",
+            ));
         }
     }
     problems

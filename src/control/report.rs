@@ -78,10 +78,15 @@ impl Report for WorkerNews {
         if self.phase.as_ref().map(std::mem::discriminant) != Some(std::mem::discriminant(&health.phase)) {
             self.log_phase(&health.phase);
         }
+        self.metrics.assigned(&health.assignment);
         self.phase = Some(health.phase.clone());
         self.log_stopped(health);
         let of = |stopped| health.held.iter().filter(move |held| held.stopped == stopped).map(held_partition).collect();
         self.status.health(worker_phase(&health.phase), &health.assignment, of(true), of(false));
+    }
+
+    fn transaction_begins(&mut self) {
+        self.metrics.transaction_begins();
     }
 
     fn transaction(&mut self, outcome: &'static str, took: Duration) {

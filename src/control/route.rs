@@ -29,7 +29,6 @@ pub(super) struct Shared {
 
 /// A route that runs.
 pub(super) struct RunningRoute {
-    pub(super) plan: Arc<RoutePlan>,
     report: RouteReport,
     workers: Vec<Worker>,
 }
@@ -48,7 +47,11 @@ impl RunningRoute {
         let started = Arc::new(Mutex::new(false));
         let workers = (0..route.workers).map(|number| {
             let mut metrics = shared.metrics.route(&route.name);
-            metrics.follow([], plan.plugins().map(|(name, _)| name), route.destinations.iter().map(|to| &to.name));
+            metrics.follow(
+                plan.named_topics(),
+                plan.plugins().map(|(name, _)| name),
+                route.destinations.iter().map(|to| &to.name),
+            );
             let news = WorkerNews::new(route.name.clone(), number, metrics, report.worker(number));
             let (orders, mailbox) = channel();
             let life = Life {
@@ -67,7 +70,7 @@ impl RunningRoute {
                 .expect("the process can start a thread for each worker");
             Worker { orders, thread }
         });
-        Self { workers: workers.collect(), report, plan }
+        Self { workers: workers.collect(), report }
     }
 
     /// Gives each worker an order.
@@ -80,7 +83,7 @@ impl RunningRoute {
 
     /// Waits until the workers are gone, at most until `deadline`. Returns how many are not.
     pub(super) fn join(self, deadline: Instant) -> usize {
-        let Self { workers, report, .. } = self;
+        let Self { workers, report } = self;
         while workers.iter().any(|worker| !worker.thread.is_finished()) && Instant::now() < deadline {
             std::thread::park_timeout(Duration::from_millis(5));
         }

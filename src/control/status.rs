@@ -674,7 +674,8 @@ mod tests {
         use WorkerPhase::{Draining, Failed, Paused, Running, Starting, Stopped, Waiting};
         let waiting = |seconds| Waiting { reason: "no coordinator".into(), next_attempt: at(seconds) };
         let failed = || Failed { reason: "no permission".into(), next_attempt: at(9) };
-        let cases: [(&[WorkerPhase], &str, Option<&str>, Option<Time>); 10] = [
+        type Case<'a> = (&'a [WorkerPhase], &'a str, Option<&'a str>, Option<Time>);
+        let cases: [Case<'_>; 10] = [
             (&[], "starting", None, None),
             (&[Running], "starting", None, None),
             (&[Running, Starting], "starting", None, None),

@@ -243,6 +243,10 @@ pub(super) fn producer(kafka: &Kafka, route: &Route, client_id: &str, transactio
     } else {
         options.retain(|(name, _)| name != "transaction.timeout.ms");
     }
+    if route.delivery == Delivery::AtLeastOnce {
+        // Once a record has failed nothing behind it is sent: it comes again first, and first copies keep their order.
+        put(&mut options, &[("enable.gapless.guarantee", "true")]);
+    }
     options
 }
 

@@ -113,6 +113,8 @@ pub(super) fn is_collateral(code: Code) -> bool {
     matches!(
         code.known(),
         Known::RD_KAFKA_RESP_ERR__INVALID_DIFFERENT_RECORD
+            | Known::RD_KAFKA_RESP_ERR__FATAL
+            | Known::RD_KAFKA_RESP_ERR__GAPLESS_GUARANTEE
             | Known::RD_KAFKA_RESP_ERR__PURGE_QUEUE
             | Known::RD_KAFKA_RESP_ERR__PURGE_INFLIGHT
             | Known::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER

@@ -4,6 +4,7 @@
 mod client_options;
 mod convert;
 mod errors;
+mod limits;
 mod mock;
 mod positions;
 mod producer;
@@ -13,7 +14,8 @@ mod session;
 mod topics;
 
 pub use client_options::{ClientKind, check_properties};
-pub use mock::MockCluster;
+pub use limits::raise_open_files;
+pub use mock::{Arrival, MockCluster, Watcher, Writer};
 pub use positions::{Started, committed, resolve_start};
 pub use session::{Instance, Session, SessionOptions};
 pub use topics::{Cluster, TopicState, Topics, loops, source_topics};

@@ -46,7 +46,8 @@ pub fn resolve_start(cluster: &Cluster, route: &Route, topics: &[TopicName]) -> 
         let topic = topics.first().map_or(About::Cluster, About::Read);
         explain(&client, &error, topic)
     })?;
-    let list = PartitionList::of(offsets.iter().map(|(partition, offset)| (partition.clone(), *offset)));
+    let ids = cluster.topic_ids(topics, ANSWER_WITHIN).map_err(|error| explain(&client, &error, About::Cluster))?;
+    let list = PartitionList::with_notes(&offsets, |topic| ids.get(topic).map(String::as_str));
     match client.commit_offsets(&list, ANSWER_WITHIN) {
         Ok(()) => Ok(Started::Now(offsets)),
         // Another process was faster, and its members have joined: what it committed counts.
@@ -72,7 +73,7 @@ pub fn committed(cluster: &Cluster, route: &Route, partitions: &[TopicPartition]
     let offsets = client
         .committed(partitions.iter().cloned(), ANSWER_WITHIN)
         .map_err(|error| explain(&client, &error, About::Group(&route.source.group)))?;
-    Ok(offsets.into_iter().filter(|(_, offset)| *offset >= 0).collect())
+    Ok(offsets.into_iter().filter(|found| found.offset >= 0).map(|found| (found.at, found.offset)).collect())
 }
 
 fn asking(cluster: &Cluster, route: &Route) -> Result<Arc<Client>, Trouble> {
@@ -98,7 +99,7 @@ fn explain(client: &Client, error: &Error, about: About<'_>) -> Trouble {
 
 fn has_committed(client: &Client, partitions: &[TopicPartition]) -> Result<bool, Error> {
     let offsets = client.committed(partitions.iter().cloned(), ANSWER_WITHIN)?;
-    Ok(offsets.iter().any(|(_, offset)| *offset != OFFSET_INVALID))
+    Ok(offsets.iter().any(|found| found.offset != OFFSET_INVALID))
 }
 
 fn start_offsets(client: &Client, start: Start, partitions: &[TopicPartition]) -> Result<OffsetMap, Error> {

@@ -5,6 +5,7 @@
 //! away: the next one's `init_transactions` bumps the epoch and settles what the old one left open, so that a late
 //! request of the old one can no longer end a transaction of the new one (librdkafka lacks KIP-890's second part).
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -42,6 +43,9 @@ pub(super) struct Producer {
     /// Whether something hinted that the cluster's topics are not what we believe.
     stale_topics: bool,
 }
+
+/// The ids of topics, which are committed beside their offsets.
+pub(super) type TopicIds = BTreeMap<TopicName, String>;
 
 /// A producer that is ready.
 struct Live {
@@ -146,13 +150,14 @@ impl Producer {
         &mut self,
         outputs: &dyn Outputs,
         offsets: &OffsetMap,
+        topic_ids: &TopicIds,
         member: &mut dyn FnMut() -> Option<GroupMetadata>,
     ) -> Outcome {
         if let Err(trouble) = self.live() {
             return lost_or(trouble, Outcome::Aborted);
         }
         let began = Instant::now();
-        match self.attempt(outputs, offsets, member, began) {
+        match self.attempt(outputs, offsets, topic_ids, member, began) {
             Ok(()) => Outcome::Committed { lost: 0 },
             Err(stop) => self.end(stop, began),
         }
@@ -162,6 +167,7 @@ impl Producer {
         &mut self,
         outputs: &dyn Outputs,
         offsets: &OffsetMap,
+        topic_ids: &TopicIds,
         member: &mut dyn FnMut() -> Option<GroupMetadata>,
         began: Instant,
     ) -> Result<(), Stop> {
@@ -176,11 +182,11 @@ impl Producer {
             let slow = passing(Known::RD_KAFKA_RESP_ERR__MSG_TIMED_OUT, message);
             return Err(Stop::AbortAndRenew(Outcome::Aborted(slow)));
         }
-        self.delivered(&client)?;
+        self.delivered(&client, began)?;
         if !offsets.is_empty() {
             let member =
                 member().filter(GroupMetadata::is_member).ok_or_else(|| Stop::Abort(Outcome::Aborted(left())))?;
-            let list = PartitionList::of(offsets.iter().map(|(at, offset)| (at.clone(), *offset)));
+            let list = PartitionList::with_notes(offsets, |topic| topic_ids.get(topic).map(String::as_str));
             self.send_offsets(&client, &list, &member, deadline, began)?;
         }
         self.commit(&client, deadline, began)
@@ -239,12 +245,25 @@ impl Producer {
     }
 
     /// Whether all outputs were delivered; what to make of it if not.
-    fn delivered(&mut self, client: &Client) -> Result<(), Stop> {
+    fn delivered(&mut self, client: &Client, began: Instant) -> Result<(), Stop> {
         let failures = client.context().take_failures();
         if failures.count == 0 {
             return Ok(());
         }
         self.stale_topics |= failures.first.iter().any(|failure| should_refresh(failure.code));
+        if let Some(fatal) = client.fatal_error() {
+            return Err(self.stopped(&fatal, began));
+        }
+        if failures.first.iter().all(|failure| errors::is_collateral(failure.code)) {
+            // They were taken down by what befell the transaction: asked to begin another, the client says what it was.
+            if let Err(error) = client.begin_transaction()
+                && error.must_abort
+            {
+                let topic = failures.first.iter().find_map(|failure| failure.topic.as_ref());
+                let found = trouble(&error, topic.map_or(About::Cluster, About::Write));
+                return Err(Stop::AbortAndRenew(Outcome::Aborted(found)));
+            }
+        }
         // What was refused leaves a gap in the sequence, and the next transaction would pay for it.
         Err(Stop::AbortAndRenew(classify(&failures)))
     }
@@ -373,8 +392,14 @@ impl Producer {
 
     // at_least_once and at_most_once
 
-    /// Sends every output and waits for the acknowledgements. `Ok`: what was not delivered, nothing in the best case.
-    pub(super) fn send(&mut self, outputs: &dyn Outputs) -> Result<Failures, Trouble> {
+    /// Makes a producer if there is none.
+    pub(super) fn be_ready(&mut self) -> Result<(), Trouble> {
+        self.live().map(drop)
+    }
+
+    /// Sends the outputs and waits for the acknowledgements. `Ok`: what was not delivered, nothing in the best case.
+    /// `in_order`: stops at the first that is refused, so that none overtakes it.
+    pub(super) fn send(&mut self, outputs: &dyn Outputs, in_order: bool) -> Result<Failures, Trouble> {
         let deadline = Instant::now() + self.timeouts.delivery;
         let client = Arc::clone(&self.live()?.client);
         let _ = client.context().take_failures();
@@ -383,6 +408,9 @@ impl Producer {
             if let Err(error) = self.produce_one(&output, index, deadline) {
                 let topic = self.topics.get(usize::from(output.topic)).cloned();
                 refused.push(Failure { index, topic, code: error.code });
+                if in_order {
+                    return ControlFlow::Break(());
+                }
             }
             index += 1;
             ControlFlow::Continue(())

@@ -6,7 +6,7 @@
 #![expect(unsafe_code, reason = "librdkafka's batch calls and transactions are C; this is the one file that speaks it")]
 
 use std::cell::Cell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::fmt;
 use std::ptr::{self, NonNull};
@@ -407,16 +407,18 @@ impl Handle {
 
     // Offsets.
 
-    /// The committed offsets of these partitions, or [`OFFSET_INVALID`]; waits while a transaction on them is pending.
+    /// What is committed for these partitions; waits while a transaction on them is pending.
     pub(super) fn committed(
         &self,
         partitions: impl IntoIterator<Item = TopicPartition>,
         wait: Duration,
-    ) -> Result<Vec<(TopicPartition, Offset)>, Error> {
+    ) -> Result<Vec<Committed>, Error> {
         let list = PartitionList::of(partitions.into_iter().map(|partition| (partition, OFFSET_INVALID)));
-        // SAFETY: see above; offsets and errors of the list are written.
+        // SAFETY: see above; offsets, notes and errors of the list are written.
         Code::from(unsafe { ffi::rd_kafka_committed(self.ptr(), list.0, millis(wait)) }).check()?;
-        list.offsets()
+        let notes = list.notes();
+        let offsets = list.offsets()?;
+        Ok(offsets.into_iter().zip(notes).map(|((at, offset), note)| Committed { at, offset, note }).collect())
     }
     /// Commits and waits for the group coordinator's answer. `_TIMED_OUT` leaves the outcome unknown.
     pub(super) fn commit_offsets(&self, offsets: &PartitionList, wait: Duration) -> Result<(), Error> {
@@ -471,6 +473,30 @@ impl Handle {
         Code::from(code).check().map(|()| (low, high))
     }
 
+    /// The ids of those of these topics that exist. A topic that is deleted and created again has another.
+    pub(super) fn topic_ids(&self, topics: &[TopicName], wait: Duration) -> Result<BTreeMap<TopicName, String>, Error> {
+        let names: Vec<CString> = topics.iter().map(|topic| c_topic(topic.as_str())).collect();
+        let mut pointers: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
+        // SAFETY: see above; the collection copies the names. Queue, collection and event are ours, destroyed once; an
+        // answer that comes after the queue is gone is dropped. What is read of the event is copied.
+        unsafe {
+            let queue = ffi::rd_kafka_queue_new(self.ptr());
+            let collection = ffi::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len());
+            ffi::rd_kafka_DescribeTopics(self.ptr(), collection, ptr::null(), queue);
+            ffi::rd_kafka_TopicCollection_destroy(collection);
+            let event = ffi::rd_kafka_queue_poll(queue, millis(wait));
+            let result = if event.is_null() {
+                Err(Error::of(Known::RD_KAFKA_RESP_ERR__TIMED_OUT.into()))
+            } else {
+                let found = Code::from(ffi::rd_kafka_event_error(event)).check().map(|()| described_ids(event));
+                ffi::rd_kafka_event_destroy(event);
+                found
+            };
+            ffi::rd_kafka_queue_destroy(queue);
+            result
+        }
+    }
+
     /// Asks the cluster about all topics, or about one.
     pub(super) fn metadata(&self, only: Option<&Topic>, wait: Duration) -> Result<Metadata, Error> {
         let mut metadata = ptr::null();
@@ -484,6 +510,16 @@ impl Handle {
             Ok(copied)
         }
     }
+}
+
+/// What a group has committed for a partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Committed {
+    pub(super) at: TopicPartition,
+    /// The next offset to read, or [`OFFSET_INVALID`].
+    pub(super) offset: Offset,
+    /// What was written beside it, if anything.
+    pub(super) note: String,
 }
 
 /// A cluster's metadata, copied.
@@ -523,6 +559,30 @@ unsafe fn copy_metadata(metadata: &ffi::rd_kafka_metadata) -> Metadata {
             (text((*topic).topic), partitions.iter().map(partition).collect(), read_code(&raw const (*topic).err))
         });
         Metadata { brokers, topics: topics.collect() }
+    }
+}
+
+/// # Safety
+/// `event` is a live answer to a request to describe topics.
+unsafe fn described_ids(event: *mut ffi::rd_kafka_event_t) -> BTreeMap<TopicName, String> {
+    // SAFETY: the caller's promise; librdkafka's array has the length that it writes beside it.
+    unsafe {
+        let mut count = 0;
+        let topics = ffi::rd_kafka_DescribeTopics_result_topics(
+            ffi::rd_kafka_event_DescribeTopics_result(event),
+            &raw mut count,
+        );
+        (0..if topics.is_null() { 0 } else { count })
+            .filter_map(|nth| {
+                let topic = *topics.add(nth);
+                let error = ffi::rd_kafka_TopicDescription_error(topic);
+                if !error.is_null() && c::error_code(error) != 0 {
+                    return None;
+                }
+                let id = text(ffi::rd_kafka_Uuid_base64str(ffi::rd_kafka_TopicDescription_topic_id(topic)));
+                Some((TopicName::new(text(ffi::rd_kafka_TopicDescription_name(topic))).ok()?, id))
+            })
+            .collect()
     }
 }
 
@@ -577,6 +637,42 @@ impl PartitionList {
                 (*element).offset = offset;
             }
             list
+        }
+    }
+
+    /// As `of`, with a note to be committed beside each offset, where `note` has one for the topic.
+    pub(super) fn with_notes<'a>(
+        partitions: impl IntoIterator<Item = (&'a TopicPartition, &'a Offset)>,
+        note: impl Fn(&TopicName) -> Option<&'a str>,
+    ) -> Self {
+        let partitions: Vec<_> = partitions.into_iter().collect();
+        let list = Self::new(partitions.iter().map(|(at, offset)| (at.topic.as_str(), at.partition, **offset)));
+        for (nth, (at, _)) in partitions.iter().enumerate() {
+            let Some(note) = note(&at.topic).filter(|note| !note.is_empty()) else { continue };
+            // SAFETY: the list has an element for each partition, in order; it frees the copy with its own allocator,
+            // from which the copy comes.
+            unsafe {
+                let copy = ffi::rd_kafka_mem_malloc(ptr::null_mut(), note.len());
+                ptr::copy_nonoverlapping(note.as_ptr(), copy.cast(), note.len());
+                let element = (*list.0).elems.add(nth);
+                (*element).metadata = copy;
+                (*element).metadata_size = note.len();
+            }
+        }
+        list
+    }
+
+    /// The note beside each offset, in order.
+    fn notes(&self) -> Vec<String> {
+        // SAFETY: a live list; `elems` has `cnt` elements, each with `metadata_size` bytes of metadata.
+        unsafe {
+            (0..usize::try_from((*self.0).cnt).unwrap_or(0))
+                .map(|nth| {
+                    let element = (*self.0).elems.add(nth);
+                    let note = bytes((*element).metadata, (*element).metadata_size).unwrap_or_default();
+                    String::from_utf8_lossy(note).into_owned()
+                })
+                .collect()
         }
     }
 

@@ -1,13 +1,13 @@
 //! What of the group is ours. Serves rebalances while the consumer polls. No transaction is ever open then, so there is
 //! nothing to commit or abort here: partitions are taken up where the group left them, and given away.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::model::TopicPartition;
 
-use super::raw::{Code, Handle, OFFSET_BEGINNING, OFFSET_INVALID, PartitionList, Rebalance, lock};
+use super::raw::{Code, Committed, Handle, OFFSET_BEGINNING, OFFSET_INVALID, PartitionList, Rebalance, lock};
 
 /// How long a rebalance may wait for the committed offsets. Longer than a quiet answer takes and far shorter than
 /// `max.poll.interval.ms`; the offsets are held back while a predecessor's transaction is open.
@@ -24,6 +24,10 @@ struct State {
     paused: BTreeSet<TopicPartition>,
     /// Of those, the ones whose committed offset could not be had: the client asks for itself.
     unresolved: BTreeSet<TopicPartition>,
+    /// Of those, the ones that deliver nothing until they are assigned anew.
+    stopped: BTreeSet<TopicPartition>,
+    /// What stands beside the committed offsets.
+    notes: BTreeMap<TopicPartition, String>,
     changes: Vec<Change>,
 }
 
@@ -38,6 +42,24 @@ pub(super) enum Change {
 impl Assignment {
     pub(super) fn owns(&self, partition: &TopicPartition) -> bool {
         lock(&self.0).owned.contains(partition)
+    }
+    /// Ours, and not stopped.
+    pub(super) fn delivers(&self, partition: &TopicPartition) -> bool {
+        let state = lock(&self.0);
+        state.owned.contains(partition) && !state.stopped.contains(partition)
+    }
+    pub(super) fn stop(&self, partition: &TopicPartition) {
+        lock(&self.0).stopped.insert(partition.clone());
+    }
+    pub(super) fn start(&self, partition: &TopicPartition) {
+        lock(&self.0).stopped.remove(partition);
+    }
+    /// What stood beside the group's committed offset when the partition became ours.
+    pub(super) fn note(&self, partition: &TopicPartition) -> Option<String> {
+        lock(&self.0).notes.get(partition).cloned()
+    }
+    pub(super) fn owned(&self) -> Vec<TopicPartition> {
+        lock(&self.0).owned.iter().cloned().collect()
     }
     pub(super) fn is_empty(&self) -> bool {
         lock(&self.0).owned.is_empty()
@@ -63,7 +85,9 @@ impl Assignment {
     /// Those of `partitions` that were paused; from now on they are not. Resuming others has made records come twice.
     pub(super) fn resume(&self, partitions: &[TopicPartition]) -> Vec<TopicPartition> {
         let state = &mut *lock(&self.0);
-        partitions.iter().filter(|partition| state.paused.remove(*partition)).cloned().collect()
+        let was_paused =
+            |partition: &&TopicPartition| state.paused.remove(*partition) && !state.stopped.contains(*partition);
+        partitions.iter().filter(was_paused).cloned().collect()
     }
 
     fn take_up(&self, consumer: &Handle, partitions: Vec<TopicPartition>) {
@@ -74,10 +98,14 @@ impl Assignment {
             _ => consumer.committed(partitions.iter().cloned(), COMMITTED_WITHIN),
         };
         let (positions, unresolved) = match found {
-            Ok(offsets) => {
-                let or_beginning =
-                    |(partition, offset)| (partition, if offset == OFFSET_INVALID { OFFSET_BEGINNING } else { offset });
-                (PartitionList::of(offsets.into_iter().map(or_beginning)), BTreeSet::new())
+            Ok(committed) => {
+                let noted = committed.iter().filter(|found| !found.note.is_empty());
+                lock(&self.0).notes.extend(noted.map(|found| (found.at.clone(), found.note.clone())));
+                let or_beginning = |found: Committed| {
+                    let is_new = found.offset == OFFSET_INVALID;
+                    (found.at, if is_new { OFFSET_BEGINNING } else { found.offset })
+                };
+                (PartitionList::of(committed.into_iter().map(or_beginning)), BTreeSet::new())
             }
             Err(_) => {
                 let ask = partitions.iter().map(|partition| (partition.clone(), OFFSET_INVALID));
@@ -102,7 +130,12 @@ impl Assignment {
 
     fn give_away(&self, consumer: &Handle, partitions: Vec<TopicPartition>) {
         // A pause flag would survive in the client and hold the partition when it comes back.
-        let paused = self.resume(&partitions);
+        let mut paused = self.resume(&partitions);
+        {
+            let state = &mut *lock(&self.0);
+            state.notes.retain(|at, _| !partitions.contains(at));
+            paused.extend(partitions.iter().filter(|at| state.stopped.remove(*at)).cloned());
+        }
         if !paused.is_empty() {
             let _ = consumer.resume(&list(&paused));
         }
@@ -134,6 +167,8 @@ impl Rebalance for Arc<Assignment> {
                 let mut state = lock(&self.0);
                 let owned: Vec<_> = std::mem::take(&mut state.owned).into_iter().collect();
                 state.paused.clear();
+                state.stopped.clear();
+                state.notes.clear();
                 state.unresolved.clear();
                 if !owned.is_empty() {
                     state.changes.push(Change::Revoked(owned));

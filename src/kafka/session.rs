@@ -15,7 +15,7 @@ use super::client_options::{self, Timeouts};
 use super::convert;
 use super::errors::{About, passing, trouble};
 use super::positions::configuration;
-use super::producer::{Producer, classify};
+use super::producer::{Producer, TopicIds, classify};
 use super::raw::{
     Client, ConsumerQueue, Context, Error, Handle, Kind, Known, Message, OFFSET_BEGINNING, OFFSET_INVALID,
     PartitionList,
@@ -31,6 +31,10 @@ const TOPIC_WITHIN: Duration = Duration::from_secs(5);
 const OFFSETS_WITHIN: Duration = Duration::from_secs(10);
 /// A trouble with the same code is told this often at most.
 const TELL_EVERY: Duration = Duration::from_secs(10);
+
+/// How often a session looks whether its topics are still the same, and how long that may hold it up.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+const LOOK_WITHIN: Duration = Duration::from_secs(2);
 
 /// What a session is made of.
 pub struct SessionOptions<'a> {
@@ -82,13 +86,19 @@ pub struct Session {
     /// The snapshot that subscription and slots were last compared with.
     seen: Option<Arc<Topics>>,
     slots: HashMap<TopicName, TopicInfo>,
+    /// Of the topics of which partitions are ours, kept beside the committed offsets.
+    topic_ids: TopicIds,
+    /// When the ids are looked at again.
+    next_look: Instant,
     messages: Vec<Message>,
     /// An outcome that nobody knows yet; in at_most_once with the outputs that were therefore not sent.
     unknown: Option<u64>,
     /// Partitions to be taken up again once their offset can be had, with what was said when they stopped.
     to_resolve: BTreeMap<TopicPartition, (Instant, String)>,
     told: HashMap<String, Instant>,
+    /// Nothing more is to be done: closed, or of no more use.
     broken: bool,
+    closed: bool,
 }
 
 impl Session {
@@ -132,11 +142,14 @@ impl Session {
             subscribed: Vec::new(),
             seen: None,
             slots: HashMap::new(),
+            topic_ids: TopicIds::new(),
+            next_look: Instant::now() + LOOK_EVERY,
             messages: Vec::new(),
             unknown: None,
             to_resolve: BTreeMap::new(),
             told: HashMap::new(),
             broken: false,
+            closed: false,
         };
         session.follow_topics()?;
         Ok(session)
@@ -175,16 +188,15 @@ impl Session {
         let mut messages = std::mem::take(&mut self.messages);
         // A batch call waits for all it was asked for: so first for one, then for what is there.
         self.queue.consume(wait, 1, &mut messages);
-        let before = self.take_changes(events);
+        self.take_changes(events);
         if !messages.is_empty() && records > 1 {
             self.queue.consume(Duration::ZERO, records - 1, &mut messages);
         }
         let during = self.take_changes(events);
-        debug_assert!(before.is_empty() || messages.len() <= records);
         let (fetched, failed): (Vec<_>, Vec<_>) = messages.drain(..).partition(|message| message.error().is_none());
         self.messages = messages;
         let assignment = Arc::clone(&self.assignment);
-        for batch in convert::batches(fetched, self.queue.client(), |partition| assignment.owns(partition)) {
+        for batch in convert::batches(fetched, self.queue.client(), |partition| assignment.delivers(partition)) {
             // Taken and given back while records of it were being handed out: nobody can tell from which of the two
             // assignments these are.
             if during.contains(batch.topic_partition()) {
@@ -208,7 +220,10 @@ impl Session {
         let mut revoked = BTreeSet::new();
         for change in self.assignment.take_changes() {
             match change {
-                Change::Assigned(partitions) => events.push(Event::Assigned(partitions)),
+                Change::Assigned(partitions) => {
+                    self.compare_topic_ids(&partitions, events);
+                    events.push(Event::Assigned(partitions));
+                }
                 Change::Revoked(partitions) => {
                     self.to_resolve.retain(|partition, _| !partitions.contains(partition));
                     revoked.extend(partitions.iter().cloned());
@@ -218,6 +233,60 @@ impl Session {
             }
         }
         revoked
+    }
+
+    /// Stops partitions whose committed offset is of a topic that has since been deleted and created again: the offset
+    /// says nothing about the new one.
+    fn compare_topic_ids(&mut self, partitions: &[TopicPartition], events: &mut Vec<Event>) {
+        self.learn_topic_ids(partitions, events);
+        for partition in partitions {
+            let (Some(note), Some(id)) = (self.assignment.note(partition), self.topic_ids.get(&partition.topic)) else {
+                continue;
+            };
+            // An id is 22 characters; another tool's note is none of our business.
+            if note.len() == id.len() && note != *id {
+                let said = created_again(&note, id);
+                self.stop(partition, said, events);
+            }
+        }
+    }
+
+    /// The same for a topic that is replaced while it is read.
+    fn watch_topic_ids(&mut self, events: &mut Vec<Event>) {
+        let now = Instant::now();
+        if now < self.next_look || self.assignment.is_empty() {
+            return;
+        }
+        self.next_look = now + LOOK_EVERY;
+        let before = self.topic_ids.clone();
+        let owned = self.assignment.owned();
+        self.learn_topic_ids(&owned, events);
+        for partition in &owned {
+            if let (Some(was), Some(is)) = (before.get(&partition.topic), self.topic_ids.get(&partition.topic))
+                && was != is
+            {
+                let said = created_again(was, is);
+                self.stop(partition, said, events);
+            }
+        }
+    }
+
+    fn learn_topic_ids(&mut self, partitions: &[TopicPartition], events: &mut Vec<Event>) {
+        let topics: BTreeSet<_> = partitions.iter().map(|partition| partition.topic.clone()).collect();
+        let topics: Vec<_> = topics.into_iter().collect();
+        match self.cluster.topic_ids(&topics, LOOK_WITHIN) {
+            Ok(ids) => self.topic_ids.extend(ids),
+            Err(error) => self.on_error(&error, None, events),
+        }
+    }
+
+    /// Stops a partition until it is settled where it goes on.
+    fn stop(&mut self, partition: &TopicPartition, said: String, events: &mut Vec<Event>) {
+        self.assignment.stop(partition);
+        if let Err(error) = self.consumer().pause(&list(std::slice::from_ref(partition))) {
+            self.on_error(&error, Some(partition.clone()), events);
+        }
+        self.to_resolve.insert(partition.clone(), (Instant::now(), said));
     }
 
     fn on_error(&mut self, error: &Error, partition: Option<TopicPartition>, events: &mut Vec<Event>) {
@@ -273,39 +342,54 @@ impl Session {
         }
     }
 
-    fn resolve_one(&mut self, partition: &TopicPartition, said: &str) -> Result<Option<Event>, Error> {
+    fn resolve_one(&mut self, partition: &TopicPartition, said: &str) -> Result<Vec<Event>, Error> {
         let committed = self.consumer().committed([partition.clone()], TOPIC_WITHIN)?;
-        let committed = committed.first().map_or(OFFSET_INVALID, |(_, offset)| *offset);
+        let committed = committed.first().map_or(OFFSET_INVALID, |found| found.offset);
         if committed == OFFSET_INVALID && self.assignment.is_unresolved(partition) {
-            self.restart(partition, OFFSET_BEGINNING)?;
             self.assignment.resolved(partition);
-            return Ok(None);
+            return Ok(self.restart(partition, OFFSET_BEGINNING)?.into_iter().collect());
         }
         let (low, high) = self.consumer().watermarks(partition, TOPIC_WITHIN)?;
         let at = if committed == OFFSET_INVALID { "its position".to_owned() } else { format!("offset {committed}") };
-        let message = format!("{at} is not in the log, which holds {low} to {high}: {said}");
+        let message = format!("{at} cannot be read, the log holds {low} to {high}: {said}");
+        let from = committed.clamp(0, high);
         let (to, lost) = match self.route.source.on_offset_lost {
-            OnOffsetLost::Stop => return Ok(Some(Event::OffsetLost { partition: partition.clone(), message })),
-            OnOffsetLost::Earliest => (low, low.saturating_sub(committed.max(0)).max(0)),
-            OnOffsetLost::Latest => (high, high.saturating_sub(committed.max(0)).max(0)),
+            OnOffsetLost::Stop => return Ok(vec![Event::OffsetLost { partition: partition.clone(), message }]),
+            OnOffsetLost::Earliest => (low, low - from),
+            OnOffsetLost::Latest => (high, high - from),
         };
         // Committed first, so that it is accepted once and counted once.
-        let accepted = PartitionList::of([(partition.clone(), to)]);
-        self.consumer().commit_offsets(&accepted, OFFSETS_WITHIN)?;
-        self.restart(partition, to)?;
+        let accepted = OffsetMap::from([(partition.clone(), to)]);
+        self.consumer().commit_offsets(&self.with_ids(&accepted), OFFSETS_WITHIN)?;
         let lost = u64::try_from(lost).unwrap_or(0);
-        Ok(Some(Event::OffsetReset { partition: partition.clone(), to, lost, message }))
+        let mut events = vec![Event::OffsetReset { partition: partition.clone(), to, lost, message }];
+        events.extend(self.restart(partition, to)?);
+        Ok(events)
     }
 
-    /// Fetches an assigned partition from `offset` on. A partition that stopped cannot be moved by a seek.
-    fn restart(&self, partition: &TopicPartition, offset: i64) -> Result<(), Error> {
+    /// Fetches an assigned partition from `offset` on. A partition that stopped cannot be moved by a seek. An eager
+    /// protocol can only assign all anew: then the session ends, and the next takes up what is committed.
+    fn restart(&mut self, partition: &TopicPartition, offset: i64) -> Result<Option<Event>, Error> {
+        let one = list(std::slice::from_ref(partition));
         let consumer = self.consumer();
         if !consumer.is_cooperative() {
-            // An eager protocol can only assign all anew: the next session finds the offset that is now committed.
-            return Err(Error { fatal: true, ..Error::of(Known::RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET.into()) });
+            self.broken = true;
+            let message = format!("{partition} goes on at another offset");
+            let moved = passing(Known::RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET, message);
+            return Ok(Some(Event::Broken(Trouble { kind: TroubleKind::Moved, ..moved })));
         }
-        consumer.incremental_unassign(&list(std::slice::from_ref(partition)))?;
-        consumer.incremental_assign(&PartitionList::of([(partition.clone(), offset)]))
+        if !self.assignment.delivers(partition) {
+            consumer.resume(&one)?;
+        }
+        consumer.incremental_unassign(&one)?;
+        consumer.incremental_assign(&PartitionList::of([(partition.clone(), offset)]))?;
+        self.assignment.start(partition);
+        Ok(None)
+    }
+
+    /// Offsets as they are committed: beside each the id of its topic.
+    fn with_ids(&self, offsets: &OffsetMap) -> PartitionList {
+        PartitionList::with_notes(offsets, |topic| self.topic_ids.get(topic).map(String::as_str))
     }
 
     fn serve_errors(&mut self, events: &mut Vec<Event>) {
@@ -323,7 +407,7 @@ impl Session {
 
     /// at_least_once: every output is acknowledged before the offsets are committed.
     fn send_then_commit(&mut self, outputs: &dyn Outputs, offsets: &OffsetMap) -> Outcome {
-        match self.producer.send(outputs) {
+        match self.producer.send(outputs, true) {
             Err(trouble) => Outcome::Aborted(trouble),
             Ok(failures) if failures.count > 0 => classify(&failures),
             Ok(_) => self.commit(offsets, 0),
@@ -332,8 +416,11 @@ impl Session {
 
     /// at_most_once: outputs are sent, once, after the offsets are known to be committed.
     fn commit_then_send(&mut self, outputs: &dyn Outputs, offsets: &OffsetMap) -> Outcome {
+        if let Err(trouble) = self.producer.be_ready() {
+            return Outcome::Aborted(trouble);
+        }
         match self.commit(offsets, outputs.len() as u64) {
-            Outcome::Committed { .. } => match self.producer.send(outputs) {
+            Outcome::Committed { .. } => match self.producer.send(outputs, false) {
                 Ok(failures) => Outcome::Committed { lost: failures.count },
                 Err(_) => Outcome::Committed { lost: outputs.len() as u64 },
             },
@@ -351,7 +438,7 @@ impl Session {
             let gone = Error::of(Known::RD_KAFKA_RESP_ERR__ASSIGNMENT_LOST.into());
             return Outcome::Aborted(trouble(&gone, About::Group(&self.route.source.group)));
         }
-        let offsets = PartitionList::of(offsets.iter().map(|(at, offset)| (at.clone(), *offset)));
+        let offsets = self.with_ids(offsets);
         let Err(error) = consumer.commit_offsets(&offsets, OFFSETS_WITHIN) else {
             return Outcome::Committed { lost: 0 };
         };
@@ -376,6 +463,10 @@ impl Session {
     }
 }
 
+fn created_again(was: &str, is: &str) -> String {
+    format!("the topic was deleted and created again (its id was {was}, and is {is})")
+}
+
 /// Whether the consumer says that it is of no more use.
 fn is_fatal(error: &Error) -> bool {
     error.code == Known::RD_KAFKA_RESP_ERR__FATAL.into()
@@ -391,6 +482,7 @@ impl Broker for Session {
         {
             events.push(Event::Trouble(trouble));
         }
+        self.watch_topic_ids(events);
         self.fetch(wait, records.max(1), events);
         self.resolve(events);
         self.serve_errors(events);
@@ -437,6 +529,10 @@ impl Broker for Session {
     }
 
     fn transact(&mut self, outputs: &dyn Outputs, offsets: &OffsetMap) -> Outcome {
+        // librdkafka crashes when a closed consumer is asked who it is.
+        if self.broken {
+            return Outcome::Broken(passing(Known::RD_KAFKA_RESP_ERR__STATE, "the session has ended"));
+        }
         if self.unknown.is_some() {
             return Outcome::Unknown(passing(
                 Known::RD_KAFKA_RESP_ERR__STATE,
@@ -449,7 +545,7 @@ impl Broker for Session {
         let outcome = match self.route.delivery {
             Delivery::ExactlyOnce => {
                 let consumer = Arc::clone(self.queue.client());
-                self.producer.transact(outputs, offsets, &mut || consumer.group_metadata())
+                self.producer.transact(outputs, offsets, &self.topic_ids, &mut || consumer.group_metadata())
             }
             Delivery::AtLeastOnce => self.send_then_commit(outputs, offsets),
             Delivery::AtMostOnce => self.commit_then_send(outputs, offsets),
@@ -461,6 +557,9 @@ impl Broker for Session {
     }
 
     fn settle(&mut self, offsets: &OffsetMap) -> Outcome {
+        if self.broken {
+            return Outcome::Broken(passing(Known::RD_KAFKA_RESP_ERR__STATE, "the session has ended"));
+        }
         let Some(unsent) = self.unknown else {
             return Outcome::Aborted(passing(Known::RD_KAFKA_RESP_ERR__STATE, "nothing is unsettled"));
         };
@@ -477,7 +576,7 @@ impl Broker for Session {
             Err(error) => return Outcome::Unknown(trouble(&error, About::Group(&self.route.source.group))),
         };
         self.unknown = None;
-        let reached = |test: fn(i64, i64) -> bool| found.iter().all(|(at, offset)| test(*offset, offsets[at]));
+        let reached = |test: fn(i64, i64) -> bool| found.iter().all(|found| test(found.offset, offsets[&found.at]));
         if !found.is_empty() && reached(|committed, ours| committed == ours) {
             return Outcome::Committed { lost: unsent };
         }
@@ -491,19 +590,18 @@ impl Broker for Session {
     }
 
     fn close(&mut self, leave: bool, deadline: Duration) {
+        if self.closed {
+            return;
+        }
         let until = Instant::now() + deadline;
         self.producer.discard();
         if leave && self.is_named && !self.broken {
             self.leave(until);
         }
-        // Closing serves the last rebalance, waits for brokers, and has been seen to hang: never on this thread.
-        let client = Arc::clone(self.queue.client());
         let (done, is_done) = mpsc::channel();
-        let close = move || {
-            let result = client.close_consumer();
+        let started = self.close_consumer(move |result| {
             let _ = done.send(result);
-        };
-        let started = std::thread::Builder::new().name("kafka-close".into()).spawn(close).is_ok();
+        });
         let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(100));
         match is_done.recv_timeout(left) {
             Ok(Ok(())) => {}
@@ -519,7 +617,25 @@ impl Broker for Session {
     }
 }
 
+impl Drop for Session {
+    /// A session that was not closed (the worker broke) still gives its partitions back, and nobody waits for it.
+    fn drop(&mut self) {
+        if !self.closed {
+            self.close_consumer(drop);
+        }
+    }
+}
+
 impl Session {
+    /// Closes the consumer on a thread of its own: that serves the last rebalance, waits for brokers, and has been seen
+    /// to hang.
+    fn close_consumer(&mut self, then: impl FnOnce(Result<(), Error>) + Send + 'static) -> bool {
+        self.broken = true;
+        self.closed = true;
+        let client = Arc::clone(self.queue.client());
+        std::thread::Builder::new().name("kafka-close".into()).spawn(move || then(client.close_consumer())).is_ok()
+    }
+
     /// Leaves the group as a static member, which a mere close would not: unsubscribes and waits until it is done.
     fn leave(&mut self, until: Instant) {
         if let Err(error) = self.consumer().unsubscribe() {

@@ -121,6 +121,14 @@ impl Cluster {
         lock(&self.0.asking).clone()
     }
 
+    /// The ids of those of these topics that exist. One that is deleted and created again has another.
+    pub(super) fn topic_ids(&self, topics: &[TopicName], wait: Duration) -> Result<BTreeMap<TopicName, String>, Error> {
+        if topics.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        self.0.client.topic_ids(topics, wait)
+    }
+
     /// Asks for one topic, without creating it: its partitions, or why not.
     pub(super) fn look_up(&self, topic: &TopicName, wait: Duration) -> Result<i32, Error> {
         let handle = Topic::new(&self.0.client, topic)?;

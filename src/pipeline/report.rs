@@ -9,6 +9,8 @@ use crate::model::{DestinationName, Fault, FaultCode, Offset, PluginName, TopicN
 pub trait Report {
     /// The worker's health has changed.
     fn health(&mut self, health: &Health);
+    /// A transaction begins.
+    fn transaction_begins(&mut self);
     /// A transaction has ended; `outcome` is `committed`, `aborted`, `rejected` or `unknown`.
     fn transaction(&mut self, outcome: &'static str, took: Duration);
     /// A transaction was committed: what it counted.

@@ -178,11 +178,12 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
         if self.trouble.as_ref().is_some_and(|backoff| backoff.until > Instant::now()) {
             return Turn::Again;
         }
-        if self.rounds.is_empty() && !*self.paused {
-            if let Err(trouble) = self.process() {
-                self.back_off(trouble);
-                return Turn::Again;
-            }
+        if self.rounds.is_empty()
+            && !*self.paused
+            && let Err(trouble) = self.process()
+        {
+            self.back_off(trouble);
+            return Turn::Again;
         }
         self.commit_first()
     }
@@ -404,6 +405,7 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
         let Some(round) = self.rounds.front() else { return Turn::Again };
         let began = Instant::now();
         let offsets = round.offsets();
+        self.report.transaction_begins();
         let outcome = if self.unknown { self.broker.settle(&offsets) } else { self.broker.transact(round, &offsets) };
         self.report.transaction(outcome_label(&outcome), began.elapsed());
         self.unknown = matches!(outcome, Outcome::Unknown(_));
@@ -518,10 +520,10 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
             if let Turn::Exit(exit) = self.commit_first() {
                 return Turn::Exit(exit);
             }
-            if self.trouble.is_some() {
-                if let Some(broken) = self.gather() {
-                    return Turn::Exit(Exit::Broken(broken));
-                }
+            if self.trouble.is_some()
+                && let Some(broken) = self.gather()
+            {
+                return Turn::Exit(Exit::Broken(broken));
             }
         }
         self.broker.close(leave, deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1)));
@@ -628,6 +630,7 @@ fn outcome_label(outcome: &Outcome) -> &'static str {
         Outcome::Committed { .. } => "committed",
         Outcome::Aborted(_) => "aborted",
         Outcome::Rejected { .. } => "rejected",
-        Outcome::Unknown(_) | Outcome::Broken(_) => "unknown",
+        Outcome::Unknown(_) => "unknown",
+        Outcome::Broken(_) => "broken",
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use wasmtime::component::{ComponentType, Lift, Linker, Lower, Resource, ResourceType, WasmList, WasmStr};
 use wasmtime::{AsContext, StoreContext, StoreContextMut};
 
-use super::convert::{Call, Column};
+use super::convert::{Call, Column, HeaderOut};
 use super::fault::HostFault;
 use super::host;
 use super::sandbox::State;
@@ -79,7 +79,6 @@ impl ColumnView {
 
 type Cx<'a> = StoreContextMut<'a, State>;
 type ToGuest<T> = wasmtime::Result<(T,)>;
-type Headers = Vec<(String, Option<Vec<u8>>)>;
 
 /// Defines everything that a plugin can import.
 pub(super) fn define(linker: &mut Linker<State>) -> wasmtime::Result<()> {
@@ -129,7 +128,7 @@ fn define_input(input: &mut Instance<'_>) -> wasmtime::Result<()> {
             Ok((cx.data_mut().lend(|call, column| call.header(start, end, &name, column))?,))
         },
     )?;
-    input.func_wrap("[method]batch.headers", |cx: Cx<'_>, (_, index): (Of, u32)| -> ToGuest<Headers> {
+    input.func_wrap("[method]batch.headers", |cx: Cx<'_>, (_, index): (Of, u32)| -> ToGuest<Vec<HeaderOut>> {
         Ok((cx.data().call()?.headers(index)?,))
     })?;
     input.func_wrap("[method]batch.refuse", |mut cx: Cx<'_>, (_, index, reason): (Of, u32, String)| {

@@ -133,6 +133,7 @@ fn tick(engine: &Engine, shared: &Shared) {
             shared.resting.store(false, Ordering::SeqCst);
             idle = 0;
         }
+        #[expect(clippy::disallowed_methods, reason = "a ticker has nothing to wait for but time")]
         thread::sleep(TICK);
         engine.increment_epoch();
     }

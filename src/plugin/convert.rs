@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::bindings::ColumnBuffer;
-use super::fault::{HostFault, printable};
+use super::fault::{HostFault, printable, size};
 use super::sandbox::DestinationSpec;
 use crate::config::settings::PluginLimits;
 use crate::model::{Field, HeaderPart, Item, Items, Offset, SendTo, Span, TopicName, TopicPartition};
@@ -20,6 +20,9 @@ const CALL_BYTES_MAX: u64 = 64 << 20;
 const CHUNK_MIN: usize = 16 << 10;
 /// The longest reason of a refusal, bytes.
 const REASON_MAX: usize = 1024;
+
+/// A header on its way into the guest.
+pub(super) type HeaderOut = (String, Option<Vec<u8>>);
 
 /// The records and outputs of one call.
 pub(super) struct Call {
@@ -159,7 +162,7 @@ impl Call {
         })
     }
 
-    pub(super) fn headers(&self, index: u32) -> Result<Vec<(String, Option<Vec<u8>>)>, HostFault> {
+    pub(super) fn headers(&self, index: u32) -> Result<Vec<HeaderOut>, HostFault> {
         let item = &self.slice(index, index.saturating_add(1))?[0];
         let header = |nth| {
             let (name, value) = self.items.header(item, nth);
@@ -417,13 +420,14 @@ impl Call {
             return Err(HostFault::bad_output(format!("more than {most} outputs of one record (`max_outputs`)")));
         }
         if used.bytes > limits.output_bytes {
-            let most = limits.output_bytes;
+            let most = size(limits.output_bytes);
             return Err(HostFault::bad_output(format!(
-                "more than {most} bytes of output of one record (`max_output_bytes`)"
+                "more than {most} of output of one record (`max_output_bytes`)"
             )));
         }
         if self.bytes > CALL_BYTES_MAX.max(limits.output_bytes) {
-            return Err(HostFault::bad_output(format!("more than {CALL_BYTES_MAX} bytes of output of one call")));
+            let most = size(CALL_BYTES_MAX.max(limits.output_bytes));
+            return Err(HostFault::bad_output(format!("more than {most} of output of one call")));
         }
         if self.outputs > CALL_OUTPUTS_MAX.max(limits.outputs as usize) {
             return Err(HostFault::bad_output(format!("more than {CALL_OUTPUTS_MAX} outputs of one call")));

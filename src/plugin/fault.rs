@@ -48,10 +48,8 @@ pub(super) struct Circumstances<'a> {
 /// Names the fault that ended a call.
 pub(super) fn classify(error: &wasmtime::Error, circumstances: &Circumstances<'_>) -> (FaultCode, String) {
     let (code, what) = if let Some(limit) = circumstances.memory_refused {
-        (
-            FaultCode::OutOfMemory,
-            format!("it asked for more than its {limit} bytes of memory: raise the plugin's `memory`"),
-        )
+        let limit = size(limit as u64);
+        (FaultCode::OutOfMemory, format!("it asked for more than its {limit} of memory: raise the plugin's `memory`"))
     } else if let Some(fault) = error.downcast_ref::<HostFault>() {
         (fault.code, fault.message.clone())
     } else {
@@ -77,14 +75,54 @@ pub(super) fn classify(error: &wasmtime::Error, circumstances: &Circumstances<'_
 fn write_frames(message: &mut String, backtrace: &WasmBacktrace) {
     // Only wasmtime's own rendering undoes the mangling of names; a frame's line is `N: 0xOFFSET - MODULE!FUNCTION`.
     let rendered = backtrace.to_string();
-    let frames = rendered.lines().filter_map(|line| {
-        let (number, frame) = line.trim_start().split_once(": ")?;
-        number.parse::<u32>().ok()?;
-        Some(frame.split_once(" - ").map_or(frame, |(_, function)| function))
-    });
-    for (place, frame) in frames.take(FRAMES_MAX).enumerate() {
+    let functions = rendered.lines().filter_map(function_of);
+    let mut frames: Vec<_> = functions.skip_while(|name| is_machinery(name)).collect();
+    frames.dedup();
+    for (place, frame) in frames.iter().take(FRAMES_MAX).enumerate() {
         message.push_str(if place == 0 { "; in " } else { " < " });
-        message.push_str(frame.split_once('!').map_or(frame, |(_, function)| function));
+        message.push_str(frame);
+    }
+}
+
+/// Functions of the language, which say how a panic came about and not where.
+fn is_machinery(function: &str) -> bool {
+    ["__rust", "<wasm function", "abort", "alloc::", "core::", "std::"].iter().any(|start| function.starts_with(start))
+}
+
+fn function_of(line: &str) -> Option<String> {
+    let (number, frame) = line.trim_start().split_once(": ")?;
+    number.parse::<u32>().ok()?;
+    let frame = frame.split_once(" - ").map_or(frame, |(_, function)| function);
+    let function = frame.split_once('!').map_or(frame, |(_, function)| function);
+    Some(without_crate_hashes(function))
+}
+
+/// Rust's names with their crates' hashes are twice as long and no clearer.
+fn without_crate_hashes(function: &str) -> String {
+    let mut parts = function.split('[');
+    let mut short = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.split_once(']') {
+            Some((hash, rest))
+                if (12..=16).contains(&hash.len()) && hash.bytes().all(|byte| byte.is_ascii_hexdigit()) =>
+            {
+                short.push_str(rest);
+            }
+            _ => {
+                short.push('[');
+                short.push_str(part);
+            }
+        }
+    }
+    short
+}
+
+/// A size as it is written in the configuration.
+pub(super) fn size(bytes: u64) -> String {
+    match bytes {
+        bytes if bytes >= 1 << 20 && bytes % (1 << 20) == 0 => format!("{}MiB", bytes >> 20),
+        bytes if bytes >= 1 << 10 && bytes % (1 << 10) == 0 => format!("{}KiB", bytes >> 10),
+        bytes => format!("{bytes} bytes"),
     }
 }
 
@@ -135,6 +173,15 @@ mod tests {
         let (code, message) = classify(&Trap::Interrupt.into(), &circumstances());
         assert_eq!(code, FaultCode::TimedOut);
         assert_eq!(message, "it used up its 5ms of CPU time");
+    }
+
+    #[test]
+    fn frames_are_functions_names() {
+        let line =
+            "    0: 0x1a2b - misbehave.wasm!<std[0123456789abcdef]::io::Write as core[fedcba9876543210]::X<[u8]>>::f";
+        assert_eq!(function_of(line).unwrap(), "<std::io::Write as core::X<[u8]>>::f");
+        assert_eq!(function_of("    1:   0x5 - m!<wasm function 12>").unwrap(), "<wasm function 12>");
+        assert_eq!(function_of("error while executing at wasm backtrace:"), None);
     }
 
     #[test]

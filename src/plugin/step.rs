@@ -22,7 +22,7 @@ pub struct PluginStep {
 enum Life {
     /// The next call makes an instance.
     Spent(Gate),
-    Ready(Box<Instance>),
+    Ready(Instance),
 }
 
 impl PluginStep {
@@ -31,7 +31,7 @@ impl PluginStep {
     }
 
     /// The instance, out of the step's hands: only a call that leaves it sound puts it back.
-    fn take_instance(&mut self) -> Result<Box<Instance>, CallError> {
+    fn take_instance(&mut self) -> Result<Instance, CallError> {
         match std::mem::replace(&mut self.life, Life::Spent(Gate::default())) {
             Life::Ready(instance) => Ok(instance),
             Life::Spent(gate) => {
@@ -40,17 +40,17 @@ impl PluginStep {
                     fault(FaultCode::NotReady, not_ready.message)
                 })?;
                 self.usage.instances += 1;
-                Ok(Box::new(instance))
+                Ok(instance)
             }
         }
     }
 
-    fn put_back(&mut self, instance: Box<Instance>) {
+    fn put_back(&mut self, instance: Instance) {
         self.usage.memory = instance.memory();
         self.life = Life::Ready(instance);
     }
 
-    fn discard(&mut self, instance: Box<Instance>) {
+    fn discard(&mut self, instance: Instance) {
         self.usage.memory = 0;
         self.life = Life::Spent(instance.into_gate());
     }

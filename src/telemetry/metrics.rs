@@ -1,7 +1,7 @@
 //! The handles by which the rest of the code counts. Labels are resolved once, when a handle is made or a name first
 //! occurs; afterwards counting is an atomic addition, done once a transaction.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -212,6 +212,7 @@ pub struct RouteMetrics {
     sources: HashMap<TopicName, Flow>,
     destinations: HashMap<DestinationName, Flow>,
     plugins: HashMap<PluginName, PluginMetrics>,
+    partitions: HashMap<TopicPartition, PartitionMetrics>,
     broker_errors: HashMap<String, Counter>,
     filtered_by_none: Counter,
     skipped: [Counter; FaultCode::ALL.len()],
@@ -252,6 +253,7 @@ impl RouteMetrics {
             sources: HashMap::new(),
             destinations: HashMap::new(),
             plugins: HashMap::new(),
+            partitions: HashMap::new(),
             broker_errors: HashMap::new(),
             filtered_by_none: metrics.counter(&table::RECORDS_FILTERED, &[r, ""]),
             skipped: by_code(&table::RECORDS_SKIPPED),
@@ -390,9 +392,17 @@ impl RouteMetrics {
         self.throttled.add(time.as_secs_f64());
     }
 
-    /// The series of a partition: made when it is assigned, dropped (and with it they vanish) when it is revoked.
-    pub fn partition(&self, at: &TopicPartition) -> PartitionMetrics {
-        PartitionMetrics::new(&self.metrics, &self.route, at)
+    /// These are the partitions that the worker owns now, all of them: the series of others vanish.
+    pub fn assigned(&mut self, partitions: &[TopicPartition]) {
+        let owned: HashSet<&TopicPartition> = partitions.iter().collect();
+        self.partitions.retain(|at, _| owned.contains(at));
+        partitions.iter().for_each(|at| _ = self.partition(at));
+    }
+
+    /// The series of a partition. They are shown until an assignment is told that is without it.
+    pub fn partition(&mut self, at: &TopicPartition) -> &PartitionMetrics {
+        let Self { partitions, metrics, route, .. } = self;
+        cached(partitions, at, || PartitionMetrics::new(metrics, route, at))
     }
 
     fn plugin(&mut self, plugin: &PluginName) -> &PluginMetrics {
@@ -418,7 +428,7 @@ fn cached<'a, K: Hash + Eq + Clone, V>(map: &'a mut HashMap<K, V>, key: &K, make
     &map[key]
 }
 
-/// The series of one source partition; they vanish when this is dropped. Each is absent until it is first set.
+/// The series of one source partition; see [`RouteMetrics::assigned`]. Each but the lost records is absent until it is set.
 #[derive(Debug)]
 pub struct PartitionMetrics {
     lag_records: Value,
@@ -544,7 +554,6 @@ mod tests {
         config: ConfigMetrics,
         route: RouteMetrics,
         gauges: RouteGauges,
-        partition: PartitionMetrics,
         info: InfoGauge,
     }
 
@@ -565,11 +574,13 @@ mod tests {
         route.used(&plugin, 1, Duration::from_millis(1_500), 1, 65_536);
         route.transaction("committed", Duration::from_millis(20));
         route.broker_error("COORDINATOR_NOT_AVAILABLE");
-        let partition = route.partition(&TopicPartition { topic, partition: 3 });
-        partition.lag(5, Some(SystemTime::now()));
-        partition.blocked(0, None);
+        let partition = TopicPartition { topic, partition: 3 };
+        route.assigned(std::slice::from_ref(&partition));
+        route.partition(&partition).lag(5, Some(SystemTime::now()));
+        route.partition(&partition).blocked(0, None);
+        route.partition(&partition).lost(4);
         let info = metrics.plugin_info(&name, &plugin, &Digest::of(b""));
-        Everything { metrics, config, route, gauges, partition, info }
+        Everything { metrics, config, route, gauges, info }
     }
 
     /// Samples by family: the value of each line by its labels.
@@ -632,6 +643,7 @@ mod tests {
             (r#"millrace_commit_duration_seconds_bucket{route="r",le="0.025"}"#, 1.0),
             (r#"millrace_route_state{route="r",state="failed"}"#, 0.0),
             (r#"millrace_consumer_lag_records{route="r",topic="t",partition="3"}"#, 5.0),
+            (r#"millrace_records_lost_total{route="r",topic="t",partition="3"}"#, 4.0),
             (r#"millrace_build_info{version="1.2.3"}"#, 1.0),
         ] {
             assert_eq!(samples.get(series), Some(&expected), "{series}\n{samples:#?}");
@@ -642,8 +654,8 @@ mod tests {
 
     #[test]
     fn series_of_a_partition_a_plugin_and_a_route_vanish_with_them() {
-        let Everything { metrics, config, mut route, gauges, partition, info } = use_everything();
-        drop(partition);
+        let Everything { metrics, config, mut route, gauges, info } = use_everything();
+        route.assigned(&[]);
         assert!(!metrics.render().contains("partition=\""));
         route.follow([], [], []);
         assert!(!metrics.render().contains("millrace_plugin_memory_bytes"));

@@ -18,7 +18,8 @@ fn env(name: &str) -> Option<String> {
 /// Relative to the package, which is where tests run: so the snapshots read alike on every machine.
 fn fixtures(folder: &str) -> Vec<PathBuf> {
     let folder = Path::new("tests/it/fixtures").join(folder);
-    let mut found: Vec<PathBuf> = fs::read_dir(&folder).expect("the fixtures").map(|entry| entry.unwrap().path()).collect();
+    let mut found: Vec<PathBuf> =
+        fs::read_dir(&folder).expect("the fixtures").map(|entry| entry.unwrap().path()).collect();
     found.sort();
     found
 }
@@ -50,4 +51,47 @@ fn a_configuration_that_is_wrong_is_refused_with_every_problem_and_its_place() {
         let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
         insta::assert_snapshot!(name, problems.to_string());
     }
+}
+
+#[test]
+fn a_configuration_that_is_right_is_taken_without_a_word() {
+    for path in fixtures("accepted") {
+        let loaded = accepted(&path);
+        assert!(loaded.warnings.is_empty() || path.ends_with("everything.yaml"), "{}", loaded.warnings);
+        assert!(!loaded.settings.routes.is_empty());
+    }
+}
+
+#[test]
+fn every_key_means_what_is_written() {
+    let loaded = accepted(Path::new("tests/it/fixtures/accepted/everything.yaml"));
+    assert_eq!(loaded.tests.len(), 1);
+    insta::with_settings!({ snapshot_path => "snapshots", prepend_module_to_snapshot => false, omit_expression => true }, {
+        insta::assert_snapshot!("config_everything", format!("{:#?}", loaded.settings));
+    });
+}
+
+#[test]
+fn what_is_not_written_has_its_default() {
+    let loaded = accepted(Path::new("tests/it/fixtures/accepted/smallest.yaml"));
+    insta::with_settings!({ snapshot_path => "snapshots", prepend_module_to_snapshot => false, omit_expression => true }, {
+        insta::assert_snapshot!("config_smallest", format!("{:#?}", loaded.settings));
+    });
+}
+
+#[test]
+fn the_example_configuration_is_right() {
+    let loaded = accepted(Path::new("config"));
+    assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
+    let routes: Vec<&str> = loaded.settings.routes.keys().map(|name| name.as_str()).collect();
+    assert_eq!(routes, ["earthquakes", "public-feed"]);
+    assert_eq!(loaded.files.len(), 3);
+    assert_eq!(loaded.tests.len(), 2);
+}
+
+#[test]
+fn what_cannot_be_read_is_told_apart_from_what_is_wrong() {
+    assert!(rejected(Path::new("tests/it/fixtures/nowhere")).only_unreadable());
+    assert!(rejected(Path::new("tests/it/fixtures/rejected/unreadable-secret.yaml")).only_unreadable());
+    assert!(!rejected(Path::new("tests/it/fixtures/rejected/unknown-plugin.yaml")).only_unreadable());
 }

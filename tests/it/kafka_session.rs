@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use millrace::config::settings::{
@@ -15,7 +16,7 @@ use millrace::model::{DestinationName, GroupId, OffsetMap, RouteName, SourceBatc
 use millrace::pipeline::ports::{Broker, Event, Headers, Outcome, Output, Outputs, TopicError, TroubleKind};
 use millrace::policy::{OnError, Partitioning};
 
-use crate::support::kafka::{Isolation, Record, shared};
+use crate::support::kafka::{Cluster as Brokers, Isolation, Record, shared};
 use crate::support::unique;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -401,21 +402,31 @@ fn a_younger_session_with_the_same_instance_keeps_the_work() {
 }
 
 #[test]
-fn offsets_of_a_generation_that_has_passed_are_refused_as_moved() {
-    let bench = Bench::new(2, Delivery::ExactlyOnce);
+fn a_member_that_the_group_has_given_up_commits_nothing() {
+    let mut bench = Bench::new(1, Delivery::ExactlyOnce);
+    let short = |name: &str| (name.to_owned(), PropertyValue::plain("6000"));
+    bench.route.source.consumer = [short("max.poll.interval.ms"), short("session.timeout.ms")].into();
     shared().produce(&bench.source, &numbers(0..5));
-    let mut first = bench.start();
+    let mut slow = bench.start();
     let mut seen = Seen::default();
-    seen.poll(&mut first, "5 records", |seen| seen.values().len() >= 5);
-    let slot = first.topic(&topic(&bench.destination)).unwrap().slot;
-    // Leaves the group without a poll in which the session could hear of it.
-    first.close(false, PATIENCE);
-    match first.transact(&List::of(slot, seen.values()), &bench.offset(0, 5)) {
+    seen.poll(&mut slow, "5 records", |seen| seen.values().len() >= 5);
+    let slot = slow.topic(&topic(&bench.destination)).unwrap().slot;
+    // The first does not poll any more, so that the group gives its partition to the second.
+    let mut quick = bench.open(&Instance::Random(unique("process")));
+    let mut seen_quick = Seen::default();
+    seen_quick.poll(&mut quick, "5 records", |seen| seen.values().len() >= 5);
+    match slow.transact(&List::of(slot, seen.values()), &bench.offset(0, 5)) {
         Outcome::Aborted(trouble) => assert_eq!(trouble.kind, TroubleKind::Moved, "{trouble:?}"),
         other => panic!("{other:?}"),
     }
     assert!(bench.values(Isolation::ReadCommitted).is_empty());
     assert_eq!(bench.committed(0), Some(0));
+    let slot = quick.topic(&topic(&bench.destination)).unwrap().slot;
+    assert_eq!(quick.transact(&List::of(slot, seen_quick.values()), &bench.offset(0, 5)), committed());
+    seen.poll(&mut slow, "the loss", |seen| seen.events.iter().any(|event| matches!(event, Event::Revoked(_))));
+    quick.close(false, PATIENCE);
+    slow.close(false, PATIENCE);
+    assert!(matches!(slow.transact(&List::default(), &bench.offset(0, 5)), Outcome::Broken(_)));
 }
 
 #[test]
@@ -528,7 +539,7 @@ fn a_lost_offset_stops_the_partition() {
     let mut seen = Seen::default();
     seen.poll(&mut session, "the loss", |seen| seen.events.iter().any(|e| matches!(e, Event::OffsetLost { .. })));
     assert!(seen.batches.is_empty());
-    assert!(names(&seen.events).contains("offset 10 is not in the log, which holds 50 to 100"));
+    assert!(names(&seen.events).contains("offset 10 cannot be read, the log holds 50 to 100"));
     session.close(false, PATIENCE);
 }
 
@@ -688,5 +699,216 @@ fn each_error_of_a_transaction_has_its_outcome_and_the_next_transaction_commits(
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    session.close(false, PATIENCE);
+}
+
+/// The smallest worker: copies, one transaction for what a few polls brought, until told to stop.
+fn copy_until(cluster: &Cluster, route: &Route, to: &TopicName, stop: &AtomicBool) -> Vec<String> {
+    let mut log = Vec::new();
+    while !stop.load(Ordering::Acquire) {
+        let instance = Instance::Random(unique("process"));
+        let mut session = match session(cluster, route, &instance) {
+            Ok(session) => session,
+            Err(trouble) => {
+                log.push(format!("open: {trouble:?}"));
+                continue;
+            }
+        };
+        if let Err(ended) = copy_with(&mut session, to, stop, &mut log) {
+            log.push(ended);
+        }
+        session.close(false, Duration::from_secs(5));
+    }
+    log
+}
+
+fn copy_with(session: &mut Session, to: &TopicName, stop: &AtomicBool, log: &mut Vec<String>) -> Result<(), String> {
+    let slot = session.topic(to).map_err(|error| format!("{error:?}"))?.slot;
+    let mut held: Vec<Arc<dyn SourceBatch>> = Vec::new();
+    let mut settling = None;
+    while !stop.load(Ordering::Acquire) || settling.is_some() {
+        let mut events = Vec::new();
+        session.poll(Duration::from_millis(20), 500, &mut events);
+        for event in events {
+            match event {
+                Event::Records(batch) => held.push(batch),
+                Event::Revoked(gone) => held.retain(|batch| !gone.contains(batch.topic_partition())),
+                Event::Broken(trouble) => return Err(format!("broken: {trouble:?}")),
+                _ => {}
+            }
+        }
+        let next = |batch: &Arc<dyn SourceBatch>| (batch.topic_partition().clone(), batch.offset(batch.len() - 1) + 1);
+        // Ascending per partition: the last wins.
+        let offsets: OffsetMap = held.iter().map(next).collect();
+        let records = || held.iter().flat_map(|batch| (0..batch.len()).map(move |nth| (batch, nth)));
+        let copy = |(batch, nth): (&Arc<dyn SourceBatch>, usize)| Own {
+            topic: slot,
+            partition: batch.topic_partition().partition,
+            value: batch.value(nth).map(<[u8]>::to_vec),
+            timestamp: batch.timestamp(nth),
+            ..Own::default()
+        };
+        let outcome = match settling.take() {
+            Some(()) => session.settle(&offsets),
+            None if held.is_empty() => continue,
+            None => session.transact(&List(records().map(copy).collect()), &offsets),
+        };
+        match outcome {
+            Outcome::Committed { .. } => held.clear(),
+            Outcome::Aborted(trouble) => log.push(format!("aborted: {trouble:?}")),
+            Outcome::Unknown(trouble) => {
+                log.push(format!("unknown: {trouble:?}"));
+                settling = Some(());
+            }
+            other => return Err(format!("{other:?}")),
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_broker_that_stalls_or_dies_loses_and_doubles_nothing() {
+    const EACH: usize = 4000;
+    let brokers = Brokers::start(1);
+    let kafka = &*brokers;
+    kafka.create_topic("source", 2, &[]);
+    kafka.create_topic("destination", 2, &[]);
+    let mut connection = connection(&kafka.bootstrap);
+    connection.producer = [("transaction.timeout.ms".to_owned(), PropertyValue::plain("6000"))].into();
+    let cluster = Cluster::connect(&connection).unwrap();
+    let route = route("source", "destination", Delivery::ExactlyOnce);
+    resolve_start(&cluster, &route, &[topic("source")]).unwrap();
+    let stop = AtomicBool::new(false);
+    let group = route.source.group.as_str();
+    let log = std::thread::scope(|scope| {
+        let copier = scope.spawn(|| copy_until(&cluster, &route, &topic("destination"), &stop));
+        let faults: [&dyn Fn(); 3] = [
+            &|| stall(&brokers, Duration::from_secs(2)),
+            // Longer than the transaction's timeout.
+            &|| stall(&brokers, Duration::from_secs(8)),
+            &|| {
+                brokers.kill(1);
+                brokers.restart(1);
+            },
+        ];
+        for (round, fault) in faults.iter().enumerate() {
+            let numbers = (0..EACH).map(|n| (round * EACH + n) as i32);
+            let records: Vec<_> = numbers.map(|n| Record::new("", n.to_string()).to(n % 2)).collect();
+            let (first, rest) = records.split_at(EACH / 2);
+            kafka.produce("source", first);
+            fault();
+            kafka.produce("source", rest);
+        }
+        let all = (faults.len() * EACH / 2) as i64;
+        crate::support::wait_for(Duration::from_secs(90), "everything is committed", || {
+            kafka.committed(group, "source").values().all(|offset| *offset == all).then_some(())
+        });
+        stop.store(true, Ordering::Release);
+        copier.join().unwrap()
+    });
+    println!("{}", log.join("\n"));
+    assert!(!log.is_empty(), "the faults were felt");
+    let copied = kafka.kcat_consume("destination", Isolation::ReadCommitted);
+    for partition in 0..2 {
+        let values: Vec<i32> =
+            copied.iter().filter(|r| r.partition == partition).map(|r| r.text().parse().unwrap()).collect();
+        let expected: Vec<i32> = (0..3 * EACH as i32).filter(|n| n % 2 == partition).collect();
+        assert!(values == expected, "partition {partition}: {} records of {}", values.len(), expected.len());
+    }
+}
+
+fn stall(brokers: &Brokers, time: Duration) {
+    brokers.stop(1);
+    let until = Instant::now() + time;
+    crate::support::wait_until(time * 2, "the broker stalls", || Instant::now() >= until);
+    brokers.cont(1);
+}
+
+#[test]
+fn every_group_protocol_carries_records_and_offsets() {
+    for (property, value) in [
+        ("partition.assignment.strategy", "range"),
+        ("partition.assignment.strategy", "roundrobin"),
+        ("group.protocol", "consumer"),
+    ] {
+        let mut bench = Bench::new(2, Delivery::ExactlyOnce);
+        bench.route.source.consumer = [(property.to_owned(), PropertyValue::plain(value))].into();
+        shared().produce(&bench.source, &numbers(0..5));
+        let mut session = bench.start();
+        let mut seen = Seen::default();
+        seen.poll(&mut session, value, |seen| seen.values().len() >= 5 && seen.assigned.len() == 2);
+        let slot = session.topic(&topic(&bench.destination)).unwrap().slot;
+        session.pause(&[bench.at(0)]);
+        assert_eq!(session.transact(&List::of(slot, seen.values()), &bench.offset(0, 5)), committed(), "{value}");
+        session.close(false, PATIENCE);
+        let mut next = bench.open(&Instance::Random(unique("process")));
+        shared().produce(&bench.source, &numbers(5..6));
+        let mut seen = Seen::default();
+        seen.poll(&mut next, value, |seen| !seen.batches.is_empty());
+        assert_eq!(seen.values(), ["5"], "{value}: it goes on where the group left it");
+        next.close(false, PATIENCE);
+    }
+}
+
+#[test]
+fn a_static_member_stays_in_its_group_when_closed_and_leaves_when_told_to() {
+    let bench = Bench::new(1, Delivery::ExactlyOnce);
+    let members = || {
+        let args = ["--describe", "--members", "--group", bench.group()];
+        shared().tool("consumer.group.ConsumerGroupCommand", &args)
+    };
+    let instance = Instance::Named(unique("instance"));
+    for leave in [false, true] {
+        let mut session = bench.open(&instance);
+        let mut seen = Seen::default();
+        seen.poll(&mut session, "the partition", |seen| !seen.assigned.is_empty());
+        session.close(leave, PATIENCE);
+        let found = members();
+        assert_eq!(found.contains(instance.as_str()), !leave, "leave: {leave}\n{found}");
+    }
+}
+
+#[test]
+fn a_cluster_that_is_not_there_is_told_in_time_with_its_address() {
+    let cluster = Cluster::connect(&connection("127.0.0.1:1")).unwrap();
+    let began = Instant::now();
+    let trouble = cluster.refresh_now(Duration::from_secs(2)).unwrap_err();
+    assert!(began.elapsed() < Duration::from_secs(5));
+    assert_eq!(trouble.kind, TroubleKind::Passing);
+    assert!(trouble.message.contains("127.0.0.1:1"), "{trouble:?}");
+    let route = route("source", "destination", Delivery::ExactlyOnce);
+    assert!(session(&cluster, &route, &Instance::Random(unique("process"))).is_err());
+}
+
+#[test]
+fn a_topic_that_was_deleted_and_created_again_stops_its_partitions() {
+    let mut bench = Bench::new(1, Delivery::ExactlyOnce);
+    shared().produce(&bench.source, &numbers(0..10));
+    let mut session = bench.start();
+    Seen::default().poll(&mut session, "records", |seen| seen.values().len() >= 10);
+    let is_loss = |event: &Event| matches!(event, Event::OffsetLost { .. });
+    shared().delete_topic(&bench.source);
+    shared().create_topic(&bench.source, 1, &[]);
+    shared().produce(&bench.source, &numbers(100..120));
+    // An offset of the old topic, committed when there is a new one.
+    assert_eq!(session.transact(&List::default(), &bench.offset(0, 5)), committed());
+    // The session that has read the old one finds out,
+    let mut seen = Seen::default();
+    seen.poll(&mut session, "the loss", |seen| seen.events.iter().any(is_loss));
+    session.close(false, PATIENCE);
+
+    // and so does the next.
+    let mut session = bench.open(&Instance::Random(unique("process")));
+    let mut seen = Seen::default();
+    seen.poll(&mut session, "the loss", |seen| seen.events.iter().any(is_loss));
+    assert!(seen.batches.is_empty());
+    assert!(names(&seen.events).contains("deleted and created again"), "{}", names(&seen.events));
+    session.close(false, PATIENCE);
+
+    bench.route.source.on_offset_lost = OnOffsetLost::Earliest;
+    let mut session = bench.open(&Instance::Random(unique("process")));
+    let mut seen = Seen::default();
+    seen.poll(&mut session, "the new topic's records", |seen| seen.values().len() >= 20);
+    assert_eq!(seen.offsets(&bench.at(0)), (0..20).collect::<Vec<_>>());
     session.close(false, PATIENCE);
 }

@@ -1,8 +1,14 @@
 //! The one integration binary: what the parts do together, with a real Kafka where it takes one.
 
 mod architecture;
+mod config_problems;
+mod crash;
+mod demo;
+mod docs;
+mod end_to_end;
 mod faults;
 mod java_partitions;
 mod kafka_session;
+mod plugin_contract;
 mod simulation;
 mod support;

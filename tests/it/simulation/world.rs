@@ -23,6 +23,9 @@ const RECORDS: usize = 60;
 const OUT: u16 = 0;
 const DEAD: u16 = 1;
 
+/// Key, value and what is done to it.
+type Record = (Vec<u8>, Vec<u8>, Kind);
+
 /// What is done to a record, written in its value.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Kind {
@@ -41,7 +44,7 @@ const KINDS: [Kind; 8] =
 
 pub(super) struct World {
     rng: fastrand::Rng,
-    logs: BTreeMap<TopicPartition, Vec<(Vec<u8>, Vec<u8>, Kind)>>,
+    logs: BTreeMap<TopicPartition, Vec<Record>>,
     committed: OffsetMap,
     /// What a read_committed reader sees: topic, partition, value.
     visible: Vec<(u16, i32, Vec<u8>)>,
@@ -90,7 +93,7 @@ impl World {
     }
 
     /// How far a partition gets: to its end, or to the first record at fault where faults stop it.
-    fn end_of(&self, records: &[(Vec<u8>, Vec<u8>, Kind)]) -> usize {
+    fn end_of(&self, records: &[Record]) -> usize {
         let stop = records.iter().position(|(.., kind)| Self::is_at_fault(*kind));
         match self.then {
             Disposition::Stop => stop.unwrap_or(records.len()),
@@ -155,7 +158,7 @@ impl World {
 struct Fetched {
     partition: TopicPartition,
     first: Offset,
-    records: Vec<(Vec<u8>, Vec<u8>, Kind)>,
+    records: Vec<Record>,
 }
 
 impl SourceBatch for Fetched {
@@ -433,8 +436,9 @@ pub(super) struct News {
 
 impl Report for News {
     fn health(&mut self, _: &Health) {}
+    fn transaction_begins(&mut self) {}
     fn transaction(&mut self, outcome: &'static str, _: Duration) {
-        self.consumed_may_miss |= outcome == "unknown";
+        self.consumed_may_miss |= matches!(outcome, "unknown" | "broken");
     }
     fn committed(&mut self, tally: &Tally) {
         self.tallies.push(tally.clone());

@@ -102,6 +102,29 @@ impl Daemon {
         sum_of(&self.get("/metrics").body, name, labels)
     }
 
+    /// A route, as the API tells it.
+    #[track_caller]
+    pub(crate) fn route(&self, name: &str) -> serde_json::Value {
+        self.get(&format!("/api/v1/routes/{name}")).json()
+    }
+
+    /// Waits until a route is in `state`. Returns the reason, `""` where there is none.
+    #[track_caller]
+    pub(crate) fn await_state(&self, route: &str, state: &str, timeout: Duration) -> String {
+        wait_for(timeout, &format!("{route} is {state}"), || {
+            let status = self.route(route);
+            (status["state"] == state).then(|| status["reason"].as_str().unwrap_or_default().to_owned())
+        })
+    }
+
+    /// Waits until `count` records of a route's source are committed, by its counters.
+    #[track_caller]
+    pub(crate) fn await_consumed(&self, route: &str, count: usize, timeout: Duration) {
+        wait_until(timeout, &format!("{count} records of {route} are committed"), || {
+            self.metric("millrace_records_consumed_total", &[("route", route)]).unwrap_or_default() >= count as f64
+        });
+    }
+
     /// Resident memory in bytes.
     pub(crate) fn resident_bytes(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("the daemon runs");

@@ -6,8 +6,11 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+pub(crate) mod config;
 pub(crate) mod daemon;
+pub(crate) mod guests;
 pub(crate) mod kafka;
+pub(crate) mod memory_batch;
 
 /// The repository's root.
 pub(crate) fn root() -> &'static Path {

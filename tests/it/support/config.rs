@@ -1,0 +1,66 @@
+//! A configuration for the daemon, in a directory of its own: the part that all tests share, and the routes of one.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use super::{root, scratch, unique};
+
+/// A configuration on disk. Gone with the value.
+pub(crate) struct Config {
+    dir: PathBuf,
+    prefix: String,
+}
+
+impl Config {
+    /// The head that all configurations share, with plugins of `plugins/dist` under their own names, and then `rest`,
+    /// which begins at the first column and holds `routes:`.
+    pub(crate) fn new(bootstrap: &str, plugins: &[&str], rest: &str) -> Self {
+        let (dir, prefix) = (scratch("config"), unique("it"));
+        let mut text = format!(
+            "kafka: {{ prefix: {prefix}, bootstrap.servers: \"{bootstrap}\" }}\nadmin: {{ listen: \"127.0.0.1:0\" }}\n\
+             cache_dir: {}\n",
+            scratch_cache().display()
+        );
+        if !plugins.is_empty() {
+            text.push_str("plugins:\n");
+        }
+        for name in plugins {
+            writeln!(text, "  {name}: {{ path: \"{}\" }}", plugin(name).display()).expect("a string takes it");
+        }
+        text.push_str(rest);
+        std::fs::create_dir_all(&dir).expect("a directory for the configuration");
+        std::fs::write(dir.join("millrace.yaml"), text).expect("the configuration is written");
+        Self { dir, prefix }
+    }
+
+    /// What to give to `millrace run`.
+    pub(crate) fn path(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The default group of a route.
+    pub(crate) fn group(&self, route: &str) -> String {
+        format!("{}.{route}", self.prefix)
+    }
+}
+
+impl Drop for Config {
+    fn drop(&mut self) {
+        // (left behind where a test fails, to be looked at)
+        if !std::thread::panicking() {
+            let _ = std::fs::remove_dir_all(&self.dir);
+        }
+    }
+}
+
+/// A plugin that `scripts/guests` has built.
+pub(crate) fn plugin(name: &str) -> PathBuf {
+    let path = root().join("plugins/dist").join(name).with_extension("wasm");
+    assert!(path.exists(), "{} is missing: scripts/guests builds it", path.display());
+    path
+}
+
+/// One cache of compiled plugins for all tests, and for the next run of them.
+fn scratch_cache() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("compiled-plugins")
+}
