@@ -48,7 +48,12 @@ pub enum Halt {
     /// The processing budget is spent.
     BudgetSpent,
     /// A plugin asks to be given the record again later.
-    Retry(Fault),
+    Retry {
+        /// Why.
+        fault: Fault,
+        /// Where the records end that it was given with it: any of them may be the one that it asks for.
+        end: usize,
+    },
 }
 
 /// The time that plugin work on one transaction may take, by the wall clock: it guards the poll interval.
@@ -93,13 +98,13 @@ impl Chain {
 
     /// Runs the records `range` of `source` through every step.
     ///
-    /// `isolate`: a plugin that asks for a retry has had its retries; the records that ask alone are at fault as
-    /// `unavailable`.
+    /// A plugin that asks for a retry has had its retries on the records before index `isolate`; those of them that ask
+    /// alone are at fault as `unavailable`.
     pub fn apply(
         &mut self,
         source: Arc<dyn SourceBatch>,
         range: Range<usize>,
-        isolate: bool,
+        isolate: usize,
         budget: Budget,
     ) -> Processed {
         let range_start = range.start;
@@ -128,7 +133,7 @@ struct Run {
     done: Processed,
     /// The first source record of all.
     first: u32,
-    isolate: bool,
+    isolate: usize,
     budget: Budget,
     records: usize,
     bytes: usize,
@@ -177,9 +182,10 @@ impl Run {
                 link.calls_of = (link.calls_of * 2).min(self.records);
                 self.merge(number, link.step.plugin(), range, output, out);
             }
-            Err(CallError::Retry(message)) if !self.isolate => {
+            Err(CallError::Retry(message)) if self.source_of(range.start) >= self.isolate => {
                 let fault = self.fault(link, FaultCode::Unavailable, message);
-                self.halt(range.start, Halt::Retry(fault));
+                let end = self.source_of(range.end - 1) + 1;
+                self.halt(range.start, Halt::Retry { fault, end });
             }
             Err(CallError::Retry(message)) => self.halve(number, link, range, FaultCode::Unavailable, message, out),
             Err(CallError::Fault { code, message }) => {
@@ -272,8 +278,13 @@ impl Run {
         }
     }
 
+    /// The source record of an item.
+    fn source_of(&self, index: usize) -> usize {
+        self.done.items.list[index].source as usize
+    }
+
     fn halt(&mut self, index: usize, why: Halt) {
-        self.done.halt = Some((self.done.items.list[index].source as usize, why));
+        self.done.halt = Some((self.source_of(index), why));
     }
 
     /// Takes out the items of records at fault, and of all from the halt on.

@@ -91,9 +91,9 @@ impl Lane {
         matches!(self.state, State::Flowing)
     }
 
-    /// Whether plugins have had their retries on the record at `offset`.
-    pub(super) fn isolates(&self, offset: Offset) -> bool {
-        offset < self.isolate_before
+    /// How many of these records, from the batch's first on, plugins have had their retries on.
+    pub(super) fn isolated(&self, batch: &dyn SourceBatch, range: Range<usize>) -> usize {
+        range.clone().find(|index| batch.offset(*index) >= self.isolate_before).unwrap_or(range.end)
     }
 
     /// Forgets the records before `next`, which are committed.
@@ -114,7 +114,7 @@ impl Lane {
     pub(super) fn follow(&mut self, after: After) {
         match after {
             After::Flow => {}
-            After::Isolate => self.isolate_before = self.front_batch_end(),
+            After::Isolate(before) => self.isolate_before = before,
             After::Wait { attempts, wait, fault } => {
                 self.attempts = attempts;
                 let (until, code, message) = (Instant::now() + wait, fault.code.to_string(), fault.message);
@@ -176,9 +176,5 @@ impl Lane {
 
     fn front_offset(&self) -> Option<Offset> {
         self.held.front().map(|held| held.batch.offset(held.from))
-    }
-
-    fn front_batch_end(&self) -> Offset {
-        self.held.front().map_or(0, |held| held.batch.offset(held.batch.len() - 1) + 1)
     }
 }

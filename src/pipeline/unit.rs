@@ -13,7 +13,7 @@ use super::dead_letter::{DeadLetter, Origin};
 use super::destinations::{Destinations, Misrouted, Routed};
 use super::ports::{Broker, Headers, Output, Outputs, Trouble};
 use super::report::{Fate, Report, Tally, add};
-use crate::model::{Digest, Fault, FaultCode, Items, Offset, OffsetMap, PluginName, TopicPartition};
+use crate::model::{Digest, Fault, FaultCode, Items, Offset, OffsetMap, PluginName, SourceBatch, TopicPartition};
 use crate::policy::{Decision, Disposition, OnError};
 use crate::telemetry::LATENCY_BOUNDS;
 
@@ -37,8 +37,9 @@ impl Attempts {
 pub enum After {
     /// It flows on.
     Flow,
-    /// The next record is given again at once, alone if need be: a plugin has had its retries.
-    Isolate,
+    /// The next record is given again at once: a plugin has had its retries on the records before this offset, and those
+    /// that ask alone are found.
+    Isolate(Offset),
     /// It waits before its next record, which is then tried again.
     Wait {
         /// How often the record has been tried.
@@ -108,8 +109,8 @@ impl Unit {
             after: After::Flow,
         };
         if let Some((at, why)) = halt {
-            let offset = unit.items.source.offset(at);
-            unit.cut(at, after_halt(why, attempts.at(offset), offset, bench.policy));
+            let after = after_halt(why, attempts, &*unit.items.source, at, bench.policy);
+            unit.cut(at, after);
         }
         unit.route(&mut faults, bench)?;
         faults.sort_by_key(|(source, _)| *source);
@@ -150,11 +151,16 @@ impl Unit {
         bench: &mut Bench<'_, B>,
     ) -> Result<(), Trouble> {
         let offset = self.items.source.offset(source as usize);
-        let tried = attempts.at(offset) + 1;
-        let decision = match fault.code {
-            // By definition its retries are spent.
-            FaultCode::Unavailable => Decision::Dispose(&bench.policy.then),
-            _ => bench.policy.decide(tried),
+        let (tried, decision) = match fault.code {
+            // By definition its retries are spent: on a batch that began with another record, as a rule.
+            FaultCode::Unavailable => {
+                let retries = bench.policy.retry.map_or(0, |retry| retry.attempts);
+                (retries + 1, Decision::Dispose(&bench.policy.then))
+            }
+            _ => {
+                let tried = attempts.at(offset) + 1;
+                (tried, bench.policy.decide(tried))
+            }
         };
         let fate = match decision {
             Decision::RetryAfter(wait) => {
@@ -303,13 +309,14 @@ impl Unit {
     }
 }
 
-fn after_halt(why: Halt, tried: u32, offset: Offset, policy: &OnError) -> After {
-    let tried = tried + 1;
+fn after_halt(why: Halt, attempts: Attempts, source: &dyn SourceBatch, at: usize, policy: &OnError) -> After {
+    let offset = source.offset(at);
+    let tried = attempts.at(offset) + 1;
     match why {
         Halt::BudgetSpent => After::Flow,
-        Halt::Retry(fault) => match policy.decide(tried) {
+        Halt::Retry { fault, end } => match policy.decide(tried) {
             Decision::RetryAfter(wait) => After::Wait { attempts: Attempts { offset, tried }, wait, fault },
-            Decision::Dispose(_) => After::Isolate,
+            Decision::Dispose(_) => After::Isolate(source.offset(end - 1) + 1),
         },
     }
 }

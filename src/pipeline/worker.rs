@@ -372,7 +372,7 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
         let attempts = lane.attempts;
         for (batch, whole) in work {
             let Some(range) = within(&*batch, whole.clone(), left) else { return Ok(()) };
-            let isolate = self.lanes[partition].isolates(batch.offset(range.start));
+            let isolate = self.lanes[partition].isolated(&*batch, range.clone());
             let processed = self.task.chain.apply(batch, range.clone(), isolate, budget);
             let halted = processed.halt.is_some();
             let mut bench = Bench {
