@@ -497,6 +497,20 @@ impl Handle {
         }
     }
 
+    /// Whether the cluster is librdkafka's own mock; known from the first answer of the cluster on.
+    pub(super) fn is_mock_cluster(&self) -> bool {
+        // SAFETY: see above; the id is a string of the client's allocator, ours, read and freed once.
+        unsafe {
+            let id = ffi::rd_kafka_clusterid(self.ptr(), 0);
+            if id.is_null() {
+                return false;
+            }
+            let is_mock = CStr::from_ptr(id).to_bytes().starts_with(b"mockCluster");
+            ffi::rd_kafka_mem_free(self.ptr(), id.cast());
+            is_mock
+        }
+    }
+
     /// Asks the cluster about all topics, or about one.
     pub(super) fn metadata(&self, only: Option<&Topic>, wait: Duration) -> Result<Metadata, Error> {
         let mut metadata = ptr::null();
@@ -1106,6 +1120,10 @@ unsafe extern "C" fn on_log(
 
 impl Context {
     fn log(&self, level: c_int, facility: &str, line: &str) {
+        // A property that we set, knowing that it is called experimental: no operator can do anything about it.
+        if facility == "CONFWARN" && line.contains("enable.gapless.guarantee") {
+            return;
+        }
         let suppressed = {
             let mut logged = lock(&self.logged);
             let now = Instant::now();
