@@ -15,7 +15,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let path = arguments.config.path();
+    let path = arguments.config.path()?;
     let checked = config::load(&path, &environment).map_err(Failure::Invalid).and_then(|loaded| {
         let plan = run::build(&loaded).map_err(|failure| match failure {
             Failure::Invalid(mut problems) => {

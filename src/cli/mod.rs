@@ -24,8 +24,17 @@ struct Arguments {
 }
 
 const AFTER_HELP: &str = "\
-Exit codes: 0 done, 1 failed while running, 2 usage or invalid configuration, 3 the environment is missing something,
-143 or 130 forced by a second signal.";
+Environment:
+  MILLRACE_CONFIG  the configuration, where none is named
+  MILLRACE_LOG     what is logged, in place of log.level: debug, or millrace::kafka=trace,info
+  NO_COLOR         no colours
+
+Exit codes:
+  0        done
+  1        failed while running
+  2        usage, or an invalid configuration
+  3        the environment is missing something: a file, a broker, a free port
+  143, 130 ended by a second SIGTERM or SIGINT";
 
 #[derive(Subcommand)]
 enum Command {
@@ -60,8 +69,18 @@ struct ConfigArgument {
 }
 
 impl ConfigArgument {
-    fn path(&self) -> PathBuf {
-        self.config.clone().unwrap_or_else(|| config::default_config_path(&environment))
+    fn path(&self) -> Result<PathBuf, Failure> {
+        if let Some(path) = &self.config {
+            return Ok(path.clone());
+        }
+        let path = config::default_config_path(&environment);
+        if environment("MILLRACE_CONFIG").is_none_or(|path| path.is_empty()) && !path.exists() {
+            return Err(Failure::Environment(anyhow::anyhow!(
+                "there is no configuration: no CONFIG is named, $MILLRACE_CONFIG is not set, and neither /etc/millrace nor \
+                 ./config is there"
+            )));
+        }
+        Ok(path)
     }
 }
 
@@ -96,10 +115,14 @@ fn tell(failure: Failure) -> u8 {
         Failure::Said(code) => return code,
         Failure::Invalid(problems) => {
             anstream::eprintln!("{}\n", problems.render(true));
+            let code = code_of(&problems);
             let errors = problems.iter().filter(|problem| !problem.is_warning()).count();
-            let problems_word = if errors == 1 { "problem" } else { "problems" };
-            anstream::eprintln!("millrace: {errors} {problems_word} in the configuration");
-            return code_of(&problems);
+            match (code, errors) {
+                (3, _) => anstream::eprintln!("millrace: what the configuration needs cannot be read"),
+                (_, 1) => anstream::eprintln!("millrace: 1 problem in the configuration"),
+                (_, errors) => anstream::eprintln!("millrace: {errors} problems in the configuration"),
+            }
+            return code;
         }
         Failure::Running(error) => (error, 1),
         Failure::Environment(error) => (error, 3),

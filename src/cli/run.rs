@@ -18,7 +18,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let loaded = config::load(&arguments.config.path(), &environment).map_err(Failure::Invalid)?;
+    let loaded = config::load(&arguments.config.path()?, &environment).map_err(Failure::Invalid)?;
     start_logging(&loaded.settings.log).map_err(Failure::Running)?;
     for warning in loaded.warnings.iter() {
         tracing::warn!(at = warning.place().map(ToString::to_string), "{}", warning.message());

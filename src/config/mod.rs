@@ -22,7 +22,7 @@ mod units;
 use std::path::{Path, PathBuf};
 
 pub use places::{Places, PropertyScope};
-pub use problem::{Problem, Problems};
+pub use problem::{Problem, Problems, UNREADABLE};
 pub use settings::Settings;
 pub use source::Place;
 pub use units::parse_duration;

@@ -213,7 +213,7 @@ impl Problems {
 }
 
 /// The code of a problem with a file that cannot be read.
-pub(super) const UNREADABLE: &str = "unreadable_file";
+pub const UNREADABLE: &str = "unreadable_file";
 
 impl Extend<Problem> for Problems {
     fn extend<I: IntoIterator<Item = Problem>>(&mut self, problems: I) {

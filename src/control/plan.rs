@@ -10,9 +10,9 @@ use regex::Regex;
 
 use super::status::{PluginStatus, RouteFacts};
 use crate::config::settings::{Plugin, Route, Target, TopicSelector};
-use crate::config::{Loaded, Place, Problem, Problems, PropertyScope, Settings};
+use crate::config::{Loaded, Place, Problem, Problems, PropertyScope, Settings, UNREADABLE};
 use crate::kafka::{ClientKind, Cluster, Topics, check_properties, source_topics};
-use crate::model::{Digest, PluginName, TopicName};
+use crate::model::{Digest, GroupId, PluginName, TopicName};
 use crate::pipeline::chain::Chain;
 use crate::pipeline::destinations::{self, Destination};
 use crate::pipeline::ports::{Step, Trouble, TroubleKind};
@@ -41,6 +41,9 @@ pub struct RoutePlan {
     /// What the operator meant.
     pub route: Route,
     steps: Vec<ReadyStep>,
+    /// The number of its first worker. Routes that share a group count on: a worker's number is part of its transactional
+    /// id and its `group.instance.id`, which no other may have.
+    pub first_worker: u16,
     /// Dead-letter topics of all routes, which no pattern matches.
     pub dead_letter_topics: Arc<BTreeSet<TopicName>>,
     /// One worker's share of `memory` for what its consumer has fetched ahead, bytes.
@@ -69,12 +72,17 @@ impl Plan {
         let compiled = compile_all(loaded, engine, &mut problems);
         let share = Share::of(&settings);
         let mut routes = BTreeMap::new();
+        let mut next_worker: BTreeMap<GroupId, u16> = BTreeMap::new();
         for route in settings.routes.values() {
             let steps = prepare_steps(loaded, route, &compiled, &mut problems);
             if route.enabled {
-                routes.insert(route.name.clone(), Arc::new(RoutePlan::new(route, steps, &settings, share)));
+                let next = next_worker.entry(route.source.group.clone()).or_default();
+                let planned = RoutePlan { first_worker: *next, ..RoutePlan::new(route, steps, &settings, share) };
+                *next += route.workers;
+                routes.insert(route.name.clone(), Arc::new(planned));
             }
         }
+        problems.sort();
         if problems.has_errors() { Err(problems) } else { Ok(Self { settings, routes, hash: loaded.hash }) }
     }
 }
@@ -103,6 +111,7 @@ impl RoutePlan {
         let in_work = usize::try_from(share.bytes / 2).unwrap_or(usize::MAX).max(1);
         Self {
             steps,
+            first_worker: 0,
             dead_letter_topics: Arc::new(dead_letters.cloned().collect()),
             memory: share.bytes / QUEUES,
             session_timeout: Duration::from_millis(property("session.timeout.ms").unwrap_or(45_000)),
@@ -215,11 +224,10 @@ fn property_problems(loaded: &Loaded) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (scope, properties, kind) in of_process.into_iter().chain(of_routes) {
         for (name, message) in check_properties(properties, kind) {
-            problems.push(problem_at(
-                places.property(&scope, &name),
-                format!("`{name}`: {message}"),
-                "invalid_property",
-            ));
+            // Ours are predicates ("is a property of producers"), librdkafka's are sentences.
+            let colon = if message.starts_with(char::is_lowercase) { "" } else { ":" };
+            let message = format!("`{name}`{colon} {message}");
+            problems.push(problem_at(places.property(&scope, &name), message, "invalid_property"));
         }
     }
     problems
@@ -278,7 +286,7 @@ impl Unusable {
     fn at(self, loaded: &Loaded, plugin: &PluginName) -> Problem {
         let places = &loaded.places;
         let (message, code) = match self {
-            Self::Unreadable(message) => (message, "unreadable"),
+            Self::Unreadable(message) => (message, UNREADABLE),
             Self::Refused(message) => (message, "invalid_plugin"),
         };
         problem_at(places.plugin_path(plugin).or_else(|| places.plugin(plugin)), message, code)

@@ -35,9 +35,8 @@ impl WorkerNews {
         let (route, worker) = (&self.route, self.worker);
         match phase {
             Phase::Running => tracing::info!(%route, worker, "running"),
-            Phase::Waiting { trouble, .. } => {
-                tracing::warn!(%route, worker, code = trouble.code, "waiting: {}", trouble.message);
-            }
+            // The trouble itself is told by `trouble`, with a bound; here it would come again with every attempt.
+            Phase::Waiting { trouble, .. } => tracing::debug!(%route, worker, code = trouble.code, "waiting"),
             Phase::Failed { trouble, .. } => {
                 tracing::error!(%route, worker, code = trouble.code, "failed: {}", trouble.message);
             }

@@ -152,7 +152,7 @@ impl Life {
         Session::open(&SessionOptions {
             cluster,
             route: &plan.route,
-            worker: self.number,
+            worker: plan.first_worker + self.number,
             instance: &self.shared.instance,
             dead_letters: Arc::clone(&plan.dead_letter_topics),
             memory: plan.memory,

@@ -32,7 +32,7 @@ impl Supervisor {
 
     /// Starts every route of the first plan.
     pub fn start(&mut self, plan: &Plan) {
-        let generation = self.shared.board.applied(&plan.hash, format!("{} routes started", plan.routes.len()));
+        let generation = self.shared.board.applied(&plan.hash, format!("routes started: {}", plan.routes.len()));
         for (name, route) in &plan.routes {
             self.routes.insert(name.clone(), RunningRoute::start(Arc::clone(route), &self.shared, generation));
         }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
@@ -21,6 +21,8 @@ use super::raw::{self, Client, Context, Error, Kind, Topic, lock};
 const REFRESH_EVERY: Duration = Duration::from_secs(10);
 /// How long one answer may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// The same as long as the cluster has never answered: routes wait for it to say what keeps them.
+const FIRST_ANSWER_WITHIN: Duration = Duration::from_secs(3);
 
 /// What is known of a Kafka cluster. A handle: cloning it shares the connection.
 #[derive(Clone)]
@@ -32,8 +34,8 @@ struct Inner {
     topics: ArcSwap<Topics>,
     /// Whether the cluster has ever answered.
     known: AtomicBool,
-    /// One request at a time; holds the trouble of the last, if it failed.
-    asking: Mutex<Option<Trouble>>,
+    /// One request at a time; holds when the last failed and why, if it did.
+    asking: Mutex<Option<(Instant, Trouble)>>,
     /// Tells the thread to end, by being dropped.
     _stop: mpsc::Sender<()>,
 }
@@ -104,7 +106,7 @@ impl Cluster {
         if self.0.known.load(Ordering::Acquire) {
             return Ok(self.0.topics.load_full());
         }
-        self.refresh_now(ANSWER_WITHIN)
+        self.refresh_now(FIRST_ANSWER_WITHIN)
     }
 
     /// Asks the cluster now.
@@ -118,7 +120,7 @@ impl Cluster {
 
     /// Why the cluster did not answer when last asked, if it did not.
     pub fn trouble(&self) -> Option<Trouble> {
-        lock(&self.0.asking).clone()
+        lock(&self.0.asking).as_ref().map(|(_, trouble)| trouble.clone())
     }
 
     /// The ids of those of these topics that exist. One that is deleted and created again has another.
@@ -146,7 +148,8 @@ impl Cluster {
 fn watch(inner: &Weak<Inner>, stopped: &mpsc::Receiver<()>) {
     while let Some(inner) = inner.upgrade() {
         // A failure is kept for whoever asks; the next round tries again.
-        let _ = inner.refresh(ANSWER_WITHIN);
+        let known = inner.known.load(Ordering::Acquire);
+        let _ = inner.refresh(if known { ANSWER_WITHIN } else { FIRST_ANSWER_WITHIN });
         drop(inner);
         match stopped.recv_timeout(REFRESH_EVERY) {
             Err(RecvTimeoutError::Timeout) => {}
@@ -157,10 +160,20 @@ fn watch(inner: &Weak<Inner>, stopped: &mpsc::Receiver<()>) {
 
 impl Inner {
     fn refresh(&self, wait: Duration) -> Result<(), Trouble> {
+        let called = Instant::now();
         let mut last = lock(&self.asking);
+        // Whoever had to wait for another's request to fail need not wait for one of its own: many routes ask at once.
+        if let Some((_, trouble)) = last.as_ref().filter(|(failed, _)| *failed >= called) {
+            return Err(trouble.clone());
+        }
         let metadata = self.client.metadata(None, wait).map_err(|error| {
             let found = self.explain(error);
-            *last = Some(found.clone());
+            // The client says once why it cannot connect, and from then on only that it cannot.
+            let found = match last.take() {
+                Some((_, before)) if tells_little(&found) => before,
+                _ => found,
+            };
+            *last = Some((Instant::now(), found.clone()));
             found
         })?;
         let _ = self.client.context().take_errors();
@@ -188,10 +201,13 @@ impl Inner {
 pub(super) fn reason(error: &Error, said: Vec<Error>) -> Trouble {
     let mut said: Vec<_> = said.iter().map(|error| trouble(error, About::Cluster)).collect();
     // Denied before passing; "all brokers down" tells least.
-    said.sort_by_key(|trouble| {
-        (trouble.kind != crate::pipeline::ports::TroubleKind::Denied, trouble.code == "_ALL_BROKERS_DOWN")
-    });
+    said.sort_by_key(|trouble| (trouble.kind != crate::pipeline::ports::TroubleKind::Denied, tells_little(trouble)));
     said.into_iter().next().unwrap_or_else(|| trouble(error, About::Cluster))
+}
+
+/// Whether it says no more than that there was no answer.
+fn tells_little(trouble: &Trouble) -> bool {
+    matches!(trouble.code.as_ref(), "_ALL_BROKERS_DOWN" | "_TIMED_OUT")
 }
 
 fn topic(name: &str, partitions: &[raw::PartitionMetadata]) -> Option<(TopicName, TopicState)> {

@@ -31,8 +31,8 @@ pub enum LoadError {
     },
     /// A core module without a component type.
     #[error(
-        "a core module that does not carry its component type: build it with the plugin SDK (or another wit-bindgen), \
-         or make it a component with `millrace plugin wrap`"
+        "a core module that does not carry its component type: build it with the plugin SDK, or another \
+         wit-bindgen"
     )]
     NoComponentType,
     /// Broken, cut short, or using what this host does not support.
@@ -94,7 +94,7 @@ fn refused_imports(imports: &[String]) -> String {
     if imports.iter().any(|name| name.starts_with("wasi")) {
         format!(
             "asks for what no plugin is granted: {names}. A plugin has no files, environment, network or clock: build it \
-             without WASI (the SDK's target, or stand-ins that grant nothing by `millrace plugin wrap`)"
+             without WASI (for Rust: the plugin SDK and the target wasm32-unknown-unknown)"
         )
     } else {
         format!(

@@ -1,6 +1,7 @@
 //! The one integration binary: what the parts do together, with a real Kafka where it takes one.
 
 mod architecture;
+mod cli;
 mod config_problems;
 mod crash;
 mod demo;
@@ -9,6 +10,9 @@ mod end_to_end;
 mod faults;
 mod java_partitions;
 mod kafka_session;
+mod newcomer;
+mod plan;
 mod plugin_contract;
+mod routes;
 mod simulation;
 mod support;

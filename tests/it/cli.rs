@@ -1,0 +1,282 @@
+//! What a user meets at the command line: help, exit codes, signals, and a broker that is not there.
+
+use std::net::TcpListener;
+use std::process::Output;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::support::config::{Config, plugin};
+use crate::support::daemon::{Daemon, millrace, millrace_output};
+use crate::support::kafka::{Cluster, Isolation, Record, shared};
+use crate::support::{scratch, unique, wait_until};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Nobody listens there: the port of TCP's discard service, on loopback.
+const NOBODY: &str = "127.0.0.1:9";
+
+#[track_caller]
+fn assert_exit(output: &Output, code: i32) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{}{said}", String::from_utf8_lossy(&output.stdout));
+}
+
+fn check(config: &Config, options: &[&str]) -> Output {
+    millrace(&["check"]).args(options).arg(config.path()).output().expect("the millrace binary runs")
+}
+
+fn run(config: &Config) -> Output {
+    millrace(&["run"]).arg(config.path()).output().expect("the millrace binary runs")
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn json(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("not JSON ({error}): {output:?}"))
+}
+
+/// A route that names topics nobody has, which is none of `check`'s business.
+fn a_route(pipeline: &str) -> String {
+    format!(
+        "
+routes:
+  r:
+    source: {{ topics: [in], start: earliest }}
+    pipeline: [{pipeline}]
+    destinations: [{{ topic: out }}]
+"
+    )
+}
+
+// ---- help and usage -------------------------------------------------------------------------------------------------
+
+#[test]
+fn help_says_what_there_is() {
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path("snapshots/cli");
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    let _bound = settings.bind_to_scope();
+    for verb in ["", "run", "demo", "check", "completions"] {
+        let arguments: Vec<&str> = [verb, "--help"].into_iter().filter(|word| !word.is_empty()).collect();
+        // Where the text wraps depends on the terminal; here there is none.
+        let output = millrace(&arguments).env_remove("COLUMNS").output().expect("the millrace binary runs");
+        assert_exit(&output, 0);
+        let name = if verb.is_empty() { "millrace" } else { verb };
+        insta::assert_snapshot!(format!("help-{name}"), String::from_utf8_lossy(&output.stdout));
+    }
+}
+
+#[test]
+fn what_is_not_understood_is_told_with_exit_code_2() {
+    for (arguments, hint) in [
+        (&[][..], "Usage: millrace"),
+        (&["chekc"], "'check'"),
+        (&["run", "--no-such-option"], "--no-such-option"),
+        (&["run", "a", "b"], "unexpected argument"),
+        (&["completions", "no-such-shell"], "bash"),
+    ] {
+        let output = millrace_output(arguments);
+        assert_exit(&output, 2);
+        assert!(said(&output).contains(hint), "{arguments:?}: {}", said(&output));
+        assert_eq!(output.stdout, b"", "{arguments:?}");
+    }
+}
+
+#[test]
+fn version_and_completions_are_printed() {
+    let version = millrace_output(&["--version"]);
+    assert_exit(&version, 0);
+    assert_eq!(String::from_utf8_lossy(&version.stdout), format!("millrace {}\n", env!("CARGO_PKG_VERSION")));
+    for shell in ["bash", "zsh", "fish"] {
+        let output = millrace_output(&["completions", shell]);
+        assert_exit(&output, 0);
+        assert!(String::from_utf8_lossy(&output.stdout).contains("millrace"), "{shell}");
+    }
+}
+
+// ---- configurations -------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_valid_configuration_is_counted_without_a_broker() {
+    let config = Config::new(NOBODY, &["identity-emit"], &a_route("{ plugin: identity-emit }"));
+    let output = check(&config, &[]);
+    assert_exit(&output, 0);
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(printed.ends_with("is valid: 1 file, 1 route, 1 plugin\n"), "{printed}");
+    let output = check(&config, &["--json"]);
+    assert_exit(&output, 0);
+    let expected = serde_json::json!({ "valid": true, "files": 1, "routes": 1, "plugins": 1, "problems": [] });
+    assert_eq!(json(&output), expected);
+}
+
+#[test]
+fn a_configuration_with_problems_is_refused_by_check_and_run_with_all_of_them() {
+    let config = Config::new(NOBODY, &[], &a_route("{ plugin: nobody }").replace("start:", "strat:"));
+    for output in [check(&config, &[]), run(&config)] {
+        assert_exit(&output, 2);
+        let said = said(&output);
+        for part in ["there is no plugin `nobody`", "did you mean `start`?", "millrace.yaml:", "3 problems"] {
+            assert!(said.contains(part), "{part} is not in: {said}");
+        }
+    }
+    let output = check(&config, &["--json"]);
+    assert_exit(&output, 2);
+    let answer = json(&output);
+    assert_eq!(answer["valid"], false);
+    let problems = answer["problems"].as_array().expect("a list");
+    let unknown = problems.iter().find(|problem| problem["code"] == "unknown_plugin");
+    let unknown = unknown.unwrap_or_else(|| panic!("no unknown plugin in {answer:#}"));
+    assert!(unknown["line"].as_u64() > Some(1) && unknown["column"].as_u64() > Some(1), "{unknown:#}");
+}
+
+#[test]
+fn what_is_missing_around_the_configuration_is_exit_code_3() {
+    let nowhere = scratch("no-such-file").with_extension("yaml");
+    for verb in ["check", "run"] {
+        let output = millrace(&[verb]).arg(&nowhere).output().expect("the millrace binary runs");
+        assert_exit(&output, 3);
+        assert!(said(&output).contains(&nowhere.display().to_string()), "{}", said(&output));
+    }
+    let config =
+        Config::new(NOBODY, &[], &format!("plugins: {{ p: {{ path: gone.wasm }} }}{}", a_route("{ plugin: p }")));
+    for output in [check(&config, &[]), run(&config)] {
+        assert_exit(&output, 3);
+        for part in ["gone.wasm cannot be read", "millrace.yaml:4:"] {
+            assert!(said(&output).contains(part), "{}", said(&output));
+        }
+    }
+}
+
+#[test]
+fn a_plugin_file_that_is_no_plugin_is_an_invalid_configuration() {
+    let config = Config::new(NOBODY, &[], &format!("plugins: {{ p: {{ path: p.wasm }} }}{}", a_route("{ plugin: p }")));
+    let good = std::fs::read(plugin("identity-emit")).expect("a plugin");
+    for bytes in [&b""[..], b"not WebAssembly", b"\0asm\x01\0\0\0", &good[..good.len() / 2]] {
+        std::fs::write(config.path().join("p.wasm"), bytes).expect("a file");
+        let output = check(&config, &[]);
+        assert_exit(&output, 2);
+        assert!(said(&output).contains("p.wasm cannot be used"), "{}", said(&output));
+    }
+}
+
+#[test]
+fn an_admin_port_in_use_is_exit_code_3() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("its address").to_string();
+    let config = Config::new(NOBODY, &[], &a_route(""));
+    let yaml = config.path().join("millrace.yaml");
+    let text =
+        std::fs::read_to_string(&yaml).expect("the configuration").replace("127.0.0.1:0\"", &format!("{address}\""));
+    std::fs::write(&yaml, text).expect("the configuration");
+    let output = run(&config);
+    assert_exit(&output, 3);
+    for part in ["admin endpoint", "admin.listen", address.as_str()] {
+        assert!(said(&output).contains(part), "{part} is not in: {}", said(&output));
+    }
+}
+
+// ---- the broker comes and goes --------------------------------------------------------------------------------------
+
+#[test]
+fn the_daemon_waits_for_a_broker_that_is_not_there_and_drains_in_time_when_it_is_gone_again() {
+    let cluster = Cluster::start(1);
+    cluster.create_topic("in", 1, &[]);
+    cluster.create_topic("out", 1, &[]);
+    cluster.produce("in", &[Record::new("k", "before")]);
+    cluster.shut_down(1);
+    let config = Config::new(&cluster.bootstrap, &[], &format!("shutdown_timeout: 10s\n{}", a_route("")));
+    let mut daemon = Daemon::start(config.path());
+    let reason = daemon.await_state("r", "waiting", Duration::from_secs(10));
+    assert!(reason.contains("Connection refused"), "{reason}");
+    assert_eq!(daemon.get("/readyz").status, 200);
+    assert_eq!(daemon.get("/readyz?routes=all").status, 503);
+    assert_eq!(daemon.get("/livez").status, 200);
+    cluster.restart(1);
+    daemon.await_consumed("r", 1, PATIENCE);
+    assert_eq!(daemon.await_state("r", "running", PATIENCE), "");
+    assert_eq!(cluster.kcat_consume("out", Isolation::ReadCommitted)[0].text(), "before");
+    cluster.kill(1);
+    assert_eq!(daemon.sigterm_and_wait(Duration::from_secs(15)), Some(0));
+}
+
+// ---- signals --------------------------------------------------------------------------------------------------------
+
+#[test]
+fn sigterm_and_sigint_drain_and_leave_the_group_at_once() {
+    let kafka = shared();
+    let (source, destination) = (unique("drain"), unique("drain-out"));
+    for topic in [&source, &destination] {
+        kafka.create_topic(topic, 1, &[]);
+    }
+    let rest =
+        a_route("").replace("[in]", &format!("[{source}]")).replace("topic: out", &format!("topic: {destination}"));
+    let config = Config::new(&kafka.bootstrap, &[], &rest);
+    for (number, signal) in [Signal::TERM, Signal::INT].into_iter().enumerate() {
+        kafka.produce(&source, &[Record::new("k", number.to_string())]);
+        let mut daemon = Daemon::start(config.path());
+        // (the second could not have the partition so soon had the first not left the group)
+        daemon.await_consumed("r", 1, Duration::from_secs(30));
+        daemon.signal(signal);
+        assert_eq!(daemon.wait(PATIENCE).code(), Some(0));
+        assert!(daemon.log().contains("drained"), "{}", daemon.log());
+    }
+    let values: Vec<_> = kafka.kcat_consume(&destination, Isolation::ReadCommitted).iter().map(|r| r.text()).collect();
+    assert_eq!(values, ["0", "1"]);
+}
+
+/// A daemon whose plugin is busy with a record for longer than anybody waits here.
+fn busy(head: &str) -> (Config, Daemon) {
+    let kafka = shared();
+    let (source, destination) = (unique("busy"), unique("busy-out"));
+    for topic in [&source, &destination] {
+        kafka.create_topic(topic, 1, &[]);
+    }
+    kafka.produce(&source, &[Record::new("k", "v")]);
+    let rest = format!(
+        "{head}
+plugins: {{ busy: {{ path: \"{}\", timeout: 25s, config: {{ do: loop }} }} }}
+routes:
+  r:
+    source: {{ topics: [{source}], start: earliest }}
+    pipeline: [{{ plugin: busy }}]
+    destinations: [{{ topic: {destination} }}]
+",
+        plugin("misbehave").display()
+    );
+    let config = Config::new(&kafka.bootstrap, &[], &rest);
+    let daemon = Daemon::start(config.path());
+    wait_until(PATIENCE, "the plugin is busy", || cpu_ticks(&daemon, "r-0") > 30);
+    (config, daemon)
+}
+
+/// CPU time of the thread of that name, in hundredths of a second. A worker uses next to none unless a guest is busy.
+fn cpu_ticks(daemon: &Daemon, thread: &str) -> u64 {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).expect("the daemon runs");
+    let stats = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("stat")).ok());
+    let of_thread = stats.filter_map(|stat| Some(stat.split_once(&format!("({thread}) "))?.1.to_owned()));
+    // Of what follows the name, utime is the 12th field.
+    of_thread.filter_map(|stat| stat.split(' ').nth(11)?.parse::<u64>().ok()).sum()
+}
+
+#[test]
+fn a_second_signal_ends_the_process_at_once() {
+    for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130)] {
+        let (_config, mut daemon) = busy("");
+        daemon.signal(signal);
+        wait_until(PATIENCE, "the first signal is taken", || daemon.log().contains("once more ends at once"));
+        daemon.signal(signal);
+        assert_eq!(daemon.wait(Duration::from_secs(5)).code(), Some(code));
+    }
+}
+
+#[test]
+fn what_cannot_drain_within_shutdown_timeout_ends_with_exit_code_1_and_names_the_route() {
+    let (_config, mut daemon) = busy("shutdown_timeout: 1s");
+    assert_eq!(daemon.sigterm_and_wait(Duration::from_secs(10)), Some(1));
+    let log = daemon.log();
+    assert!(log.contains("not drained within 1s (shutdown_timeout): r; what was in work is uncommitted"), "{log}");
+}
