@@ -1,5 +1,6 @@
 //! A worker's news, passed on to metrics, log and status board. Called a few times a transaction at most.
 
+use std::mem::{Discriminant, discriminant};
 use std::time::{Duration, SystemTime};
 
 use super::status::{HeldPartition, LastFault, Time, WorkerPhase, WorkerReport};
@@ -17,7 +18,8 @@ pub(super) struct WorkerNews {
     worker: u16,
     metrics: RouteMetrics,
     status: WorkerReport,
-    faults: Repeats<(FaultCode, Option<PluginName>)>,
+    /// By fate as well: that a record was given up must not be lost among the lines of its tries.
+    faults: Repeats<(FaultCode, Option<PluginName>, Discriminant<Fate>)>,
     troubles: Repeats<String>,
     phase: Option<Phase>,
     stopped: Vec<TopicPartition>,
@@ -74,7 +76,7 @@ impl WorkerNews {
 
 impl Report for WorkerNews {
     fn health(&mut self, health: &Health) {
-        if self.phase.as_ref().map(std::mem::discriminant) != Some(std::mem::discriminant(&health.phase)) {
+        if self.phase.as_ref().map(discriminant) != Some(discriminant(&health.phase)) {
             self.log_phase(&health.phase);
         }
         self.metrics.assigned(&health.assignment);
@@ -125,7 +127,7 @@ impl Report for WorkerNews {
             offset,
             message: fault.message.clone(),
         });
-        let Some(seen) = self.faults.happened(&(fault.code, fault.plugin.clone())) else { return };
+        let Some(seen) = self.faults.happened(&(fault.code, fault.plugin.clone(), discriminant(&fate))) else { return };
         let (route, worker, code) = (&self.route, self.worker, fault.code);
         let plugin = fault.plugin.as_ref().map(PluginName::as_str);
         let fate = match fate {

@@ -457,10 +457,17 @@ pub(super) fn classify(failures: &Failures) -> Outcome {
 }
 
 fn rejection(code: Code, topic: Option<&TopicName>) -> String {
-    match topic {
-        Some(topic) => format!("{}: {} (topic {topic})", code.name(), code.text()),
-        None => format!("{}: {}", code.name(), code.text()),
-    }
+    let place = topic.map(|topic| format!(" (topic {topic})")).unwrap_or_default();
+    // The broker names the cause in its own log alone.
+    let hint = match code.known() {
+        Known::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE => ": it is above the topic's `max.message.bytes`",
+        Known::RD_KAFKA_RESP_ERR_INVALID_RECORD => ": as a rule it has no key, and the topic is compacted",
+        Known::RD_KAFKA_RESP_ERR_INVALID_TIMESTAMP => {
+            ": its timestamp is outside of the topic's `message.timestamp.before.max.ms` and `…after.max.ms`"
+        }
+        _ => "",
+    };
+    format!("{}: {}{place}{hint}", code.name(), code.text())
 }
 
 /// A trouble that says another process has our identity ends the session; any other is the caller's to name.

@@ -1145,8 +1145,11 @@ impl Context {
         let client = &self.label;
         // syslog's levels. What matters of an error reaches the route as an event; here it is a detail, never an alarm.
         match level {
-            0..=4 => tracing::warn!(client, facility, suppressed, "librdkafka: {line}"),
-            5 | 6 => tracing::debug!(client, facility, suppressed, "librdkafka: {line}"),
+            // A transaction that failed is told by the call that finds it so, and a rejected record fails a dozen.
+            0..=4 if level < 3 || facility != "TXNERR" => {
+                tracing::warn!(client, facility, suppressed, "librdkafka: {line}")
+            }
+            0..=6 => tracing::debug!(client, facility, suppressed, "librdkafka: {line}"),
             _ => tracing::trace!(client, facility, suppressed, "librdkafka: {line}"),
         }
     }

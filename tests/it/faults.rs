@@ -3,10 +3,16 @@
 
 mod world;
 
+use std::ops::Range;
 use std::time::Duration;
+
+use millrace::model::{Digest, Items, PluginName};
+use millrace::pipeline::chain::{Budget, Chain, Halt, Processed};
+use millrace::pipeline::ports::{CallError, CallOutput, Step, Usage, Verdict};
 
 use super::support::daemon::{Daemon, millrace_output};
 use super::support::kafka::{ConsumedRecord, Isolation, shared};
+use super::support::memory_batch::MemoryBatch;
 use super::support::{unique, wait_until};
 use world::{
     Config, MORE, POISON, RECORDS, WITNESS, World, guest_path, header, indigestible, plain, values, values_of,
@@ -247,7 +253,7 @@ fn a_plugin_that_cannot_be_configured_is_refused_at_its_place_before_anything_ru
 #[test]
 fn ten_thousand_faults_cost_no_memory() {
     /// What an allocator may keep, and Kafka's clients buffer, between the two looks.
-    const GROWTH_MAX: u64 = 24 << 20;
+    const GROWTH_MAX: u64 = 16 << 20;
     const FIRST: usize = 2_000;
     const ALL: usize = 10_000;
     let kafka = shared();
@@ -284,4 +290,46 @@ fn ten_thousand_faults_cost_no_memory() {
     assert_eq!(count("millrace_plugin_faults_total"), ALL);
     assert!(count("millrace_plugin_instances_total") >= ALL);
     assert_eq!(kafka.kcat_consume(&target, Isolation::ReadCommitted), []);
+}
+
+/// Asks for another try of every call that has a record of these values, in batches of four.
+struct Asks(PluginName, Digest, [&'static str; 2]);
+
+impl Step for Asks {
+    fn plugin(&self) -> &PluginName {
+        &self.0
+    }
+    fn sha256(&self) -> &Digest {
+        &self.1
+    }
+    fn call(&mut self, items: &mut Items, range: Range<usize>, _: Duration) -> Result<CallOutput, CallError> {
+        let asks = |item| self.2.iter().any(|value| items.value(item) == Some(value.as_bytes()));
+        match items.list[range.clone()].iter().any(asks) {
+            true => Err(CallError::Retry("later".into())),
+            false => Ok(CallOutput { verdicts: vec![Verdict::Pass; range.len()], ..CallOutput::default() }),
+        }
+    }
+    fn take_usage(&mut self) -> Usage {
+        Usage::default()
+    }
+    fn shutdown(&mut self) {}
+}
+
+#[test]
+fn a_call_that_asks_to_be_tried_again_does_not_spend_the_tries_of_a_later_one() {
+    let batch = MemoryBatch::of_values((0..12).map(|n| n.to_string()));
+    let step = Asks(PluginName::new("asks").expect("a name"), Digest::of(b""), ["1", "6"]);
+    let mut chain = Chain::new(vec![(Box::new(step), Duration::from_secs(1))], 4, 1 << 20);
+    let mut apply = |range, isolate| chain.apply(batch.clone(), range, isolate, Budget::of(TIMEOUT));
+    // (the record at which it halts, where the call ended that asked, the records at fault)
+    let seen = |processed: &Processed| {
+        let halt = processed.halt.as_ref().map(|(at, why)| match why {
+            Halt::Retry { end, .. } => (*at, *end),
+            Halt::BudgetSpent => panic!("there is time enough"),
+        });
+        (halt, processed.faults.iter().map(|(source, _)| *source).collect::<Vec<_>>())
+    };
+    assert_eq!(seen(&apply(0..12, 0)), (Some((0, 4)), vec![]), "the first call asks");
+    assert_eq!(seen(&apply(0..12, 4)), (Some((4, 8)), vec![1]), "its tries are spent; the second call's are not");
+    assert_eq!(seen(&apply(4..12, 8)), (None, vec![6]));
 }
