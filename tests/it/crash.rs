@@ -17,9 +17,9 @@ const KEYS: usize = 16;
 /// Records of one transaction, at most: few, so that there are many to interrupt.
 const TRANSACTION: usize = 20;
 /// Records put before a process each time: more than it does before it is killed.
-const CHUNK: usize = 1_500;
+const CHUNK: usize = 1_200;
 /// Kills, alternately at any moment and within a transaction.
-const KILLS: usize = 6;
+const KILLS: usize = 4;
 const MODES: [&str; 3] = ["exactly_once", "at_least_once", "at_most_once"];
 
 /// One source, and a route in each delivery mode that copies it to a destination of its own.

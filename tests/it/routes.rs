@@ -146,7 +146,7 @@ fn partitions_are_chosen_by_key_by_source_in_turn_or_by_the_plugin() {
     let [source, key, same, turn, plugin] =
         topics([("mode", 3), ("mode-key", 4), ("mode-source", 3), ("mode-turn", 4), ("mode-plugin", 5)]);
     let everywhere = |number: usize| Record {
-        key: (number % 2 == 0).then(|| format!("key-{}", number % 10).into_bytes()),
+        key: number.is_multiple_of(2).then(|| format!("key-{}", number % 10).into_bytes()),
         ..Record::new("", number.to_string()).header("to", "key,source,turn,plugin")
     };
     let records: Vec<_> = (0..240)
