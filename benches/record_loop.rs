@@ -13,11 +13,11 @@ use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use millrace::config::settings::PluginLimits;
+use millrace::config::settings::{Destination, Target};
 use millrace::model::{
     DestinationName, Fault, Offset, OffsetMap, PluginName, RouteName, SourceBatch, TopicName, TopicPartition,
 };
 use millrace::pipeline::chain::Chain;
-use millrace::pipeline::destinations::{Destination, Target};
 use millrace::pipeline::ports::{Broker, Event, Outcome, Outputs, Step, TopicError, TopicInfo, Trouble, Usage};
 use millrace::pipeline::report::{Fate, Health, Report, Tally};
 use millrace::pipeline::worker::{Bounds, Exit, Order, RouteWorker, Task};

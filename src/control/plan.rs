@@ -14,7 +14,6 @@ use crate::config::{Loaded, Place, Problem, Problems, PropertyScope, Settings, U
 use crate::kafka::{ClientKind, Cluster, Topics, check_properties, source_topics};
 use crate::model::{Digest, GroupId, PluginName, TopicName};
 use crate::pipeline::chain::Chain;
-use crate::pipeline::destinations::{self, Destination};
 use crate::pipeline::ports::{Step, Trouble, TroubleKind};
 use crate::pipeline::worker::{Bounds, Task};
 use crate::plugin::{Compiled, DestinationSpec, Engine, Prepare, Prepared};
@@ -133,7 +132,7 @@ impl RoutePlan {
         let batch = self.route.batch;
         Task {
             chain: Chain::new(steps, batch.records as usize, usize::try_from(batch.bytes).unwrap_or(usize::MAX)),
-            destinations: self.route.destinations.iter().map(destination).collect(),
+            destinations: self.route.destinations.clone(),
             on_error: self.route.on_error.clone(),
             bounds: self.bounds,
             generation,
@@ -198,14 +197,6 @@ impl RoutePlan {
             workers: self.route.workers,
         }
     }
-}
-
-fn destination(of: &crate::config::settings::Destination) -> Destination {
-    let target = match &of.target {
-        Target::Topic(topic) => destinations::Target::Topic(topic.clone()),
-        Target::Pattern(pattern) => destinations::Target::Pattern(pattern.clone()),
-    };
-    Destination { name: of.name.clone(), target, partition: of.partition, default: of.default }
 }
 
 /// librdkafka knows its properties best.

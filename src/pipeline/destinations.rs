@@ -2,33 +2,10 @@
 
 use std::collections::HashMap;
 
-use regex::Regex;
-
 use super::ports::{Broker, TopicError, TopicInfo, Trouble};
-use crate::model::{DestinationName, Fault, FaultCode, Item, Items, SendTo, TopicName};
+use crate::config::settings::{Destination, Target};
+use crate::model::{Fault, FaultCode, Item, Items, SendTo, TopicName};
 use crate::policy::{Partitioning, partition_for_key};
-
-/// One destination of a route.
-#[derive(Debug, Clone)]
-pub struct Destination {
-    /// Its name for plugins and metrics.
-    pub name: DestinationName,
-    /// Its topic, or the pattern (anchored) that the plugin's topic must match.
-    pub target: Target,
-    /// How the partition is chosen.
-    pub partition: Partitioning,
-    /// Whether it takes items that no plugin sends anywhere.
-    pub default: bool,
-}
-
-/// The topic of a destination.
-#[derive(Debug, Clone)]
-pub enum Target {
-    /// Always this one.
-    Topic(TopicName),
-    /// The one that a plugin names.
-    Pattern(Regex),
-}
 
 /// Where one item goes: one entry an item and destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,11 +10,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::chain::{Budget, Chain};
 use super::dead_letter::Origin;
-use super::destinations::{Destination, Destinations};
+use super::destinations::Destinations;
 use super::lane::Lane;
 use super::ports::{Broker, Event, Outcome, Trouble, TroubleKind};
 use super::report::{Health, Phase, Report};
 use super::unit::{After, Bench, Round, Unit};
+use crate::config::settings::Destination;
 use crate::model::{Digest, Fault, FaultCode, PluginName, RouteName, TopicPartition};
 use crate::policy::OnError;
 
@@ -375,15 +376,7 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
             let isolate = self.lanes[partition].isolated(&*batch, range.clone());
             let processed = self.task.chain.apply(batch, range.clone(), isolate, budget);
             let halted = processed.halt.is_some();
-            let mut bench = Bench {
-                policy: &self.task.on_error,
-                destinations: &mut self.destinations,
-                broker: &mut self.broker,
-                report: &mut *self.report,
-                origin: Origin { route: self.route.as_str(), worker: self.number, generation: self.task.generation },
-                plugins: &self.plugins,
-            };
-            let unit = Unit::build(processed, range.clone(), attempts, &mut bench)?;
+            let unit = Unit::build(processed, range.clone(), attempts, &mut self.bench())?;
             let complete = unit.range.end == whole.end && unit.after == After::Flow && !halted;
             if unit.is_empty() {
                 let lane = self.lanes.get_mut(partition).expect("as above");
@@ -396,6 +389,18 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
             }
         }
         Ok(())
+    }
+
+    /// What units are judged with.
+    fn bench(&mut self) -> Bench<'_, B> {
+        Bench {
+            policy: &self.task.on_error,
+            destinations: &mut self.destinations,
+            broker: &mut self.broker,
+            report: &mut *self.report,
+            origin: Origin { route: self.route.as_str(), worker: self.number, generation: self.task.generation },
+            plugins: &self.plugins,
+        }
     }
 
     // ---- transactions -----------------------------------------------------------------
@@ -446,37 +451,37 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
 
     /// The destination refuses an output of the first round for good: the record is found, or the round halved.
     fn rejected(&mut self, output: Option<usize>, message: String) -> Result<(), Trouble> {
-        let Some(round) = self.rounds.front_mut() else { return Ok(()) };
-        let Some((number, source, is_dead_letter)) =
-            output.and_then(|output| round.locate(output)).or_else(|| round.single())
-        else {
-            self.halve_first();
-            return Ok(());
-        };
+        let Some(mut round) = self.rounds.pop_front() else { return Ok(()) };
+        let found = output.and_then(|output| round.locate(output)).or_else(|| round.single());
+        let rejected = found.map(|place| self.reject(&mut round, place, message));
+        self.rounds.push_front(round);
+        match rejected.transpose()? {
+            None => self.halve_first(),
+            Some(Some(cut)) => self.after_cut(cut),
+            Some(None) => {}
+        }
+        Ok(())
+    }
+
+    /// A record of `round` is at fault as rejected. Returns the number of its unit where that was cut short.
+    fn reject(
+        &mut self,
+        round: &mut Round,
+        (number, source, is_dead_letter): (usize, u32, bool),
+        message: String,
+    ) -> Result<Option<usize>, Trouble> {
         if is_dead_letter {
-            if !round.truncate_dead_letter(number, source) {
-                let message = format!("the dead-letter topic refuses this record: {message}");
-                round.stop_before(number, source, message);
-                self.after_cut(number);
+            if round.truncate_dead_letter(number, source) {
+                return Ok(None);
             }
-            return Ok(());
+            round.stop_before(number, source, format!("the dead-letter topic refuses this record: {message}"));
+            return Ok(Some(number));
         }
         let unit = &mut round.units[number];
         let attempts = self.lanes.get(unit.partition()).map(|lane| lane.attempts).unwrap_or_default();
         let fault = Fault { code: FaultCode::Rejected, message, plugin: None };
-        let mut bench = Bench {
-            policy: &self.task.on_error,
-            destinations: &mut self.destinations,
-            broker: &mut self.broker,
-            report: &mut *self.report,
-            origin: Origin { route: self.route.as_str(), worker: self.number, generation: self.task.generation },
-            plugins: &self.plugins,
-        };
-        unit.blame(source, fault, attempts, &mut bench)?;
-        if unit.range.end <= source as usize {
-            self.after_cut(number);
-        }
-        Ok(())
+        unit.blame(source, fault, attempts, &mut self.bench())?;
+        Ok((unit.range.end <= source as usize).then_some(number))
     }
 
     /// A unit of the first round was cut short: what follows in its partition waits, here and in later rounds.

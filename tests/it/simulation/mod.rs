@@ -7,9 +7,9 @@ mod world;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use millrace::config::settings::{Destination, Target};
 use millrace::model::{DestinationName, FaultCode, RouteName, TopicName};
 use millrace::pipeline::chain::Chain;
-use millrace::pipeline::destinations::{Destination, Target};
 use millrace::pipeline::ports::Step;
 use millrace::pipeline::worker::{Bounds, Exit, Order, RouteWorker, Task};
 use millrace::policy::{Disposition, OnError, Partitioning, Retry};
