@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use super::status::{HeldPartition, LastFault, Time, WorkerPhase, WorkerReport};
 use crate::model::{Fault, FaultCode, Offset, PluginName, RouteName, TopicPartition};
-use crate::pipeline::ports::{Trouble, Usage};
+use crate::pipeline::ports::{Trouble, TroubleKind, Usage};
 use crate::pipeline::report::{Fate, Health, Phase, Report, Tally};
 use crate::telemetry::{Repeats, RouteMetrics};
 
@@ -37,9 +37,7 @@ impl WorkerNews {
             Phase::Running => tracing::info!(%route, worker, "running"),
             // The trouble itself is told by `trouble`, with a bound; here it would come again with every attempt.
             Phase::Waiting { trouble, .. } => tracing::debug!(%route, worker, code = trouble.code, "waiting"),
-            Phase::Failed { trouble, .. } => {
-                tracing::error!(%route, worker, code = trouble.code, "failed: {}", trouble.message);
-            }
+            Phase::Failed { trouble, .. } => tracing::debug!(%route, worker, code = trouble.code, "failed"),
             Phase::Paused => tracing::info!(%route, worker, "paused"),
             Phase::Draining => tracing::debug!(%route, worker, "draining"),
             Phase::Stopped => tracing::info!(%route, worker, "drained"),
@@ -150,7 +148,15 @@ impl Report for WorkerNews {
         if let Some(seen) = self.troubles.happened(&trouble.code) {
             let (route, worker, code) = (&self.route, self.worker, &trouble.code);
             let left_out = (seen.left_out > 0).then_some(seen.left_out);
-            tracing::warn!(%route, worker, code, left_out, "{}", trouble.message);
+            match trouble.kind {
+                // Somebody has to act.
+                TroubleKind::Denied | TroubleKind::Duplicate => {
+                    tracing::error!(%route, worker, code, left_out, "failed: {}", trouble.message);
+                }
+                TroubleKind::Passing | TroubleKind::Moved => {
+                    tracing::warn!(%route, worker, code, left_out, "{}", trouble.message);
+                }
+            }
         }
     }
 
