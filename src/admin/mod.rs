@@ -19,7 +19,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
@@ -84,20 +84,6 @@ impl From<&Admin> for AdminOptions {
         let Admin { listen, token, allowed_hosts } = settings.clone();
         Self { listen, token, allowed_hosts }
     }
-}
-
-/// Takes the address and answers in the background until `shutdown`; the answer ends when the last response is out.
-///
-/// # Errors
-/// The address cannot be had: a [`BindError`] in an [`io::Error`] of its kind.
-pub async fn serve(
-    options: AdminOptions,
-    board: Arc<StatusBoard>,
-    metrics: RenderMetrics,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<JoinHandle<()>> {
-    let server = Server::bind(&options).await.map_err(|error| io::Error::new(error.source.kind(), error))?;
-    Ok(tokio::spawn(server.answer(board, metrics, shutdown)))
 }
 
 /// The endpoint, listening already but not yet answering: what can fail is behind it.
@@ -211,7 +197,7 @@ mod tests {
         board: Arc<StatusBoard>,
         reports: [RouteReport; 2],
         stop: oneshot::Sender<()>,
-        done: JoinHandle<()>,
+        done: tokio::task::JoinHandle<()>,
     }
 
     async fn start() -> Running {

@@ -92,10 +92,7 @@ impl Destinations {
         key: Option<&[u8]>,
         broker: &mut impl Broker,
     ) -> Result<(u16, i32), Trouble> {
-        let info = self.look_up(topic, broker).map_err(|error| match error {
-            TopicError::Unknown => Trouble::missing_topic(topic),
-            TopicError::Trouble(trouble) => trouble,
-        })?;
+        let info = self.look_up(topic, broker).map_err(|error| expected(error, topic))?;
         let partition =
             key.map_or_else(|| fastrand::i32(0..info.partitions), |key| partition_for_key(key, info.partitions));
         Ok((info.slot, partition))
@@ -145,12 +142,8 @@ impl Destinations {
         let named = match (&destination.target, &item.topic) {
             (Target::Topic(name), _) => {
                 let name = name.clone();
-                let info = self.look_up(&name, broker).map_err(|error| {
-                    Misrouted::Trouble(match error {
-                        TopicError::Unknown => Trouble::missing_topic(&name),
-                        TopicError::Trouble(trouble) => trouble,
-                    })
-                })?;
+                let look_up = self.look_up(&name, broker);
+                let info = look_up.map_err(|error| Misrouted::Trouble(expected(error, &name)))?;
                 self.fixed[number as usize] = Some(info);
                 return Ok(info);
             }
@@ -225,6 +218,14 @@ impl Destinations {
         let turn = &mut self.turns[number as usize];
         *turn = (*turn + 1) % count;
         *turn
+    }
+}
+
+/// A topic that the configuration names should be there: that it is not is a trouble, nobody's fault.
+fn expected(error: TopicError, topic: &TopicName) -> Trouble {
+    match error {
+        TopicError::Unknown => Trouble::missing_topic(topic),
+        TopicError::Trouble(trouble) => trouble,
     }
 }
 
