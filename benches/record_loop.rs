@@ -75,6 +75,7 @@ impl Broker for MemoryBroker {
 struct Silent;
 
 impl Report for Silent {
+    fn taken_up(&mut self, _task: &Task) {}
     fn health(&mut self, _: &Health) {}
     fn transaction_begins(&mut self) {}
     fn transaction(&mut self, _: &'static str, _: Duration) {}

@@ -2,18 +2,24 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::admin::{self, AdminOptions};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::admin::{self, AdminOptions, Endpoint, Server};
 use crate::config::Loaded;
-use crate::config::settings::TopicSelector;
+use crate::config::settings::{self, Log, LogLevel};
+use crate::control::Clients;
 use crate::control::plan::Plan;
-use crate::control::status::StatusBoard;
+use crate::control::reload::{self, Ask, Environment, Reloader, Sources};
+use crate::control::status::{Cause, StatusBoard};
 use crate::control::supervisor::Supervisor;
-use crate::kafka::{self, Cluster, Instance};
+use crate::kafka;
 use crate::model::RouteName;
-use crate::telemetry::Metrics;
+use crate::plugin::Engine;
+use crate::telemetry::{LogFormat, LogHandle, Metrics};
 
 /// Why the daemon cannot run, or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +30,9 @@ pub enum AppError {
     /// The admin endpoint cannot listen.
     #[error(transparent)]
     Admin(#[from] admin::BindError),
+    /// Signals cannot be waited for.
+    #[error("signals cannot be waited for")]
+    Signals(#[source] std::io::Error),
     /// Draining took longer than `shutdown_timeout`.
     #[error(
         "not drained within {within:?} (shutdown_timeout): {}; what was in work is uncommitted and will be read again",
@@ -49,12 +58,36 @@ pub struct Running {
     pub board: Arc<StatusBoard>,
 }
 
-/// Runs the plan until `stop` says so, then drains.
+/// What the daemon is made of.
+pub struct Options {
+    /// The configuration: a file or a directory.
+    pub path: PathBuf,
+    /// Where the values of its variables come from.
+    pub env: Environment,
+    /// Compiles plugins.
+    pub engine: Engine,
+    /// Changes what is logged.
+    pub log: LogHandle,
+    /// Where compiled plugins are kept if the configuration does not say.
+    pub cache_dir: Option<PathBuf>,
+    /// What a configuration that is loaded while it runs must comply with, besides being right.
+    pub condition: Option<Condition>,
+}
+
+/// Says why a configuration is not to be taken up, if it is not.
+pub type Condition = Box<dyn Fn(&Loaded) -> Result<(), String> + Send>;
+
+/// Runs the plan, and what the configuration becomes while it runs, until `stop` says so, then drains.
 ///
 /// # Errors
 /// [`AppError`].
-pub async fn run(loaded: &Loaded, plan: Plan, stop: impl Future<Output = ()>) -> Result<(), AppError> {
-    run_watched(loaded, plan, stop, |_| {}).await
+pub async fn run(
+    options: Options,
+    loaded: &Loaded,
+    plan: Plan,
+    stop: impl Future<Output = ()>,
+) -> Result<(), AppError> {
+    run_watched(options, loaded, plan, stop, |_| {}).await
 }
 
 /// As [`run`]; `started` is shown what runs.
@@ -62,50 +95,125 @@ pub async fn run(loaded: &Loaded, plan: Plan, stop: impl Future<Output = ()>) ->
 /// # Errors
 /// [`AppError`].
 pub async fn run_watched(
+    options: Options,
     loaded: &Loaded,
     plan: Plan,
     stop: impl Future<Output = ()>,
     started: impl FnOnce(Running),
 ) -> Result<(), AppError> {
     kafka::raise_open_files();
+    let plan = Arc::new(plan);
     let settings = Arc::clone(&plan.settings);
     let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
     let board = StatusBoard::new(settings.instance.clone(), metrics.clone());
-    let instance = match &settings.instance {
-        Some(name) => Instance::Named(name.clone()),
-        None => Instance::Random(std::iter::repeat_with(fastrand::alphanumeric).take(10).collect()),
-    };
-    let cluster = Cluster::connect(&settings.kafka).map_err(AppError::Client)?;
-    let (close, closed) = tokio::sync::oneshot::channel::<()>();
-    let render = {
-        let metrics = metrics.clone();
-        Arc::new(move || metrics.render())
-    };
-    let server = admin::Server::bind(&AdminOptions::from(&settings.admin)).await?;
+    let word: String = std::iter::repeat_with(fastrand::alphanumeric).take(10).collect();
+    let clients = Clients::connect(&settings, &word).map_err(AppError::Client)?;
+    let server = Server::bind(&AdminOptions::from(&settings.admin)).await?;
     let address = server.address();
-    let admin = tokio::spawn(server.answer(Arc::clone(&board), render, async {
-        // (gone, if this function is left early)
-        let _ = closed.await;
-    }));
+    // (before a reload can be asked for: without somebody who waits for it, the signal ends the process)
+    let hangup = signal(SignalKind::hangup()).map_err(AppError::Signals)?;
 
-    let mut supervisor = Supervisor::new(cluster, instance, metrics, Arc::clone(&board));
-    supervisor.start(&plan);
+    let Options { path, env, engine, log, cache_dir, condition } = options;
+    let within = Arc::new(Mutex::new(settings.shutdown_timeout));
+    let endpoint = Arc::new(tokio::sync::Mutex::new(None));
+    let mut starting = endpoint.lock().await;
+    let surroundings = Surroundings {
+        runtime: tokio::runtime::Handle::current(),
+        endpoint: Arc::clone(&endpoint),
+        engine: engine.clone(),
+        cache_dir: (settings.cache_dir.clone(), cache_dir),
+        log,
+        shutdown_timeout: Arc::clone(&within),
+        condition,
+    };
+    let supervision = Supervisor::start(metrics.clone(), Arc::clone(&board));
+    let sources = Sources { path, env, engine, word, surroundings: Box::new(surroundings) };
+    let reloader = Reloader::start(sources, Arc::clone(&plan), clients, Arc::clone(&board), supervision.clone());
+    let answers = admin::Sources {
+        board: Arc::clone(&board),
+        metrics: Arc::new(move || metrics.render()),
+        reloader: reloader.clone(),
+    };
+    *starting = Some(server.serve(answers));
+    drop(starting);
+    let hangups = tokio::spawn(reload_at(hangup, reloader));
     announce(loaded, &plan);
     started(Running { admin: address, board });
     stop.await;
 
-    let within = settings.shutdown_timeout;
+    hangups.abort();
+    let within = *within.lock().unwrap_or_else(PoisonError::into_inner);
     tracing::info!(within = ?within, "draining");
-    let late = tokio::task::spawn_blocking(move || supervisor.drain(within));
-    let late = late.await.expect("draining does not panic");
-    let _ = close.send(());
-    let _ = admin.await;
+    let late = supervision.drain(within).await;
+    if let Some(endpoint) = endpoint.lock().await.take() {
+        endpoint.stop().await;
+    }
     if late.is_empty() {
         tracing::info!("drained");
         Ok(())
     } else {
         Err(AppError::NotDrained { within, routes: late })
     }
+}
+
+/// SIGHUP asks for a reload. What came of it is logged by who does it.
+async fn reload_at(mut hangup: Signal, reloader: Reloader) {
+    while hangup.recv().await.is_some() {
+        tracing::info!("SIGHUP: loading the configuration again");
+        let _ = reloader.ask(Cause::Signal, Ask::default()).await;
+    }
+}
+
+/// What a configuration changes outside of routes. On the reloads' own thread, which may wait.
+struct Surroundings {
+    runtime: tokio::runtime::Handle,
+    /// None when the process is on its way out.
+    endpoint: Arc<tokio::sync::Mutex<Option<Endpoint>>>,
+    engine: Engine,
+    /// As it is configured, and where it is if it is not.
+    cache_dir: (Option<PathBuf>, Option<PathBuf>),
+    log: LogHandle,
+    shutdown_timeout: Arc<Mutex<Duration>>,
+    condition: Option<Condition>,
+}
+
+impl reload::Surroundings for Surroundings {
+    fn take_up(&mut self, loaded: &Loaded) -> Result<(), String> {
+        let settings = &loaded.settings;
+        self.condition.as_ref().map_or(Ok(()), |condition| condition(loaded))?;
+        self.runtime
+            .block_on(async {
+                match &mut *self.endpoint.lock().await {
+                    Some(endpoint) => endpoint.take_up(&AdminOptions::from(&settings.admin)).await,
+                    None => Ok(()),
+                }
+            })
+            .map_err(|error| error.to_string())?;
+        let (level, format) = log_options(&settings.log);
+        self.log.set(level, format);
+        if self.cache_dir.0 != settings.cache_dir {
+            self.cache_dir.0.clone_from(&settings.cache_dir);
+            self.engine.keep_in(self.cache_dir.0.clone().or_else(|| self.cache_dir.1.clone()));
+        }
+        *self.shutdown_timeout.lock().unwrap_or_else(PoisonError::into_inner) = settings.shutdown_timeout;
+        Ok(())
+    }
+}
+
+/// What is to be logged, in telemetry's words.
+pub fn log_options(log: &Log) -> (tracing::Level, LogFormat) {
+    let level = match log.level {
+        LogLevel::Trace => tracing::Level::TRACE,
+        LogLevel::Debug => tracing::Level::DEBUG,
+        LogLevel::Info => tracing::Level::INFO,
+        LogLevel::Warn => tracing::Level::WARN,
+        LogLevel::Error => tracing::Level::ERROR,
+    };
+    let format = match log.format {
+        settings::LogFormat::Text => LogFormat::Text,
+        settings::LogFormat::Json => LogFormat::Json,
+    };
+    (level, format)
 }
 
 /// What runs, on one screen.
@@ -122,7 +230,7 @@ fn announce(loaded: &Loaded, plan: &Plan) {
     );
     for planned in plan.routes.values() {
         let route = &planned.route;
-        let from: Vec<_> = route.source.topics.iter().map(selector).collect();
+        let from: Vec<_> = route.source.topics.iter().map(ToString::to_string).collect();
         let to: Vec<_> = route.destinations.iter().map(|to| to.name.to_string()).collect();
         let through: Vec<_> = planned.plugins().map(|(name, _)| name.to_string()).collect();
         tracing::info!(
@@ -132,12 +240,5 @@ fn announce(loaded: &Loaded, plan: &Plan) {
             workers = route.workers,
             "{} → [{}] → {}", from.join(", "), through.join(" → "), to.join(", ")
         );
-    }
-}
-
-fn selector(topics: &TopicSelector) -> String {
-    match topics {
-        TopicSelector::Name(name) => name.to_string(),
-        TopicSelector::Pattern(pattern) => pattern.to_string(),
     }
 }

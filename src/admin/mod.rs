@@ -13,18 +13,20 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{debug, info, warn};
 
 use self::access::Access;
 use crate::config::settings::{Admin, PropertyValue};
+use crate::control::reload::Reloader;
 use crate::control::status::StatusBoard;
 use crate::telemetry::ErrorChain;
 
@@ -44,6 +46,17 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
 /// Renders all metrics.
 pub type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// What is answered from.
+#[derive(Clone)]
+pub struct Sources {
+    /// How things stand.
+    pub board: Arc<StatusBoard>,
+    /// The metrics.
+    pub metrics: RenderMetrics,
+    /// Takes orders to reload, and knows the configuration in force.
+    pub reloader: Reloader,
+}
 
 /// The address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +82,7 @@ fn advice(error: &io::Error) -> &'static str {
 }
 
 /// What the endpoint needs of the configuration.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct AdminOptions {
     /// Where to listen. Port 0 takes a free one.
     pub listen: SocketAddr,
@@ -91,7 +104,7 @@ impl From<&Admin> for AdminOptions {
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
-    access: Access,
+    options: AdminOptions,
 }
 
 impl Server {
@@ -103,8 +116,7 @@ impl Server {
         let failed = |source| BindError { address: options.listen, source };
         let listener = TcpListener::bind(options.listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        let access = Access::new(address.ip(), options);
-        Ok(Self { listener, address, access })
+        Ok(Self { listener, address, options: options.clone() })
     }
 
     /// Where it listens; with the true port where 0 was asked for.
@@ -112,34 +124,125 @@ impl Server {
         self.address
     }
 
-    /// Answers until `shutdown`, then gives responses under way a few seconds.
-    pub async fn answer(self, board: Arc<StatusBoard>, metrics: RenderMetrics, shutdown: impl Future<Output = ()>) {
-        let Self { listener, address, access } = self;
+    /// Answers from now on.
+    pub fn serve(self, sources: Sources) -> Endpoint {
+        let serving = Serving::start(self, &sources);
+        Endpoint { sources, serving: Some(serving) }
+    }
+}
+
+/// The endpoint as it answers. Dropped, it stops.
+pub struct Endpoint {
+    sources: Sources,
+    /// None only where an address was given up for another, and neither can be had.
+    serving: Option<Serving>,
+}
+
+struct Serving {
+    options: AdminOptions,
+    address: SocketAddr,
+    access: Arc<ArcSwap<Access>>,
+    stop: oneshot::Sender<()>,
+    /// Comes when the address is free again, which is before the last connection has ended.
+    released: oneshot::Receiver<()>,
+    done: tokio::task::JoinHandle<()>,
+}
+
+impl Serving {
+    fn start(server: Server, sources: &Sources) -> Self {
+        let Server { listener, address, options } = server;
+        let access = Access::new(address.ip(), &options);
         info!(%address, "admin endpoint listening");
         if access.is_closed() {
             warn!(%address, "only health and metrics are answered: admin.listen is not loopback and admin.token is not set");
         }
-        let router = pages::router(board, metrics, access);
-        let free = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-        let (stop, stopping) = watch::channel(());
-        let mut connections = JoinSet::new();
-        let mut shutdown = pin!(shutdown);
-        loop {
-            tokio::select! {
-                (stream, place) = accept(&listener, free.clone()) => {
-                    let serving = connection(stream, router.clone(), stopping.clone());
-                    connections.spawn(async move {
-                        serving.await;
-                        drop(place);
-                    });
+        let access = Arc::new(ArcSwap::from_pointee(access));
+        let (stop, stopped) = oneshot::channel();
+        let (release, released) = oneshot::channel();
+        let router = pages::router(sources.clone(), Arc::clone(&access));
+        let done = tokio::spawn(answer(listener, router, stopped, release));
+        Self { options, address, access, stop, released, done }
+    }
+}
+
+impl Endpoint {
+    /// Answers by these options from now on: at another address, if they say so, which it has before it gives the old one
+    /// up, unless the one stands in the way of the other.
+    ///
+    /// # Errors
+    /// [`BindError`]: the address cannot be had; all is as it was.
+    pub async fn take_up(&mut self, options: &AdminOptions) -> Result<(), BindError> {
+        let Some(serving) = self.serving.take() else {
+            self.serving = Some(Serving::start(Server::bind(options).await?, &self.sources));
+            return Ok(());
+        };
+        if serving.options.listen == options.listen {
+            serving.access.store(Arc::new(Access::new(serving.address.ip(), options)));
+            self.serving = Some(Serving { options: options.clone(), ..serving });
+            return Ok(());
+        }
+        match Server::bind(options).await {
+            Ok(server) => {
+                let _ = serving.stop.send(());
+                self.serving = Some(Serving::start(server, &self.sources));
+                Ok(())
+            }
+            Err(error) if error.source.kind() == io::ErrorKind::AddrInUse && same_port(&serving, options) => {
+                let before = AdminOptions { listen: serving.address, ..serving.options };
+                let _ = serving.stop.send(());
+                let _ = serving.released.await;
+                let bound = Server::bind(options).await;
+                let server = if bound.is_ok() { bound } else { Server::bind(&before).await };
+                self.serving = server.ok().map(|server| Serving::start(server, &self.sources));
+                if self.serving.as_ref().is_some_and(|serving| serving.options.listen == options.listen) {
+                    Ok(())
+                } else {
+                    Err(error)
                 }
-                Some(_) = connections.join_next() => {}
-                () = &mut shutdown => break,
+            }
+            Err(error) => {
+                self.serving = Some(serving);
+                Err(error)
             }
         }
-        drop((listener, stop));
-        while connections.join_next().await.is_some() {}
     }
+
+    /// Stops, and gives responses under way a few seconds.
+    pub async fn stop(mut self) {
+        if let Some(Serving { stop, done, .. }) = self.serving.take() {
+            let _ = stop.send(());
+            let _ = done.await;
+        }
+    }
+}
+
+/// Whether our own listening could be what keeps the address from being had: on all addresses of the machine, or on one.
+fn same_port(serving: &Serving, options: &AdminOptions) -> bool {
+    serving.address.port() == options.listen.port()
+}
+
+/// Answers until told to stop, or until nobody can tell, then gives responses under way a few seconds.
+async fn answer(listener: TcpListener, router: Router, stopped: oneshot::Receiver<()>, release: oneshot::Sender<()>) {
+    let free = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let (stop, stopping) = watch::channel(());
+    let mut connections = JoinSet::new();
+    let mut stopped = pin!(stopped);
+    loop {
+        tokio::select! {
+            (stream, place) = accept(&listener, free.clone()) => {
+                let serving = connection(stream, router.clone(), stopping.clone());
+                connections.spawn(async move {
+                    serving.await;
+                    drop(place);
+                });
+            }
+            Some(_) = connections.join_next() => {}
+            _ = &mut stopped => break,
+        }
+    }
+    drop((listener, stop));
+    let _ = release.send(());
+    while connections.join_next().await.is_some() {}
 }
 
 /// The next connection, once there is a place for it.
@@ -180,13 +283,14 @@ async fn connection(stream: TcpStream, router: Router, mut stopping: watch::Rece
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::io::{Read as _, Write as _};
 
     use serde_json::Value;
-    use tokio::sync::oneshot;
 
     use super::*;
     use crate::config::settings::Delivery;
+    use crate::control::facts::{Facts, Keys};
     use crate::control::status::{PluginStatus, RouteFacts, RoutePhase, RouteReport, WorkerPhase};
     use crate::model::{Digest, GroupId, PluginName, RouteName};
     use crate::telemetry::Metrics;
@@ -196,8 +300,7 @@ mod tests {
         address: SocketAddr,
         board: Arc<StatusBoard>,
         reports: [RouteReport; 2],
-        stop: oneshot::Sender<()>,
-        done: tokio::task::JoinHandle<()>,
+        endpoint: Endpoint,
     }
 
     async fn start() -> Running {
@@ -218,10 +321,11 @@ mod tests {
         };
         let server = Server::bind(&options).await.unwrap();
         let address = server.address();
-        let (stop, stopped) = oneshot::channel();
+        let facts = Facts { hash: String::new(), process: Keys::new(), routes: BTreeMap::new() };
+        let reloader = Reloader::unattended(facts);
         let render: RenderMetrics = Arc::new(move || metrics.render());
-        let done = tokio::spawn(server.answer(board.clone(), render, async move { stopped.await.unwrap_or(()) }));
-        Running { address, board, reports, stop, done }
+        let endpoint = server.serve(Sources { board: board.clone(), metrics: render, reloader });
+        Running { address, board, reports, endpoint }
     }
 
     impl Running {
@@ -353,8 +457,7 @@ mod tests {
         let mut idle = std::net::TcpStream::connect(running.address).unwrap();
         idle.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
         assert_ne!(idle.read(&mut [0; 1024]).unwrap(), 0);
-        running.stop.send(()).unwrap();
-        running.done.await.unwrap();
+        running.endpoint.stop().await;
         TcpListener::bind(running.address).await.unwrap();
     }
 

@@ -17,13 +17,14 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let path = arguments.config.path()?;
     let checked = config::load(&path, &environment).map_err(Failure::Invalid).and_then(|loaded| {
-        let plan = run::build(&loaded).map_err(|failure| match failure {
-            Failure::Invalid(mut problems) => {
-                problems.extend(loaded.warnings.clone());
-                Failure::Invalid(problems)
-            }
-            other => other,
-        })?;
+        let plan =
+            run::engine(&loaded).and_then(|engine| run::build(&loaded, &engine)).map_err(|failure| match failure {
+                Failure::Invalid(mut problems) => {
+                    problems.extend(loaded.warnings.clone());
+                    Failure::Invalid(problems)
+                }
+                other => other,
+            })?;
         Ok((loaded, plan))
     });
     match checked {

@@ -1,13 +1,16 @@
 //! `millrace run`: the daemon.
 
+use std::sync::Arc;
+
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{ConfigArgument, Failure, environment};
 use crate::app;
-use crate::config::settings::{Log, LogFormat, LogLevel};
+use crate::config::settings::Log;
 use crate::config::{self, Loaded};
 use crate::control::plan::Plan;
+use crate::control::reload::Environment;
 use crate::plugin::{Engine, EngineOptions};
 use crate::telemetry::{self, LogHandle, LogOptions};
 
@@ -18,15 +21,19 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let loaded = config::load(&arguments.config.path()?, &environment).map_err(Failure::Invalid)?;
-    start_logging(&loaded.settings.log).map_err(Failure::Running)?;
+    let path = arguments.config.path()?;
+    let loaded = config::load(&path, &environment).map_err(Failure::Invalid)?;
+    let log = start_logging(&loaded.settings.log).map_err(Failure::Running)?;
     for warning in loaded.warnings.iter() {
         tracing::warn!(at = warning.place().map(ToString::to_string), "{}", warning.message());
     }
-    let plan = build(&loaded)?;
+    let engine = engine(&loaded)?;
+    let plan = build(&loaded, &engine)?;
+    let env: Environment = Arc::new(environment);
+    let options = app::Options { path, env, engine, log, cache_dir: default_cache_dir(), condition: None };
     runtime()?.block_on(async {
         let stop = stop_signal().context("signals cannot be waited for").map_err(Failure::Running)?;
-        app::run(&loaded, plan, stop).await.map_err(failure)
+        app::run(options, &loaded, plan, stop).await.map_err(failure)
     })
 }
 
@@ -40,18 +47,22 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 pub(super) fn failure(error: app::AppError) -> Failure {
     match error {
         app::AppError::Client(_) | app::AppError::Admin(_) => Failure::Environment(error.into()),
-        app::AppError::NotDrained { .. } => Failure::Running(error.into()),
+        app::AppError::Signals(_) | app::AppError::NotDrained { .. } => Failure::Running(error.into()),
     }
 }
 
-/// The plan of a configuration, with the engine that its `cache_dir` asks for.
-pub(super) fn build(loaded: &Loaded) -> Result<Plan, Failure> {
+/// The engine that a configuration's `cache_dir` asks for.
+pub(super) fn engine(loaded: &Loaded) -> Result<Engine, Failure> {
     let cache_dir = loaded.settings.cache_dir.clone().or_else(default_cache_dir);
-    let engine = Engine::new(EngineOptions { cache_dir }).map_err(|error| Failure::Environment(error.into()))?;
-    Plan::build(loaded, &engine).map_err(Failure::Invalid)
+    Engine::new(EngineOptions { cache_dir }).map_err(|error| Failure::Environment(error.into()))
 }
 
-fn default_cache_dir() -> Option<std::path::PathBuf> {
+/// The plan of a configuration.
+pub(super) fn build(loaded: &Loaded, engine: &Engine) -> Result<Plan, Failure> {
+    Plan::build(loaded, engine, None).map_err(|refused| Failure::Invalid(refused.problems))
+}
+
+pub(super) fn default_cache_dir() -> Option<std::path::PathBuf> {
     let below = |variable: &str, path: &str| {
         environment(variable).filter(|dir| !dir.is_empty()).map(|dir| std::path::Path::new(&dir).join(path))
     };
@@ -59,17 +70,7 @@ fn default_cache_dir() -> Option<std::path::PathBuf> {
 }
 
 pub(super) fn start_logging(log: &Log) -> anyhow::Result<LogHandle> {
-    let level = match log.level {
-        LogLevel::Trace => tracing::Level::TRACE,
-        LogLevel::Debug => tracing::Level::DEBUG,
-        LogLevel::Info => tracing::Level::INFO,
-        LogLevel::Warn => tracing::Level::WARN,
-        LogLevel::Error => tracing::Level::ERROR,
-    };
-    let format = match log.format {
-        LogFormat::Text => telemetry::LogFormat::Text,
-        LogFormat::Json => telemetry::LogFormat::Json,
-    };
+    let (level, format) = app::log_options(log);
     let colour = telemetry::stderr_has_colour(&environment);
     let options = LogOptions { level, format, filter: environment("MILLRACE_LOG"), colour };
     Ok(LogHandle::init(&options)?)
@@ -79,7 +80,6 @@ pub(super) fn start_logging(log: &Log) -> anyhow::Result<LogHandle> {
 pub(super) fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
     let (first, stop) = tokio::sync::oneshot::channel();
     tokio::spawn(async move {
         let mut first = Some(first);
@@ -87,10 +87,6 @@ pub(super) fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
             let (name, code) = tokio::select! {
                 _ = terminate.recv() => ("SIGTERM", 143),
                 _ = interrupt.recv() => ("SIGINT", 130),
-                _ = hangup.recv() => {
-                    tracing::warn!("SIGHUP: this version takes up changes at a restart only");
-                    continue;
-                }
             };
             match first.take() {
                 Some(first) => {

@@ -32,19 +32,39 @@ pub(super) fn read(path: &Path, problems: &mut Problems) -> Vec<ReadFile> {
         // Whatever was named is read, a pipe too.
         return read_file(path, problems).into_iter().collect();
     }
-    let mut found = Vec::new();
+    let mut found = Survey::default();
     walk(path, &mut Vec::new(), &mut found, problems);
-    found.sort();
-    if found.is_empty() && problems.is_empty() {
+    found.files.sort();
+    if found.files.is_empty() && problems.is_empty() {
         let problem = Problem::new(format!("there is no *.yaml or *.yml file in {}", path.display()));
         problems.push(problem.code("no_files"));
     }
-    found.iter().filter_map(|path| read_file(path, problems)).collect()
+    found.files.iter().filter_map(|path| read_file(path, problems)).collect()
+}
+
+/// Where the YAML of a configuration lies, for who looks whether it has changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// The files that would be read.
+    pub files: Vec<PathBuf>,
+    /// The folders that were looked into for them.
+    pub folders: Vec<PathBuf>,
+}
+
+/// Looks which files make up a configuration, without reading them. What cannot be looked into is left out.
+pub fn survey(path: &Path) -> Survey {
+    let mut found = Survey::default();
+    match fs::metadata(path) {
+        Ok(metadata) if metadata.is_dir() => walk(path, &mut Vec::new(), &mut found, &mut Problems::new()),
+        Ok(_) | Err(_) => found.files.push(path.to_owned()),
+    }
+    found
 }
 
 /// Follows symbolic links, since a Kubernetes ConfigMap shows each file as one, into a folder whose name begins with a
 /// dot; but not round in circles: `above` are the real paths of the folders that this one is in.
-fn walk(folder: &Path, above: &mut Vec<PathBuf>, found: &mut Vec<PathBuf>, problems: &mut Problems) {
+fn walk(folder: &Path, above: &mut Vec<PathBuf>, found: &mut Survey, problems: &mut Problems) {
+    found.folders.push(folder.to_owned());
     let listed = fs::canonicalize(folder).and_then(|real| Ok((real, list(folder)?)));
     let (real, entries) = match listed {
         Ok(listed) => listed,
@@ -65,8 +85,8 @@ fn walk(folder: &Path, above: &mut Vec<PathBuf>, found: &mut Vec<PathBuf>, probl
         } else if !metadata.is_file() {
             let message = format!("{} is neither a file nor a directory", path.display());
             problems.push(Problem::new(message).code(UNREADABLE));
-        } else if found.len() < FILES_MOST {
-            found.push(path);
+        } else if found.files.len() < FILES_MOST {
+            found.files.push(path);
         } else {
             problems.push(Problem::new(format!("there are more than {FILES_MOST} files")).code("too_many_files"));
             break;

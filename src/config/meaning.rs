@@ -10,7 +10,7 @@ use super::properties::{MAX_POLL_INTERVAL, RawProperty, SESSION_TIMEOUT, TRANSAC
 use super::raw::{Raw, RawDestination, RawOptions, RawPlugin, RawRoute, RawSource};
 use super::settings::{
     Admin, Batch, Delivery, Destination, Kafka, Log, LogFormat, LogLevel, OnOffsetLost, PipelineStep, Plugin,
-    PluginLimits, Route, Settings, Source, Target, TopicSelector, Transaction, Watch, WatchMethod,
+    PluginConfig, PluginLimits, Route, Settings, Source, Target, TopicSelector, Transaction, Watch, WatchMethod,
 };
 use super::source::Place;
 use super::topology;
@@ -118,8 +118,8 @@ fn plugin(raw: &RawPlugin) -> Option<Plugin> {
     })
 }
 
-fn no_config() -> serde_json::Value {
-    serde_json::Value::Object(serde_json::Map::new())
+fn no_config() -> PluginConfig {
+    PluginConfig { json: serde_json::Value::Object(serde_json::Map::new()), secret: false }
 }
 
 /// What the route does not say, `defaults` says.

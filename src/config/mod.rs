@@ -19,8 +19,10 @@ mod topology;
 mod tree;
 mod units;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
+pub use files::{Survey, survey};
 pub use places::{Places, PropertyScope};
 pub use problem::{Problem, Problems, UNREADABLE};
 pub use settings::Settings;
@@ -67,11 +69,26 @@ pub struct TestCase {
     pub place: Place,
 }
 
+/// A configuration that was read, whatever came of it.
+#[derive(Debug)]
+pub struct Reading {
+    /// What it asks for, or everything that is wrong with it, warnings included.
+    pub result: Result<Loaded, Problems>,
+    /// Every file that it names, whether it could be read or not: those of `${file:…}`, and the plugins'. The YAML files
+    /// are [`survey`]'s to tell.
+    pub named: BTreeSet<PathBuf>,
+}
+
 /// Reads a configuration: a file, or a directory with all that is in it.
 ///
 /// # Errors
 /// Everything that is wrong with it, warnings included.
 pub fn load(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Result<Loaded, Problems> {
+    read(path, env).result
+}
+
+/// As [`load`], for who wants to know which files to keep an eye on where it fails.
+pub fn read(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Reading {
     let mut problems = Problems::new();
     let files = files::read(path, &mut problems);
     understand(path, files, env, problems)
@@ -91,7 +108,7 @@ fn understand(
     files: Vec<ReadFile>,
     env: &dyn Fn(&str) -> Option<String>,
     mut problems: Problems,
-) -> Result<Loaded, Problems> {
+) -> Reading {
     let mut complete = problems.is_empty();
     let hash = digest(files.iter().map(|file| (name_below(root, &file.path), file.bytes.as_slice())));
     let mut read: Vec<PathBuf> = files.iter().map(|file| file.path.clone()).collect();
@@ -109,14 +126,18 @@ fn understand(
         }
     }
     read.extend(interpolator.files.keys().cloned());
+    let plugins = raw.plugins.iter().filter_map(|plugin| plugin.path.as_ref());
+    let named = interpolator.files.keys().chain(plugins.map(|path| &path.value)).cloned().collect();
     let (settings, places) = meaning::interpret(&raw, complete, &mut problems);
     problems.sort();
-    let settings = match settings {
-        Some(settings) if !problems.has_errors() => settings,
-        _ => return Err(problems),
+    let result = match settings {
+        Some(settings) if !problems.has_errors() => {
+            let fingerprint = fingerprint(&hash, &interpolator);
+            Ok(Loaded { settings, files: read, hash, fingerprint, warnings: problems, places, tests: tests(raw) })
+        }
+        _ => Err(problems),
     };
-    let fingerprint = fingerprint(&hash, &interpolator);
-    Ok(Loaded { settings, files: read, hash, fingerprint, warnings: problems, places, tests: tests(raw) })
+    Reading { result, named }
 }
 
 fn tests(raw: Raw) -> Vec<TestCase> {
@@ -175,7 +196,7 @@ mod tests {
     fn understand_text(text: &str) -> Result<Loaded, Problems> {
         let file = ReadFile { path: "t.yaml".into(), bytes: text.as_bytes().to_vec() };
         let env = |name: &str| (name == "SET").then(|| "value".to_owned());
-        understand(Path::new("t.yaml"), vec![file], &env, Problems::new())
+        understand(Path::new("t.yaml"), vec![file], &env, Problems::new()).result
     }
 
     /// The tree, against a second parser of YAML. Keys are text in JSON, whatever they are in YAML.

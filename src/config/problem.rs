@@ -1,6 +1,8 @@
 //! What is wrong with a configuration, as an operator reads it: the place, the line with a caret under it, what is
 //! wrong, and what to write instead. Other modules add problems of their own through [`Problem::at`].
 
+use std::fmt;
+
 use annotate_snippets::renderer::DecorStyle;
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use serde::ser::{Serialize, SerializeStruct, Serializer};
@@ -78,6 +80,11 @@ impl Problem {
         self.place.as_ref()
     }
 
+    /// The stable code, for machines.
+    pub fn kind(&self) -> &'static str {
+        self.code
+    }
+
     fn render(&self, renderer: &Renderer) -> String {
         let level = if self.warning { Level::WARNING } else { Level::ERROR };
         let mut group = Group::with_title(level.primary_title(&self.message));
@@ -96,6 +103,16 @@ impl Problem {
     /// Problems are told in the order of the files, those without a place first.
     fn order(&self) -> impl Ord + use<> {
         self.place.as_ref().map(|place| (place.path().to_owned(), place.range().start, place.range().end))
+    }
+}
+
+/// In one line, as a log wants it: `file:line:column: what is wrong`.
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(place) = &self.place {
+            write!(f, "{place}: ")?;
+        }
+        f.write_str(&self.message)
     }
 }
 

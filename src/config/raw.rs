@@ -16,8 +16,8 @@ use super::decode::{
 use super::problem::{Problem, Problems};
 use super::properties::{RawProperty, canonical};
 use super::settings::{
-    Capability, Delivery, LagAlert, LogFormat, LogLevel, OnOffsetLost, PropertyValue, Start, Target, TopicSelector,
-    WatchMethod,
+    Capability, Delivery, LagAlert, LogFormat, LogLevel, OnOffsetLost, PluginConfig, PropertyValue, Start, Target,
+    TopicSelector, WatchMethod,
 };
 use super::source::{Place, hides_value};
 use super::tree::{Entry, Node, Typed, Value};
@@ -79,7 +79,7 @@ pub(super) struct RawPlugin {
     pub(super) name: At<PluginName>,
     pub(super) path: Option<At<PathBuf>>,
     pub(super) sha256: Option<Digest>,
-    pub(super) config: Option<At<serde_json::Value>>,
+    pub(super) config: Option<At<PluginConfig>>,
     pub(super) memory: Option<u64>,
     pub(super) timeout: Option<At<Duration>>,
     pub(super) outputs: Option<u32>,
@@ -132,7 +132,7 @@ pub(super) struct RawSource {
 #[derive(Debug)]
 pub(super) struct RawStep {
     pub(super) plugin: At<String>,
-    pub(super) config: Option<At<serde_json::Value>>,
+    pub(super) config: Option<At<PluginConfig>>,
 }
 
 #[derive(Debug)]
@@ -442,7 +442,7 @@ fn plugin(entry: &Entry, problems: &mut Problems) -> Option<RawPlugin> {
     let file = fields.required("path", "say where the plugin is: `path: ../plugins/NAME.wasm`", problems);
     let file = file.and_then(|node| path(node, "a path", problems));
     let sha256 = fields.get("sha256").and_then(|node| sha256(node, problems));
-    let config = fields.get("config").map(|node| At::new(json(node, problems), &node.place));
+    let config = fields.get("config").map(|node| plugin_config(node, problems));
     let memory = fields.get("memory").and_then(|node| size(node, 64 * KIB..=4 * GIB, problems));
     let timeout = fields.get("timeout").and_then(|node| duration(node, MILLISECOND..=HOUR, problems));
     let outputs = fields.get("max_outputs").and_then(|node| number(node, 1..=1_000_000, problems));
@@ -686,6 +686,10 @@ fn start(node: &Node, problems: &mut Problems) -> Option<Start> {
     None
 }
 
+fn plugin_config(node: &Node, problems: &mut Problems) -> At<PluginConfig> {
+    At::new(PluginConfig { json: json(node, problems), secret: node.holds_secret() }, &node.place)
+}
+
 fn step(node: &Node, problems: &mut Problems) -> Option<RawStep> {
     if let Value::Scalar(scalar) = &node.value
         && let Typed::Text(name) = scalar.typed()
@@ -696,7 +700,7 @@ fn step(node: &Node, problems: &mut Problems) -> Option<RawStep> {
     let mut fields = Fields::of(node, &node.place, "a step", problems)?;
     let plugin = fields.required("plugin", "name the plugin: `plugin: NAME`", problems);
     let plugin = plugin.and_then(|node| text(node, "the name of a plugin", problems));
-    let config = fields.get("config").map(|node| At::new(json(node, problems), &node.place));
+    let config = fields.get("config").map(|node| plugin_config(node, problems));
     fields.not_yet("when", problems);
     fields.finish(problems);
     Some(RawStep { plugin: plugin?, config })

@@ -104,7 +104,7 @@ impl fmt::Display for PropertyValue {
 }
 
 /// The connection to Kafka.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Kafka {
     /// Begins every default group and every transactional id; default `millrace`.
     pub prefix: String,
@@ -117,7 +117,7 @@ pub struct Kafka {
 }
 
 /// The admin endpoint.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Admin {
     /// Default 127.0.0.1:9400. Port 0 takes a free one.
     pub listen: SocketAddr,
@@ -156,8 +156,24 @@ pub enum LogFormat {
     Json,
 }
 
+/// What a plugin is configured with: any YAML, which reaches it as JSON.
+#[derive(Clone, PartialEq)]
+pub struct PluginConfig {
+    /// The JSON.
+    pub json: serde_json::Value,
+    /// Whether any of it came from `${file:…}`.
+    pub secret: bool,
+}
+
+// It may hold what came from `${file:…}`: it is never printed.
+impl fmt::Debug for PluginConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PluginConfig")
+    }
+}
+
 /// A plugin, as it is named in `plugins:`.
-#[derive(Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Plugin {
     /// Its name.
     pub name: PluginName,
@@ -165,22 +181,12 @@ pub struct Plugin {
     pub path: PathBuf,
     /// A mismatch is refused.
     pub sha256: Option<Digest>,
-    /// Reaches the plugin as JSON; `{}` where none is written.
-    pub config: serde_json::Value,
+    /// `{}` where none is written.
+    pub config: PluginConfig,
     /// Ceilings.
     pub limits: PluginLimits,
     /// Capabilities granted; none by default.
     pub allow: Vec<Capability>,
-}
-
-// A plugin's configuration may hold what came from `${file:…}`: it is never printed.
-impl fmt::Debug for Plugin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, path, sha256, config: _, limits, allow } = self;
-        let mut fields = f.debug_struct("Plugin");
-        fields.field("name", name).field("path", path).field("sha256", sha256).field("limits", limits);
-        fields.field("allow", allow).finish_non_exhaustive()
-    }
 }
 
 /// Ceilings of one instance of a plugin.
@@ -206,7 +212,7 @@ pub enum Capability {
 }
 
 /// A route.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Route {
     /// Its name.
     pub name: RouteName,
@@ -233,7 +239,7 @@ pub struct Route {
 }
 
 /// Where a route's records come from.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Source {
     /// Topics, and patterns of topics.
     pub topics: Vec<TopicSelector>,
@@ -256,6 +262,26 @@ pub enum TopicSelector {
     Name(TopicName),
     /// Every topic whose whole name matches (the regex is anchored at both ends already).
     Pattern(Regex),
+}
+
+/// Two patterns are the same if they are written the same.
+impl PartialEq for TopicSelector {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Name(name), Self::Name(other)) => name == other,
+            (Self::Pattern(pattern), Self::Pattern(other)) => pattern.as_str() == other.as_str(),
+            (Self::Name(_), Self::Pattern(_)) | (Self::Pattern(_), Self::Name(_)) => false,
+        }
+    }
+}
+
+impl fmt::Display for TopicSelector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => name.fmt(f),
+            Self::Pattern(pattern) => pattern.fmt(f),
+        }
+    }
 }
 
 impl TopicSelector {
@@ -291,22 +317,16 @@ pub enum OnOffsetLost {
 }
 
 /// One step of a pipeline.
-#[derive(Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PipelineStep {
     /// A plugin of `plugins:`.
     pub plugin: PluginName,
     /// Its configuration in this step: the step's own, else the plugin's.
-    pub config: serde_json::Value,
-}
-
-impl fmt::Debug for PipelineStep {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PipelineStep").field("plugin", &self.plugin).finish_non_exhaustive()
-    }
+    pub config: PluginConfig,
 }
 
 /// Where a route's records go.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Destination {
     /// Its name for plugins.
     pub name: DestinationName,
@@ -325,6 +345,17 @@ pub enum Target {
     Topic(TopicName),
     /// The one that the plugin names, which must match (the whole name).
     Pattern(Regex),
+}
+
+/// Two patterns are the same if they are written the same.
+impl PartialEq for Target {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Topic(topic), Self::Topic(other)) => topic == other,
+            (Self::Pattern(pattern), Self::Pattern(other)) => pattern.as_str() == other.as_str(),
+            (Self::Topic(_), Self::Pattern(_)) | (Self::Pattern(_), Self::Topic(_)) => false,
+        }
+    }
 }
 
 /// What a route promises.

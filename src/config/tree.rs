@@ -19,6 +19,17 @@ pub(super) struct Node {
     pub(super) value: Value,
 }
 
+impl Node {
+    /// Whether any of it came from a file named by `${file:…}`.
+    pub(super) fn holds_secret(&self) -> bool {
+        match &self.value {
+            Value::Scalar(scalar) => scalar.secret,
+            Value::List(list) => list.iter().any(Self::holds_secret),
+            Value::Map(entries) => entries.iter().any(|entry| entry.value.holds_secret()),
+        }
+    }
+}
+
 /// What a value is.
 #[derive(Debug, Clone)]
 pub(super) enum Value {

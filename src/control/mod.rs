@@ -1,9 +1,19 @@
 //! FLOOR 5: the control plane. From settings to what runs, and the words in which it is told how that fares.
 //!
-//! [`plan`] builds everything that can fail; [`supervisor`] owns what runs; a running [`route`](self) is its workers.
+//! [`plan`] builds everything that can fail; [`reload`] notices changes and compares what is wanted with what runs;
+//! [`supervisor`] owns what runs; a running [`route`](self) is its workers.
 
+pub mod change;
+pub mod facts;
+pub mod hazards;
+mod look;
 pub mod plan;
+mod plugins;
+pub mod reload;
 mod report;
 mod route;
 pub mod status;
 pub mod supervisor;
+mod watcher;
+
+pub use route::Clients;

@@ -2,21 +2,21 @@
 //! Everything that can fail without Kafka fails here, before anything that runs is touched.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use regex::Regex;
-
+use super::facts::Facts;
+use super::plugins::{Plugins, ReadyStep};
 use super::status::{PluginStatus, RouteFacts};
-use crate::config::settings::{Plugin, Route, Target, TopicSelector};
-use crate::config::{Loaded, Place, Problem, Problems, PropertyScope, Settings, UNREADABLE};
-use crate::kafka::{ClientKind, Cluster, Topics, check_properties, source_topics};
-use crate::model::{Digest, GroupId, PluginName, TopicName};
+use crate::config::settings::{Route, Target, TopicSelector};
+use crate::config::{Loaded, Place, Problem, Problems, PropertyScope, Settings};
+use crate::kafka::{ClientKind, Cluster, LeftOut, Topics, check_properties, source_topics};
+use crate::model::{Digest, GroupId, PluginName, RouteName, TopicName};
 use crate::pipeline::chain::Chain;
 use crate::pipeline::ports::{Step, Trouble, TroubleKind};
 use crate::pipeline::worker::{Bounds, Task};
-use crate::plugin::{Compiled, DestinationSpec, Engine, Prepare, Prepared};
+use crate::plugin::Engine;
 use crate::policy::Partitioning;
 
 /// Part of a worker's share of `memory` for what its consumer has fetched ahead; as much is for what its producer has not
@@ -30,60 +30,106 @@ pub struct Plan {
     /// What the operator meant.
     pub settings: Arc<Settings>,
     /// The enabled routes, by name.
-    pub routes: BTreeMap<crate::model::RouteName, Arc<RoutePlan>>,
+    pub routes: BTreeMap<RouteName, Arc<RoutePlan>>,
     /// Of the configuration as it was read.
     pub hash: Digest,
+    /// Of all that was read, secrets included.
+    pub(super) fingerprint: Digest,
+    plugins: Plugins,
 }
 
 /// A route that can run.
 pub struct RoutePlan {
     /// What the operator meant.
     pub route: Route,
-    steps: Vec<ReadyStep>,
+    pub(super) steps: Vec<Arc<ReadyStep>>,
     /// The number of its first worker. Routes that share a group count on: a worker's number is part of its transactional
     /// id and its `group.instance.id`, which no other may have.
     pub first_worker: u16,
-    /// Dead-letter topics of all routes, which no pattern matches.
-    pub dead_letter_topics: Arc<BTreeSet<TopicName>>,
-    /// One worker's share of `memory` for what its consumer has fetched ahead, bytes.
+    /// What the patterns of its source do not match.
+    pub left_out: Arc<LeftOut>,
+    /// One worker's share of `memory` for what its consumer has fetched ahead, bytes. Taken up by a worker's next session.
     pub memory: u64,
     /// The group's `session.timeout.ms`.
     pub session_timeout: Duration,
-    bounds: Bounds,
+    pub(super) bounds: Bounds,
 }
 
-struct ReadyStep {
-    prepared: Arc<Prepared>,
-    timeout: Duration,
-    plugin: PluginName,
-    sha256: Digest,
+/// Why a configuration cannot run.
+#[derive(Debug)]
+pub struct Refused {
+    /// Every problem found, each at its place in the YAML.
+    pub problems: Problems,
+    /// Plugin files among the reasons that may not be written to their end yet.
+    pub unfinished: BTreeSet<PathBuf>,
 }
 
 impl Plan {
-    /// Builds everything that `loaded` asks for.
+    /// Builds everything that `loaded` asks for, anew where it is not in `before`.
     ///
     /// # Errors
-    /// Every problem found, each at its place in the YAML.
-    pub fn build(loaded: &Loaded, engine: &Engine) -> Result<Self, Problems> {
+    /// [`Refused`].
+    pub fn build(loaded: &Loaded, engine: &Engine, before: Option<&Self>) -> Result<Self, Refused> {
         let settings = Arc::new(loaded.settings.clone());
         let mut problems = Problems::new();
         problems.extend(property_problems(loaded));
-        let compiled = compile_all(loaded, engine, &mut problems);
+        let plugins = Plugins::load(loaded, engine, before.map(|before| &before.plugins), &mut problems);
         let share = Share::of(&settings);
+        let numbers = number_workers(&settings, before);
+        let dead_letters = settings.routes.values().filter_map(|route| route.on_error.dead_letter_topic());
+        let dead_letters: Arc<BTreeSet<TopicName>> = Arc::new(dead_letters.cloned().collect());
         let mut routes = BTreeMap::new();
-        let mut next_worker: BTreeMap<GroupId, u16> = BTreeMap::new();
         for route in settings.routes.values() {
-            let steps = prepare_steps(loaded, route, &compiled, &mut problems);
-            if route.enabled {
-                let next = next_worker.entry(route.source.group.clone()).or_default();
-                let planned = RoutePlan { first_worker: *next, ..RoutePlan::new(route, steps, &settings, share) };
-                *next += route.workers;
+            let known = before.and_then(|before| before.routes.get(&route.name)).map(Arc::as_ref);
+            let steps = plugins.prepare(loaded, route, known, &mut problems);
+            if let Some(first_worker) = numbers.get(&route.name) {
+                let left_out =
+                    LeftOut { destinations: route.destinations.clone(), dead_letters: Arc::clone(&dead_letters) };
+                let planned = RoutePlan::new(route, steps, *first_worker, left_out, &settings, share);
                 routes.insert(route.name.clone(), Arc::new(planned));
             }
         }
         problems.sort();
-        if problems.has_errors() { Err(problems) } else { Ok(Self { settings, routes, hash: loaded.hash }) }
+        if problems.has_errors() {
+            return Err(Refused { problems, unfinished: plugins.unfinished });
+        }
+        Ok(Self { settings, routes, hash: loaded.hash, fingerprint: loaded.fingerprint, plugins })
     }
+
+    /// Each plugin's digest.
+    pub(super) fn digests(&self) -> BTreeMap<&PluginName, &Digest> {
+        self.plugins.digests()
+    }
+
+    /// The configuration as data.
+    pub fn facts(&self) -> Facts {
+        Facts::of(self)
+    }
+}
+
+/// Numbers the workers of the enabled routes of each group. A route that has numbers keeps them, and gets none that
+/// another has had until now: their owners may not have left yet.
+fn number_workers(settings: &Settings, before: Option<&Plan>) -> BTreeMap<RouteName, u16> {
+    let before = before.into_iter().flat_map(|before| &before.routes);
+    let had: Vec<(&GroupId, &RouteName, u16, u16)> = before
+        .map(|(name, had)| (&had.route.source.group, name, had.first_worker, had.first_worker + had.route.workers))
+        .collect();
+    let mut has: Vec<(&GroupId, &RouteName, u16, u16)> = Vec::new();
+    for (name, route) in settings.routes.iter().filter(|(_, route)| route.enabled) {
+        let (group, workers) = (&route.source.group, route.workers);
+        let kept = had.iter().find(|(of, own, first, end)| (*of, *own, end - first) == (group, name, workers));
+        let first = kept.map_or_else(
+            || {
+                let of_others = had.iter().chain(&has).filter(|(of, other, ..)| *of == group && *other != name);
+                let mut blocks: Vec<(u16, u16)> = of_others.map(|(_, _, first, end)| (*first, *end)).collect();
+                blocks.sort_unstable();
+                blocks.iter().fold(0, |free, (first, end)| if free + workers <= *first { free } else { free.max(*end) })
+            },
+            |(_, _, first, _)| *first,
+        );
+        has.push((group, name, first, first + workers));
+    }
+    has.into_iter().map(|(_, name, first, _)| (name.clone(), first)).collect()
 }
 
 /// One worker's part of `memory`.
@@ -101,17 +147,23 @@ impl Share {
 }
 
 impl RoutePlan {
-    fn new(route: &Route, steps: Vec<ReadyStep>, settings: &Settings, share: Share) -> Self {
+    fn new(
+        route: &Route,
+        steps: Vec<Arc<ReadyStep>>,
+        first_worker: u16,
+        left_out: LeftOut,
+        settings: &Settings,
+        share: Share,
+    ) -> Self {
         let property = |name: &str| {
             let own = route.source.consumer.get(name).or_else(|| settings.kafka.consumer.get(name));
             own.or_else(|| settings.kafka.common.get(name)).and_then(|value| value.reveal().parse().ok())
         };
-        let dead_letters = settings.routes.values().filter_map(|route| route.on_error.dead_letter_topic());
         let in_work = usize::try_from(share.bytes / 2).unwrap_or(usize::MAX).max(1);
         Self {
             steps,
-            first_worker: 0,
-            dead_letter_topics: Arc::new(dead_letters.cloned().collect()),
+            first_worker,
+            left_out: Arc::new(left_out),
             memory: share.bytes / QUEUES,
             session_timeout: Duration::from_millis(property("session.timeout.ms").unwrap_or(45_000)),
             bounds: Bounds {
@@ -125,10 +177,10 @@ impl RoutePlan {
         }
     }
 
-    /// What a worker does, with plugin instances of its own.
+    /// What a worker does, with plugin instances of its own, made already.
     pub fn task(&self, generation: u64) -> Task {
-        let steps =
-            self.steps.iter().map(|step| (Box::new(step.prepared.step()) as Box<dyn Step>, step.timeout)).collect();
+        let ready = |step: &Arc<ReadyStep>| (Box::new(step.prepared.ready_step()) as Box<dyn Step>, step.timeout);
+        let steps = self.steps.iter().map(ready).collect();
         let batch = self.route.batch;
         Task {
             chain: Chain::new(steps, batch.records as usize, usize::try_from(batch.bytes).unwrap_or(usize::MAX)),
@@ -161,14 +213,20 @@ impl RoutePlan {
         self.topic_trouble(&topics).map_or(Ok(topics), Err)
     }
 
-    fn topic_trouble(&self, topics: &Topics) -> Option<Trouble> {
+    /// The topics that have to be there: those that source, destinations and `on_error` name.
+    pub fn needed_topics(&self) -> impl Iterator<Item = &TopicName> {
+        let fixed = self.route.destinations.iter().filter_map(|to| fixed_topic(&to.target));
+        self.named_topics().chain(fixed).chain(self.route.on_error.dead_letter_topic())
+    }
+
+    /// What keeps it from running with these topics.
+    pub(super) fn topic_trouble(&self, topics: &Topics) -> Option<Trouble> {
         let route = &self.route;
-        let fixed = route.destinations.iter().filter_map(|to| fixed_topic(&to.target));
-        let mut needed = self.named_topics().chain(fixed).chain(route.on_error.dead_letter_topic());
+        let mut needed = self.needed_topics();
         if let Some(missing) = needed.find(|topic| topics.partitions(topic.as_str()).is_none()) {
             return Some(Trouble::missing_topic(missing));
         }
-        let source = source_topics(route, topics, &self.dead_letter_topics);
+        let source = source_topics(&route.source, topics, &self.left_out);
         let widest = source.iter().filter_map(|topic| Some((topics.partitions(topic.as_str())?, topic))).max()?;
         let by_source = route.destinations.iter().filter(|to| to.partition == Partitioning::Source);
         let narrow = by_source.filter_map(|to| fixed_topic(&to.target)).find_map(|topic| {
@@ -183,6 +241,12 @@ impl RoutePlan {
             ),
             kind: TroubleKind::Denied,
         })
+    }
+
+    /// Whether a worker that does this does `other` as well, but for its bounds.
+    pub(super) fn does_the_same(&self, other: &Self) -> bool {
+        let steps = |plan: &Self| plan.steps.iter().map(Arc::as_ptr).collect::<Vec<_>>();
+        self.route == other.route && steps(self) == steps(other)
     }
 
     /// What the status board is told of it.
@@ -224,7 +288,7 @@ fn property_problems(loaded: &Loaded) -> Vec<Problem> {
     problems
 }
 
-fn problem_at(place: Option<&Place>, message: String, code: &'static str) -> Problem {
+pub(super) fn problem_at(place: Option<&Place>, message: String, code: &'static str) -> Problem {
     place.map_or_else(|| Problem::new(message.clone()), |place| Problem::at(place, message.clone())).code(code)
 }
 
@@ -240,92 +304,4 @@ fn fixed_topic(target: &Target) -> Option<&TopicName> {
         Target::Topic(topic) => Some(topic),
         Target::Pattern(_) => None,
     }
-}
-
-fn topic_pattern(target: &Target) -> Option<Regex> {
-    match target {
-        Target::Topic(_) => None,
-        Target::Pattern(pattern) => Some(pattern.clone()),
-    }
-}
-
-fn compile_all(loaded: &Loaded, engine: &Engine, problems: &mut Problems) -> BTreeMap<PluginName, Compiled> {
-    // A file that several plugins name is read once, so that all of them are the same bytes.
-    let mut files: BTreeMap<PathBuf, Result<Vec<u8>, String>> = BTreeMap::new();
-    let mut compiled = BTreeMap::new();
-    for plugin in loaded.settings.plugins.values() {
-        let bytes = files.entry(plugin.path.clone()).or_insert_with(|| read(&plugin.path));
-        match compile(engine, plugin, bytes) {
-            Ok(done) => drop(compiled.insert(plugin.name.clone(), done)),
-            Err(problem) => problems.push(problem.at(loaded, &plugin.name)),
-        }
-    }
-    compiled
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, String> {
-    std::fs::read(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))
-}
-
-/// Why a plugin cannot be used, without its place.
-enum Unusable {
-    Unreadable(String),
-    Refused(String),
-}
-
-impl Unusable {
-    fn at(self, loaded: &Loaded, plugin: &PluginName) -> Problem {
-        let places = &loaded.places;
-        let (message, code) = match self {
-            Self::Unreadable(message) => (message, UNREADABLE),
-            Self::Refused(message) => (message, "invalid_plugin"),
-        };
-        problem_at(places.plugin_path(plugin).or_else(|| places.plugin(plugin)), message, code)
-    }
-}
-
-fn compile(engine: &Engine, plugin: &Plugin, bytes: &Result<Vec<u8>, String>) -> Result<Compiled, Unusable> {
-    let bytes = bytes.as_ref().map_err(|message| Unusable::Unreadable(message.clone()))?;
-    engine
-        .compile_pinned(&plugin.name, bytes, plugin.sha256.as_ref())
-        .map_err(|error| Unusable::Refused(format!("{} cannot be used: {error}", plugin.path.display())))
-}
-
-fn prepare_steps(
-    loaded: &Loaded,
-    route: &Route,
-    compiled: &BTreeMap<PluginName, Compiled>,
-    problems: &mut Problems,
-) -> Vec<ReadyStep> {
-    let destinations: Arc<[DestinationSpec]> = route
-        .destinations
-        .iter()
-        .map(|to| DestinationSpec { name: to.name.clone(), topic_pattern: topic_pattern(&to.target) })
-        .collect();
-    let mut ready = Vec::new();
-    for (number, step) in route.pipeline.iter().enumerate() {
-        // What could not be compiled is a problem already.
-        let Some(code) = compiled.get(&step.plugin) else { continue };
-        let plugin = &loaded.settings.plugins[&step.plugin];
-        let with = Prepare {
-            plugin: step.plugin.clone(),
-            route: route.name.clone(),
-            config_json: step.config.to_string(),
-            limits: plugin.limits,
-            destinations: Arc::clone(&destinations),
-        };
-        match code.prepare(with) {
-            Ok(prepared) => ready.push(ReadyStep {
-                prepared: Arc::new(prepared),
-                timeout: plugin.limits.timeout,
-                plugin: step.plugin.clone(),
-                sha256: code.inspection().sha256,
-            }),
-            Err(error) => {
-                let message = format!("plugin \"{}\" in route \"{}\": {error}", step.plugin, route.name);
-                problems.push(problem_at(loaded.places.step(&route.name, number), message, "invalid_plugin"));
-            }
-        }
-    }
-    ready
 }

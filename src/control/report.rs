@@ -7,6 +7,7 @@ use super::status::{HeldPartition, LastFault, Time, WorkerPhase, WorkerReport};
 use crate::model::{Fault, FaultCode, Offset, PluginName, RouteName, TopicPartition};
 use crate::pipeline::ports::{Trouble, TroubleKind, Usage};
 use crate::pipeline::report::{Fate, Health, Phase, Report, Tally};
+use crate::pipeline::worker::Task;
 use crate::telemetry::{Repeats, RouteMetrics};
 
 /// One line a route, worker and kind of trouble in this time; the rest is counted.
@@ -73,6 +74,16 @@ impl WorkerNews {
 }
 
 impl Report for WorkerNews {
+    fn taken_up(&mut self, task: &Task) {
+        self.metrics.follow(
+            [],
+            task.chain.plugins().map(|(name, _)| name),
+            task.destinations.iter().map(|to| &to.name),
+        );
+        self.status.taken_up(task.generation);
+        tracing::debug!(route = %self.route, worker = self.worker, generation = task.generation, "taken up");
+    }
+
     fn health(&mut self, health: &Health) {
         if self.phase.as_ref().map(discriminant) != Some(discriminant(&health.phase)) {
             self.log_phase(&health.phase);

@@ -1,15 +1,19 @@
 //! A running route: its workers, each on a thread of its own, and the sessions that they go through.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
+
+use arc_swap::ArcSwap;
 
 use super::plan::RoutePlan;
 use super::report::WorkerNews;
-use super::status::{RouteReport, StatusBoard};
-use crate::kafka::{self, Cluster, Instance, Session, SessionOptions};
+use super::status::{RoutePhase, RouteReport, StatusBoard};
+use crate::config::Settings;
+use crate::kafka::{self, Cluster, Instance, LeftOut, Session, SessionOptions};
+use crate::model::RouteName;
 use crate::pipeline::ports::{Trouble, TroubleKind};
 use crate::pipeline::report::{Health, Phase, Report};
 use crate::pipeline::worker::{Exit, Order, RouteWorker, Task};
@@ -18,33 +22,84 @@ use crate::telemetry::Metrics;
 /// A session that has lived this long was a good one: the next back-off begins anew.
 const GOOD_SESSION: Duration = Duration::from_secs(60);
 
+/// The clients of a configuration: routes made with others have to be made anew.
+pub struct Clients {
+    pub(super) cluster: Cluster,
+    instance: Instance,
+}
+
+impl Clients {
+    /// Connects in the background. `word` stands for this process where it has no `instance`.
+    ///
+    /// # Errors
+    /// What librdkafka has against the properties under `kafka:`.
+    pub fn connect(settings: &Settings, word: &str) -> Result<Arc<Self>, String> {
+        let instance = match &settings.instance {
+            Some(name) => Instance::Named(name.clone()),
+            None => Instance::Random(word.to_owned()),
+        };
+        Ok(Arc::new(Self { cluster: Cluster::connect(&settings.kafka)?, instance }))
+    }
+
+    /// Whether others give members the same names.
+    pub(super) fn names(&self, others: &Self) -> bool {
+        self.instance == others.instance && self.cluster.kafka().prefix == others.cluster.kafka().prefix
+    }
+}
+
 /// What all routes share.
 #[derive(Clone)]
 pub(super) struct Shared {
-    pub(super) cluster: Cluster,
-    pub(super) instance: Arc<Instance>,
     pub(super) metrics: Metrics,
     pub(super) board: Arc<StatusBoard>,
 }
 
 /// A route that runs.
 pub(super) struct RunningRoute {
+    plan: Arc<RoutePlan>,
+    clients: Arc<Clients>,
+    force: Arc<Force>,
     report: RouteReport,
-    workers: Vec<Worker>,
+    workers: Vec<Sender<Order>>,
+    /// Workers that have not ended.
+    alive: usize,
 }
 
-struct Worker {
-    orders: Sender<Order>,
-    thread: JoinHandle<()>,
+/// What is in force for all workers of a route; a session that is opened goes by it.
+struct Force {
+    plan: ArcSwap<RoutePlan>,
+    left_out: Arc<ArcSwap<LeftOut>>,
+    generation: AtomicU64,
+    /// `start` is resolved by whichever worker comes first, before any of them joins.
+    started: Mutex<bool>,
+}
+
+/// Calls it when dropped, however the thread ends that holds it.
+struct AtEnd<F: Fn()>(F);
+
+impl<F: Fn()> Drop for AtEnd<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
 }
 
 impl RunningRoute {
-    /// Starts the workers of a route.
-    pub(super) fn start(plan: Arc<RoutePlan>, shared: &Shared, generation: u64) -> Self {
+    /// Starts the workers of a route. `ended` is called as the last thing that each worker does.
+    pub(super) fn start(
+        plan: Arc<RoutePlan>,
+        clients: &Arc<Clients>,
+        shared: &Shared,
+        generation: u64,
+        ended: impl Fn() + Send + Clone + 'static,
+    ) -> Self {
         let route = &plan.route;
         let report = shared.board.route(&route.name, plan.facts());
-        // `start` is resolved by whichever worker comes first, before any of them joins.
-        let started = Arc::new(Mutex::new(false));
+        let force = Arc::new(Force {
+            plan: ArcSwap::new(Arc::clone(&plan)),
+            left_out: Arc::new(ArcSwap::new(Arc::clone(&plan.left_out))),
+            generation: AtomicU64::new(generation),
+            started: Mutex::new(false),
+        });
         let workers = (0..route.workers).map(|number| {
             let mut metrics = shared.metrics.route(&route.name);
             metrics.follow(
@@ -52,52 +107,100 @@ impl RunningRoute {
                 plan.plugins().map(|(name, _)| name),
                 route.destinations.iter().map(|to| &to.name),
             );
-            let news = WorkerNews::new(route.name.clone(), number, metrics, report.worker(number));
+            let status = report.worker(number);
+            status.taken_up(generation);
+            let news = WorkerNews::new(route.name.clone(), number, metrics, status);
             let (orders, mailbox) = channel();
             let life = Life {
+                route: route.name.clone(),
                 task: plan.task(generation),
-                plan: Arc::clone(&plan),
-                shared: shared.clone(),
+                force: Arc::clone(&force),
+                clients: Arc::clone(clients),
                 number,
-                started: Arc::clone(&started),
                 news,
                 paused: false,
                 tries: 0,
             };
+            let ended = AtEnd(ended.clone());
             let thread = std::thread::Builder::new()
                 .name(format!("{}-{number}", route.name))
-                .spawn(move || life.run(&mailbox))
+                .spawn(move || {
+                    let _ended = ended;
+                    life.run(&mailbox);
+                })
                 .expect("the process can start a thread for each worker");
-            Worker { orders, thread }
+            // Nobody waits for it: it says when it is done.
+            drop(thread);
+            orders
         });
-        Self { workers: workers.collect(), report }
+        let workers: Vec<_> = workers.collect();
+        Self { alive: workers.len(), workers, plan, clients: Arc::clone(clients), force, report }
+    }
+
+    /// What it runs.
+    pub(super) fn plan(&self) -> &Arc<RoutePlan> {
+        &self.plan
+    }
+
+    /// What it was made with.
+    pub(super) fn clients(&self) -> &Arc<Clients> {
+        &self.clients
+    }
+
+    /// Goes on as `plan` says, which asks for the same source, delivery and workers: each worker takes it up between two
+    /// transactions.
+    pub(super) fn swap(&mut self, plan: Arc<RoutePlan>, generation: u64) {
+        self.take(&plan);
+        self.force.generation.store(generation, Relaxed);
+        self.report.changed(plan.facts());
+        self.order(|| Order::Swap(Box::new(plan.task(generation))));
+        self.plan = plan;
+    }
+
+    /// Goes on as it is, within the bounds of `plan`, which is the same in all else.
+    pub(super) fn keep(&mut self, plan: Arc<RoutePlan>) {
+        self.take(&plan);
+        if plan.bounds != self.plan.bounds {
+            self.order(|| Order::Bound(plan.bounds));
+        }
+        self.plan = plan;
+    }
+
+    fn take(&self, plan: &Arc<RoutePlan>) {
+        self.force.plan.store(Arc::clone(plan));
+        // The pointer is how sessions see a change.
+        if plan.left_out != self.plan.left_out {
+            self.force.left_out.store(Arc::clone(&plan.left_out));
+        }
+    }
+
+    /// Finishes what is in work and ends, within this time; `leave`: the group, even as a static member.
+    pub(super) fn drain(&self, leave: bool, within: Duration) {
+        self.report.phase(RoutePhase::Draining);
+        self.order(|| Order::Drain { leave, within });
     }
 
     /// Gives each worker an order.
-    pub(super) fn order(&self, order: impl Fn() -> Order) {
+    fn order(&self, order: impl Fn() -> Order) {
         for worker in &self.workers {
             // A worker that is gone has nothing left to obey.
-            let _ = worker.orders.send(order());
+            let _ = worker.send(order());
         }
     }
 
-    /// Waits until the workers are gone, at most until `deadline`. Returns how many are not.
-    pub(super) fn join(self, deadline: Instant) -> usize {
-        let Self { workers, report } = self;
-        while workers.iter().any(|worker| !worker.thread.is_finished()) && Instant::now() < deadline {
-            std::thread::park_timeout(Duration::from_millis(5));
-        }
-        drop(report);
-        workers.into_iter().filter(|worker| !worker.thread.is_finished()).count()
+    /// One worker has ended. True: it was the last.
+    pub(super) fn has_lost_a_worker(&mut self) -> bool {
+        self.alive = self.alive.saturating_sub(1);
+        self.alive == 0
     }
 }
 
 /// A worker's life: one session after the other, until it is told to drain.
 struct Life {
-    plan: Arc<RoutePlan>,
-    shared: Shared,
+    route: RouteName,
+    force: Arc<Force>,
+    clients: Arc<Clients>,
     number: u16,
-    started: Arc<Mutex<bool>>,
     news: WorkerNews,
     task: Task,
     paused: bool,
@@ -128,10 +231,13 @@ impl Life {
                 Ok(session) => session,
                 Err(trouble) => return Exit::Broken(trouble),
             };
-            let Self { plan, number, task, paused, news, .. } = self;
-            RouteWorker::new(session, &plan.route.name, *number, task, paused, orders, news).run()
+            let Self { route, number, task, paused, news, .. } = self;
+            RouteWorker::new(session, route, *number, task, paused, orders, news).run()
         }));
         worked.unwrap_or_else(|panic| {
+            // Nobody knows in which state it left its plugins, nor which orders it had taken.
+            self.task = self.force.plan.load().task(self.force.generation.load(Relaxed));
+            self.news.taken_up(&self.task);
             let said = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
             let message = format!("a bug in millrace, please report it: {}", said.unwrap_or("a panic"));
             Exit::Broken(Trouble { code: "BUG".into(), message, kind: TroubleKind::Denied })
@@ -139,12 +245,12 @@ impl Life {
     }
 
     fn open(&mut self) -> Result<Session, Trouble> {
-        let (cluster, plan) = (&self.shared.cluster, &self.plan);
+        let (cluster, plan) = (&self.clients.cluster, self.force.plan.load_full());
         let topics = plan.check_topics(cluster)?;
         {
-            let mut started = self.started.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut started = self.force.started.lock().unwrap_or_else(PoisonError::into_inner);
             if !*started {
-                let source = kafka::source_topics(&plan.route, &topics, &plan.dead_letter_topics);
+                let source = kafka::source_topics(&plan.route.source, &topics, &plan.left_out);
                 kafka::resolve_start(cluster, &plan.route, &source)?;
                 *started = true;
             }
@@ -153,8 +259,8 @@ impl Life {
             cluster,
             route: &plan.route,
             worker: plan.first_worker + self.number,
-            instance: &self.shared.instance,
-            dead_letters: Arc::clone(&plan.dead_letter_topics),
+            instance: &self.clients.instance,
+            left_out: &self.force.left_out,
             memory: plan.memory,
         })
     }
@@ -165,7 +271,7 @@ impl Life {
         let wait = match trouble.kind {
             TroubleKind::Moved | TroubleKind::Passing => doubled(Duration::from_millis(100), Duration::from_secs(5)),
             TroubleKind::Denied => doubled(Duration::from_secs(1), Duration::from_secs(60)),
-            TroubleKind::Duplicate => doubled(self.plan.session_timeout, Duration::from_secs(300)),
+            TroubleKind::Duplicate => doubled(self.force.plan.load().session_timeout, Duration::from_secs(300)),
         };
         let until = Instant::now() + wait;
         let next_attempt = SystemTime::now() + wait;
@@ -183,7 +289,15 @@ impl Life {
                 }
                 Ok(Order::Pause) => self.paused = true,
                 Ok(Order::Resume) => self.paused = false,
-                Ok(Order::Swap(task)) => self.task = *task,
+                Ok(Order::Swap(task)) => {
+                    self.task.chain.shutdown();
+                    self.task = *task;
+                    self.news.taken_up(&self.task);
+                    // What kept the old task from its work may not keep the new one.
+                    self.tries = 0;
+                    return false;
+                }
+                Ok(Order::Bound(bounds)) => self.task.bounds = bounds,
                 Ok(Order::Drain { .. }) | Err(RecvTimeoutError::Disconnected) => {
                     self.tell(Phase::Stopped);
                     return true;

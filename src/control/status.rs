@@ -12,6 +12,9 @@ use std::time::SystemTime;
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
+use super::change::Changes;
+use super::hazards::Hazard;
+use crate::config::Problems;
 use crate::config::settings::Delivery;
 use crate::model::{Digest, FaultCode, GroupId, Offset, PluginName, RouteName, TopicName, TopicPartition};
 use crate::telemetry::{ConfigMetrics, InfoGauge, Metrics, RouteGauges, Totals, TotalsSnapshot};
@@ -42,8 +45,72 @@ pub struct Reload {
     pub outcome: ReloadOutcome,
     /// When.
     pub at: Time,
-    /// What changed, or why it was refused.
+    /// The generation in force since.
+    pub generation: u64,
+    /// What there is to tell of it.
+    #[serde(flatten)]
+    pub told: Told,
+}
+
+/// What there is to tell of an attempt to load a configuration.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Told {
+    /// What changed, or why it was refused, in one line.
     pub message: String,
+    /// What set it off.
+    pub cause: Cause,
+    /// How long it took, ms: from the files to what runs told to take it up.
+    pub took_ms: u64,
+    /// What is done with each route, where it came to that.
+    pub changes: Option<Changes>,
+    /// What an operator should know of these changes.
+    pub hazards: Vec<Hazard>,
+    /// What is wrong with the configuration, each at its place.
+    pub problems: Problems,
+}
+
+impl<T: Into<String>> From<T> for Told {
+    fn from(message: T) -> Self {
+        Self { message: message.into(), ..Self::default() }
+    }
+}
+
+/// What sets an attempt to load a configuration off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cause {
+    /// The process starts.
+    #[default]
+    Start,
+    /// A file has changed.
+    Files,
+    /// What kept the last attempt may have passed.
+    Retry,
+    /// SIGHUP.
+    Signal,
+    /// Somebody asked by the admin endpoint.
+    Api,
+}
+
+impl Cause {
+    /// As users read it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Files => "files",
+            Self::Retry => "retry",
+            Self::Signal => "signal",
+            Self::Api => "api",
+        }
+    }
+
+    /// Whether somebody waits to be told.
+    pub const fn is_asked(self) -> bool {
+        match self {
+            Self::Signal | Self::Api => true,
+            Self::Start | Self::Files | Self::Retry => false,
+        }
+    }
 }
 
 /// What became of an attempt to load a configuration.
@@ -132,6 +199,8 @@ pub struct PluginStatus {
 pub struct WorkerStatus {
     /// Its number in this process, from 0.
     pub worker: u16,
+    /// The generation of the configuration that it goes by: the last that changed something for this route.
+    pub generation: u64,
     /// What it is doing.
     #[serde(flatten)]
     pub phase: WorkerPhase,
@@ -271,6 +340,7 @@ struct Route {
     facts: RouteFacts,
     phase: RoutePhase,
     workers: BTreeMap<u16, WorkerStatus>,
+    generations: BTreeMap<u16, u64>,
     last_fault: Option<LastFault>,
     standing: Standing,
     since: Time,
@@ -333,28 +403,28 @@ impl StatusBoard {
         })
     }
 
-    /// A configuration, of this digest, is in force; `message` says what changed. Answers its generation.
-    pub fn applied(&self, hash: &Digest, message: impl Into<String>) -> u64 {
+    /// A configuration, of this digest, is in force; `told` says what changed. Answers its generation.
+    pub fn applied(&self, hash: &Digest, told: impl Into<Told>) -> u64 {
         let mut board = self.lock();
         board.generation += 1;
         let generation = board.generation;
         board.config.applied(generation, hash);
-        board.reloaded(ReloadOutcome::Applied, message.into());
+        board.reloaded(ReloadOutcome::Applied, told.into());
         generation
     }
 
     /// A configuration was read and is the one in force.
-    pub fn unchanged(&self, message: impl Into<String>) {
+    pub fn unchanged(&self, told: impl Into<Told>) {
         let mut board = self.lock();
         board.config.unchanged();
-        board.reloaded(ReloadOutcome::Unchanged, message.into());
+        board.reloaded(ReloadOutcome::Unchanged, told.into());
     }
 
     /// A configuration was refused, and why.
-    pub fn rejected(&self, message: impl Into<String>) {
+    pub fn rejected(&self, told: impl Into<Told>) {
         let mut board = self.lock();
         board.config.rejected();
-        board.reloaded(ReloadOutcome::Rejected, message.into());
+        board.reloaded(ReloadOutcome::Rejected, told.into());
     }
 
     /// The process is on its way out: it is no longer ready.
@@ -371,6 +441,7 @@ impl StatusBoard {
             facts,
             phase: RoutePhase::Workers,
             workers: BTreeMap::new(),
+            generations: BTreeMap::new(),
             last_fault: None,
             standing: Standing::plain(RouteState::Starting),
             since: Time::now(),
@@ -423,8 +494,8 @@ impl StatusBoard {
 }
 
 impl Board {
-    fn reloaded(&mut self, outcome: ReloadOutcome, message: String) {
-        self.last_reload = Some(Reload { outcome, at: Time::now(), message });
+    fn reloaded(&mut self, outcome: ReloadOutcome, told: Told) {
+        self.last_reload = Some(Reload { outcome, at: Time::now(), generation: self.generation, told });
     }
 }
 
@@ -505,9 +576,20 @@ impl WorkerReport {
             by_topic.entry(topic.clone()).or_default().insert(*partition);
         }
         let worker = self.worker;
-        let status = WorkerStatus { worker, phase, assignment: by_topic, stopped, retrying };
         self.entry.change(|route| {
+            let generation = route.generations.get(&worker).copied().unwrap_or_default();
+            let status = WorkerStatus { worker, generation, phase, assignment: by_topic, stopped, retrying };
             route.workers.insert(worker, status);
+        });
+    }
+
+    /// The worker goes by this generation of the configuration from now on.
+    pub fn taken_up(&self, generation: u64) {
+        self.entry.change(|route| {
+            route.generations.insert(self.worker, generation);
+            if let Some(status) = route.workers.get_mut(&self.worker) {
+                status.generation = generation;
+            }
         });
     }
 
@@ -809,6 +891,7 @@ mod tests {
                 "plugins": [{ "plugin": "redact", "sha256": Digest::of(b"").to_string() }],
                 "workers": [{
                     "worker": 0,
+                    "generation": 0,
                     "state": "waiting",
                     "reason": "no coordinator",
                     "next_attempt": "1970-01-01T00:00:05.000Z",

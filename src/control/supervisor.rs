@@ -1,62 +1,294 @@
-//! The supervisor: starts the routes of a plan and drains them. One owner of all that runs.
+//! The supervisor: one owner of all that runs, with one mailbox. It is given what is wanted and brings what runs there,
+//! route by route; nothing that can fail is left to do.
+//!
+//! Its state is compared with what is wanted, whatever has come in between: a reload that finds the last one still
+//! under way (routes draining, restarts waiting for their turn) needs no case of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-use super::plan::Plan;
-use super::route::{RunningRoute, Shared};
-use super::status::{RouteFacts, RoutePhase, RouteReport, StatusBoard};
-use crate::kafka::{Cluster, Instance};
+use super::plan::{Plan, RoutePlan};
+use super::route::{Clients, RunningRoute, Shared};
+use super::status::{RouteFacts, RoutePhase, RouteReport, RouteState, StatusBoard};
+use crate::config::settings::Route;
 use crate::model::RouteName;
-use crate::pipeline::worker::Order;
 use crate::telemetry::Metrics;
+
+/// How long a route that is restarted with all the others may take to run again before the next one follows: one that
+/// cannot must not keep the others from the new clients.
+const TURN_LONGEST: Duration = Duration::from_secs(30);
+/// How often it is looked whether it does.
+const TURN_LOOK: Duration = Duration::from_millis(50);
+
+/// What is to run.
+#[derive(Clone)]
+pub struct Wanted {
+    /// The routes.
+    pub plan: Arc<Plan>,
+    /// What they talk to Kafka with.
+    pub clients: Arc<Clients>,
+    /// The generation of this configuration.
+    pub generation: u64,
+}
+
+enum Message {
+    Want(Wanted),
+    /// A worker of the life of this number has ended.
+    Ended(RouteName, u64),
+    Drain(Duration, tokio::sync::oneshot::Sender<Vec<RouteName>>),
+}
+
+/// Tells the supervisor what to do. Cheap to clone.
+#[derive(Clone)]
+pub struct Supervision(Sender<Message>);
+
+impl Supervision {
+    /// This is to run from now on.
+    pub fn want(&self, wanted: Wanted) {
+        // (an error: the process is on its way out)
+        let _ = self.0.send(Message::Want(wanted));
+    }
+
+    /// Drains all routes at once, and wants nothing any more. Answers the names of those that had not ended within that
+    /// time.
+    pub async fn drain(&self, within: Duration) -> Vec<RouteName> {
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        let _ = self.0.send(Message::Drain(within, answer));
+        answered.await.expect("the supervisor does not panic")
+    }
+}
 
 /// All routes of the process.
 pub struct Supervisor {
     shared: Shared,
-    routes: BTreeMap<RouteName, RunningRoute>,
+    slots: BTreeMap<RouteName, Slot>,
     /// Keep the disabled routes on the board.
-    disabled: Vec<RouteReport>,
+    disabled: BTreeMap<RouteName, RouteReport>,
+    wanted: Option<Wanted>,
+    /// Routes that wait for their turn to restart, when all of them do; and whose turn it is, until when at most.
+    turns: VecDeque<RouteName>,
+    turn: Option<(RouteName, Instant)>,
+    lives: u64,
+    mailbox: Receiver<Message>,
+    own: Sender<Message>,
+}
+
+/// A route that is, or was, wanted.
+struct Slot {
+    route: RunningRoute,
+    life: u64,
+    /// It has been told to drain. When it has ended, it starts anew if it is still wanted.
+    draining: bool,
+}
+
+/// What a route that runs needs to become what is wanted.
+enum Need {
+    Nothing,
+    Swap,
+    /// `leave`: nobody comes back as the members that go.
+    Restart {
+        leave: bool,
+    },
+    /// The same, for all routes: one after the other.
+    Reconnect {
+        leave: bool,
+    },
 }
 
 impl Supervisor {
-    /// Nothing runs yet.
-    pub fn new(cluster: Cluster, instance: Instance, metrics: Metrics, board: Arc<StatusBoard>) -> Self {
-        Self {
-            shared: Shared { cluster, instance: Arc::new(instance), metrics, board },
-            routes: BTreeMap::new(),
-            disabled: Vec::new(),
+    /// Starts it. Nothing is wanted yet.
+    pub fn start(metrics: Metrics, board: Arc<StatusBoard>) -> Supervision {
+        let (own, mailbox) = channel();
+        let supervisor = Self {
+            shared: Shared { metrics, board },
+            slots: BTreeMap::new(),
+            disabled: BTreeMap::new(),
+            wanted: None,
+            turns: VecDeque::new(),
+            turn: None,
+            lives: 0,
+            mailbox,
+            own: own.clone(),
+        };
+        let thread = std::thread::Builder::new().name("supervisor".into());
+        thread.spawn(move || supervisor.run()).expect("the process can start a thread");
+        Supervision(own)
+    }
+
+    fn run(mut self) {
+        loop {
+            let wait = if self.turn.is_some() { TURN_LOOK } else { Duration::from_secs(3600) };
+            match self.mailbox.recv_timeout(wait) {
+                Ok(Message::Want(wanted)) => self.want(wanted),
+                Ok(Message::Ended(name, life)) => self.ended(&name, life),
+                Ok(Message::Drain(within, answer)) => {
+                    let _ = answer.send(self.drain(within));
+                    return;
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            self.take_turns();
         }
     }
 
-    /// Starts every route of the first plan.
-    pub fn start(&mut self, plan: &Plan) {
-        let generation = self.shared.board.applied(&plan.hash, format!("routes started: {}", plan.routes.len()));
-        for (name, route) in &plan.routes {
-            self.routes.insert(name.clone(), RunningRoute::start(Arc::clone(route), &self.shared, generation));
+    fn want(&mut self, wanted: Wanted) {
+        let Wanted { plan, clients, generation } = &wanted;
+        self.turns.clear();
+        for (name, slot) in &mut self.slots {
+            match plan.routes.get(name) {
+                None if slot.draining => {}
+                None => slot.drain(true, plan),
+                // It starts as it is wanted then.
+                Some(_) if slot.draining => {}
+                Some(next) => match need(&slot.route, next, clients) {
+                    Need::Nothing => slot.route.keep(Arc::clone(next)),
+                    Need::Swap => slot.route.swap(Arc::clone(next), *generation),
+                    Need::Restart { leave } => slot.drain(leave, plan),
+                    Need::Reconnect { .. } => self.turns.push_back(name.clone()),
+                },
+            }
         }
-        for route in plan.settings.routes.values().filter(|route| !route.enabled) {
+        for (name, route) in &plan.routes {
+            if !self.slots.contains_key(name) {
+                let slot = start(&self.shared, &self.own, &mut self.lives, route, clients, *generation);
+                self.slots.insert(name.clone(), slot);
+            }
+        }
+        self.show_disabled(plan);
+        self.wanted = Some(wanted);
+    }
+
+    fn show_disabled(&mut self, plan: &Plan) {
+        let mut before = std::mem::take(&mut self.disabled);
+        // One that still drains is shown as such.
+        let disabled = |route: &&Route| !route.enabled && !self.slots.contains_key(&route.name);
+        for route in plan.settings.routes.values().filter(disabled) {
             let facts = RouteFacts {
                 delivery: route.delivery,
                 group: route.source.group.clone(),
                 plugins: Vec::new(),
                 workers: route.workers,
             };
-            let report = self.shared.board.route(&route.name, facts);
+            let report =
+                before.remove(&route.name).unwrap_or_else(|| self.shared.board.route(&route.name, facts.clone()));
+            report.changed(facts);
             report.phase(RoutePhase::Disabled);
-            self.disabled.push(report);
+            self.disabled.insert(route.name.clone(), report);
+        }
+    }
+
+    /// A worker has ended: a route without any is gone, or starts anew.
+    fn ended(&mut self, name: &RouteName, life: u64) {
+        let Some(slot) = self.slots.get_mut(name).filter(|slot| slot.life == life) else { return };
+        if !slot.route.has_lost_a_worker() {
+            return;
+        }
+        self.slots.remove(name);
+        let Some(Wanted { plan, clients, generation }) = self.wanted.clone() else { return };
+        match plan.routes.get(name) {
+            Some(route) => {
+                let slot = start(&self.shared, &self.own, &mut self.lives, route, &clients, generation);
+                self.slots.insert(name.clone(), slot);
+            }
+            None => {
+                tracing::info!(route = %name, "removed");
+                self.show_disabled(&plan);
+            }
+        }
+    }
+
+    /// Restarts the next of the routes that restart one after the other, when the one before runs again.
+    fn take_turns(&mut self) {
+        if let Some((name, until)) = &self.turn {
+            let drains = self.slots.get(name).is_some_and(|slot| slot.draining);
+            let starts = self.shared.board.route_states().get(name) == Some(&RouteState::Starting);
+            if (drains || starts) && Instant::now() < *until {
+                return;
+            }
+            self.turn = None;
+        }
+        let Some(Wanted { plan, clients, generation }) = self.wanted.clone() else { return };
+        while let Some(name) = self.turns.pop_front() {
+            let Some((slot, next)) = self.slots.get_mut(&name).zip(plan.routes.get(&name)) else { continue };
+            let leave = match need(&slot.route, next, &clients) {
+                Need::Restart { leave } | Need::Reconnect { leave } if !slot.draining => leave,
+                Need::Swap if !slot.draining => {
+                    slot.route.swap(Arc::clone(next), generation);
+                    continue;
+                }
+                _ => continue,
+            };
+            slot.drain(leave, &plan);
+            self.turn = Some((name, Instant::now() + plan.settings.shutdown_timeout + TURN_LONGEST));
+            return;
         }
     }
 
     /// Drains all routes at once. Returns the names of those that had not ended `within` that time.
-    pub fn drain(self, within: Duration) -> Vec<RouteName> {
+    fn drain(&mut self, within: Duration) -> Vec<RouteName> {
         let deadline = Instant::now() + within;
         self.shared.board.shutting_down();
-        for route in self.routes.values() {
-            route.order(|| Order::Drain { leave: false, within });
+        self.wanted = None;
+        for slot in self.slots.values_mut() {
+            slot.route.drain(false, within);
         }
-        let late = self.routes.into_iter().filter_map(|(name, route)| (route.join(deadline) > 0).then_some(name));
-        late.collect()
+        while !self.slots.is_empty() {
+            match self.mailbox.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(Message::Ended(name, life)) => self.ended(&name, life),
+                Ok(Message::Want(_) | Message::Drain(..)) => {}
+                Err(_) => break,
+            }
+        }
+        std::mem::take(&mut self.slots).into_keys().collect()
     }
+}
+
+impl Slot {
+    fn drain(&mut self, leave: bool, plan: &Plan) {
+        self.draining = true;
+        self.route.drain(leave, plan.settings.shutdown_timeout);
+    }
+}
+
+fn start(
+    shared: &Shared,
+    own: &Sender<Message>,
+    lives: &mut u64,
+    route: &Arc<RoutePlan>,
+    clients: &Arc<Clients>,
+    generation: u64,
+) -> Slot {
+    *lives += 1;
+    let (name, life, own) = (route.route.name.clone(), *lives, own.clone());
+    let ended = move || {
+        // (an error: the process is on its way out)
+        let _ = own.send(Message::Ended(name.clone(), life));
+    };
+    let route = RunningRoute::start(Arc::clone(route), clients, shared, generation, ended);
+    Slot { route, life, draining: false }
+}
+
+fn need(running: &RunningRoute, next: &Arc<RoutePlan>, clients: &Arc<Clients>) -> Need {
+    let is = running.plan();
+    if Arc::ptr_eq(is, next) && Arc::ptr_eq(running.clients(), clients) {
+        return Need::Nothing;
+    }
+    let (route, wanted) = (&is.route, &next.route);
+    // Members that come back under the same names need not leave: a static member's partitions then wait for it.
+    let same_members = is.first_worker == next.first_worker
+        && route.workers == wanted.workers
+        && route.source.group == wanted.source.group
+        && route.delivery == wanted.delivery
+        && running.clients().names(clients);
+    let leave = !same_members;
+    if !Arc::ptr_eq(running.clients(), clients) {
+        return Need::Reconnect { leave };
+    }
+    if !same_members || route.source != wanted.source {
+        return Need::Restart { leave };
+    }
+    if is.does_the_same(next) { Need::Nothing } else { Need::Swap }
 }

@@ -18,4 +18,4 @@ pub use limits::raise_open_files;
 pub use mock::{Arrival, MockCluster, Watcher, Writer};
 pub use positions::{Started, committed, resolve_start};
 pub use session::{Instance, Session, SessionOptions};
-pub use topics::{Cluster, TopicState, Topics, loops, source_topics};
+pub use topics::{Cluster, LeftOut, TopicState, Topics, loops, source_topics};

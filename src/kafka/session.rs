@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
+
 use crate::config::settings::{Delivery, OnOffsetLost, Route};
 use crate::model::{OffsetMap, TopicName, TopicPartition};
 use crate::pipeline::ports::{Broker, Event, Outcome, Outputs, TopicError, TopicInfo, Trouble, TroubleKind};
@@ -21,7 +23,7 @@ use super::raw::{
     PartitionList,
 };
 use super::rebalance::{Assignment, Change, list};
-use super::topics::{Cluster, Topics, loops, source_topics};
+use super::topics::{Cluster, LeftOut, Topics, loops, source_topics};
 
 /// How long opening a session may wait for its producer to be ready.
 const INIT_WITHIN: Duration = Duration::from_secs(10);
@@ -46,8 +48,8 @@ pub struct SessionOptions<'a> {
     pub worker: u16,
     /// Who this process is.
     pub instance: &'a Instance,
-    /// Every route's dead-letter topics: patterns leave them out.
-    pub dead_letters: Arc<BTreeSet<TopicName>>,
+    /// What patterns leave out. Shared: a reload changes it while the session lives.
+    pub left_out: &'a Arc<ArcSwap<LeftOut>>,
     /// Bytes that the clients may buffer.
     pub memory: u64,
 }
@@ -77,14 +79,14 @@ impl Instance {
 pub struct Session {
     route: Route,
     cluster: Cluster,
-    dead_letters: Arc<BTreeSet<TopicName>>,
+    left_out: Arc<ArcSwap<LeftOut>>,
     is_named: bool,
     queue: ConsumerQueue,
     assignment: Arc<Assignment>,
     producer: Producer,
     subscribed: Vec<TopicName>,
-    /// The snapshot that subscription and slots were last compared with.
-    seen: Option<Arc<Topics>>,
+    /// What subscription and slots were last compared with.
+    seen: Option<(Arc<Topics>, Arc<LeftOut>)>,
     slots: HashMap<TopicName, TopicInfo>,
     /// Of the topics of which partitions are ours, kept beside the committed offsets.
     topic_ids: TopicIds,
@@ -134,7 +136,7 @@ impl Session {
         let mut session = Self {
             route: (*route).clone(),
             cluster: (*cluster).clone(),
-            dead_letters: Arc::clone(&options.dead_letters),
+            left_out: Arc::clone(options.left_out),
             is_named: instance.is_named(),
             queue,
             assignment,
@@ -162,15 +164,16 @@ impl Session {
     /// Takes up what has changed about the cluster's topics: the subscription, and the destinations' partitions.
     fn follow_topics(&mut self) -> Result<(), Trouble> {
         let topics = self.cluster.topics()?;
-        if self.seen.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, &topics)) {
+        let left_out = self.left_out.load();
+        if self.seen.as_ref().is_some_and(|(seen, left)| Arc::ptr_eq(seen, &topics) && Arc::ptr_eq(left, &left_out)) {
             return Ok(());
         }
         for (name, info) in &mut self.slots {
             info.partitions = topics.partitions(name.as_str()).unwrap_or(0);
         }
-        let wanted = source_topics(&self.route, &topics, &self.dead_letters);
+        let wanted = source_topics(&self.route.source, &topics, &left_out);
         if wanted != self.subscribed {
-            for topic in loops(&self.route, &topics) {
+            for topic in loops(&self.route.source, &topics, &left_out) {
                 tracing::error!(route = %self.route.name, %topic, "left out of the source: the route writes this topic");
             }
             let result = match wanted.is_empty() {
@@ -180,7 +183,8 @@ impl Session {
             result.map_err(|error| trouble(&error, About::Group(&self.route.source.group)))?;
             self.subscribed = wanted;
         }
-        self.seen = Some(topics);
+        let left_out = Arc::clone(&left_out);
+        self.seen = Some((topics, left_out));
         Ok(())
     }
 

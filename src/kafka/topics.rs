@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
-use crate::config::settings::{Kafka, Route, Target, TopicSelector};
+use crate::config::settings::{Destination, Kafka, Source, Target, TopicSelector};
 use crate::model::TopicName;
 use crate::pipeline::ports::Trouble;
 
@@ -223,12 +223,30 @@ fn topic(name: &str, partitions: &[raw::PartitionMetadata]) -> Option<(TopicName
     Some((TopicName::new(name).ok()?, topic))
 }
 
+/// What the patterns of a route's source leave out, beside internal topics.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct LeftOut {
+    /// Where the route writes: reading that would close a loop.
+    pub destinations: Vec<Destination>,
+    /// Every route's dead-letter topics.
+    pub dead_letters: Arc<BTreeSet<TopicName>>,
+}
+
+impl LeftOut {
+    fn is_written(&self, topic: &TopicName) -> bool {
+        self.destinations.iter().any(|destination| match &destination.target {
+            Target::Topic(name) => name == topic,
+            Target::Pattern(pattern) => pattern.is_match(topic.as_str()),
+        })
+    }
+}
+
 /// The topics that a route reads: those it names, and those of the cluster that its patterns match, in order.
 ///
 /// A pattern never matches an internal topic (`__…`), a dead-letter topic of any route, or one that this route writes.
-pub fn source_topics(route: &Route, topics: &Topics, dead_letters: &BTreeSet<TopicName>) -> Vec<TopicName> {
+pub fn source_topics(source: &Source, topics: &Topics, left_out: &LeftOut) -> Vec<TopicName> {
     let mut selected = BTreeSet::new();
-    for selector in &route.source.topics {
+    for selector in &source.topics {
         match selector {
             TopicSelector::Name(name) => {
                 selected.insert(name.clone());
@@ -237,34 +255,27 @@ pub fn source_topics(route: &Route, topics: &Topics, dead_letters: &BTreeSet<Top
                 let matches = |name: &&TopicName| {
                     pattern.is_match(name.as_str())
                         && !name.as_str().starts_with("__")
-                        && !dead_letters.contains(*name)
-                        && !is_written_by(route, name)
+                        && !left_out.dead_letters.contains(*name)
+                        && !left_out.is_written(name)
                 };
                 selected.extend(topics.by_name.keys().filter(matches).cloned());
             }
         }
     }
-    selected.retain(|name| !route.source.exclude.iter().any(|selector| selector.matches(name.as_str())));
+    selected.retain(|name| !source.exclude.iter().any(|selector| selector.matches(name.as_str())));
     selected.into_iter().collect()
 }
 
 /// Topics that a route's patterns match and that are left out because the route writes them: each would close a loop.
-pub fn loops(route: &Route, topics: &Topics) -> Vec<TopicName> {
+pub fn loops(source: &Source, topics: &Topics, left_out: &LeftOut) -> Vec<TopicName> {
     let matches = |name: &&TopicName| {
         let pattern =
             |s: &TopicSelector| matches!(s, TopicSelector::Pattern(pattern) if pattern.is_match(name.as_str()));
-        route.source.topics.iter().any(pattern)
-            && !route.source.exclude.iter().any(|selector| selector.matches(name.as_str()))
-            && is_written_by(route, name)
+        source.topics.iter().any(pattern)
+            && !source.exclude.iter().any(|selector| selector.matches(name.as_str()))
+            && left_out.is_written(name)
     };
     topics.by_name.keys().filter(matches).cloned().collect()
-}
-
-fn is_written_by(route: &Route, topic: &TopicName) -> bool {
-    route.destinations.iter().any(|destination| match &destination.target {
-        Target::Topic(name) => name == topic,
-        Target::Pattern(pattern) => pattern.is_match(topic.as_str()),
-    })
 }
 
 /// Whether an error may mean that the snapshot is out of date.

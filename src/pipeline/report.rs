@@ -3,10 +3,13 @@
 use std::time::{Duration, SystemTime};
 
 use super::ports::{Trouble, Usage};
+use super::worker::Task;
 use crate::model::{DestinationName, Fault, FaultCode, Offset, PluginName, TopicName, TopicPartition};
 
 /// Where a worker's news go: metrics, logs and the status board.
 pub trait Report {
+    /// The worker goes by this task from now on.
+    fn taken_up(&mut self, task: &Task);
     /// The worker's health has changed.
     fn health(&mut self, health: &Health);
     /// A transaction begins.

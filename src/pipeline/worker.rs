@@ -43,7 +43,7 @@ pub struct Task {
 }
 
 /// Bounds of one transaction.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bounds {
     /// Longest time in which its records are gathered.
     pub interval: Duration,
@@ -61,6 +61,8 @@ pub struct Bounds {
 pub enum Order {
     /// Do this from the next transaction on.
     Swap(Box<Task>),
+    /// Keep within these bounds from the next transaction on.
+    Bound(Bounds),
     /// Keep the partitions, let them wait.
     Pause,
     /// Go on.
@@ -202,6 +204,7 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
             }
             match self.orders.try_recv() {
                 Ok(Order::Swap(task)) => self.next_task = Some(task),
+                Ok(Order::Bound(bounds)) => self.next_task.as_deref_mut().unwrap_or(self.task).bounds = bounds,
                 Ok(Order::Pause) => *self.paused = true,
                 Ok(Order::Resume) => *self.paused = false,
                 Ok(Order::Restart) => self.lanes.values_mut().for_each(|lane| {
@@ -222,9 +225,12 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
         *self.task = task;
         self.plugins = plugins_of(self.task);
         self.destinations = Destinations::new(self.task.destinations.clone());
+        // What kept the old task from its work may not keep the new one.
+        self.trouble = None;
         self.lanes.values_mut().for_each(|lane| {
             lane.wake(true);
         });
+        self.report.taken_up(self.task);
     }
 
     // ---- gathering --------------------------------------------------------------------
@@ -542,7 +548,13 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
                 self.task.chain.shutdown();
                 self.tell(Phase::Stopped);
             }
-            Exit::Broken(_) => self.broker.close(false, Duration::from_secs(5)),
+            Exit::Broken(_) => {
+                // (it waited for an outcome that the next session learns from the committed offsets)
+                if let Some(task) = self.next_task.take() {
+                    self.swap(*task);
+                }
+                self.broker.close(false, Duration::from_secs(5));
+            }
         }
         exit
     }

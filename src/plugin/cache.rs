@@ -3,7 +3,7 @@
 
 use std::fs::{self, DirBuilder, File, Metadata};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::{self, Write};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process;
@@ -16,7 +16,7 @@ use super::mapped;
 use crate::model::Digest;
 
 /// Files kept; the least recently used beyond are removed.
-const FILES_MAX: usize = 64;
+const FILES_MAX: usize = 1024;
 const EXTENSION: &str = "cwasm";
 
 /// A directory of files `<plugin digest>-<engine and settings>.<content digest>.cwasm`.
@@ -56,20 +56,23 @@ impl Cache {
 
     fn load_file(&self, engine: &Engine, path: &Path, prefix: &str) -> Result<Component, String> {
         let text = |error: io::Error| error.to_string();
-        let file = File::open(path).map_err(text)?;
-        let metadata = fs::symlink_metadata(path).map_err(text)?;
+        // Opened once, never through a link: what is checked is what is mapped, whatever the name stands for meanwhile.
+        let no_links = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+        let mut file = File::options().read(true).custom_flags(no_links).open(path).map_err(text)?;
+        let metadata = file.metadata().map_err(text)?;
         if !metadata.is_file() {
             return Err("it is not a plain file".into());
         }
         only_ours(&metadata)?;
-        let content = fs::read(path).map_err(text)?;
+        let mut content = Vec::new();
+        file.read_to_end(&mut content).map_err(text)?;
         if file_name(path) != name_of(prefix, &content) {
             return Err("its content is not what its name says".into());
         }
         drop(content);
         // Tells the least recently used; nothing else depends on it.
         let _ = file.set_modified(SystemTime::now());
-        mapped::component(engine, path).map_err(|error| format!("{error:#}"))
+        mapped::component(engine, &file).map_err(|error| format!("{error:#}"))
     }
 
     /// Keeps the plugin's machine code. The file appears whole or not at all.

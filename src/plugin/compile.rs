@@ -89,6 +89,25 @@ pub enum LoadError {
     Engine(String),
 }
 
+impl LoadError {
+    /// Whether a file that is not yet written to its end could be the reason.
+    pub fn may_be_unfinished(&self) -> bool {
+        match self {
+            Self::NotWasm { .. }
+            | Self::NoComponentType
+            | Self::Invalid(_)
+            | Self::NotAPlugin { .. }
+            | Self::Digest { .. } => true,
+            Self::TooLarge { .. }
+            | Self::Import { .. }
+            | Self::Version { .. }
+            | Self::Interface { .. }
+            | Self::NotReady(_)
+            | Self::Engine(_) => false,
+        }
+    }
+}
+
 fn refused_imports(imports: &[String]) -> String {
     let names = imports.join(", ");
     if imports.iter().any(|name| name.starts_with("wasi")) {
@@ -139,24 +158,20 @@ impl Engine {
         bytes: &[u8],
         pin: Option<&Digest>,
     ) -> Result<Compiled, LoadError> {
-        if let Some(expected) = pin {
-            let found = Digest::of(bytes);
-            if found != *expected {
-                return Err(LoadError::Digest { expected: *expected, found });
-            }
-        }
+        check_pin(&Digest::of(bytes), pin)?;
         self.compile(plugin, bytes)
     }
 
     fn machine_code(&self, plugin: &PluginName, sha256: &Digest, component: &[u8]) -> Result<Component, LoadError> {
-        if let Some(cache) = self.cache()
+        let cache = self.cache();
+        if let Some(cache) = &cache
             && let Some(cached) = cache.load(self.wasmtime(), sha256)
         {
             return Ok(cached);
         }
         let compiled = Component::from_binary(self.wasmtime(), component)
             .map_err(|error| LoadError::Invalid(format!("{error:#}")))?;
-        if let Some(cache) = self.cache()
+        if let Some(cache) = &cache
             && let Err(error) = cache.store(&compiled, sha256)
         {
             tracing::warn!(%plugin, "the compiled plugin could not be kept in the cache, it will be compiled again: {error}");
@@ -165,7 +180,23 @@ impl Engine {
     }
 }
 
+fn check_pin(found: &Digest, pin: Option<&Digest>) -> Result<(), LoadError> {
+    match pin.filter(|expected| *expected != found) {
+        Some(expected) => Err(LoadError::Digest { expected: *expected, found: *found }),
+        None => Ok(()),
+    }
+}
+
 impl Compiled {
+    /// This, if its bytes have the digest that is pinned, where one is.
+    ///
+    /// # Errors
+    /// [`LoadError::Digest`].
+    pub fn pinned(self, pin: Option<&Digest>) -> Result<Self, LoadError> {
+        check_pin(self.sha256(), pin)?;
+        Ok(self)
+    }
+
     fn link(engine: &Engine, component: Component, inspection: Inspection) -> Result<Self, LoadError> {
         let does_not_fit = |message: String| {
             let built_for = inspection.version.clone();
@@ -182,6 +213,11 @@ impl Compiled {
         let shutdown = export(Some(&lifecycle), "shutdown")?;
         let world = inspection.world.ok_or(LoadError::NotAPlugin { missing: "process" })?;
         Ok(Self(Arc::new(Inner { engine: engine.clone(), inspection, world, pre, process, configure, shutdown })))
+    }
+
+    /// The digest of the plugin's bytes.
+    pub fn sha256(&self) -> &Digest {
+        &self.0.inspection.sha256
     }
 
     /// What the file says about itself.

@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use wasmtime::component::Linker;
 use wasmtime::{Config, OptLevel, Strategy, WasmBacktraceDetails};
 
@@ -34,7 +35,7 @@ struct Inner {
     wasmtime: wasmtime::Engine,
     linker: Linker<State>,
     ticker: Ticker,
-    cache: Option<Cache>,
+    cache: ArcSwapOption<Cache>,
 }
 
 impl Engine {
@@ -48,15 +49,22 @@ impl Engine {
         let mut linker = Linker::new(&wasmtime);
         bindings::define(&mut linker).map_err(failed)?;
         let ticker = Ticker::start(wasmtime.clone()).map_err(|error| LoadError::Engine(error.to_string()))?;
-        let cache = options.cache_dir.and_then(|directory| match Cache::open(directory.clone(), &wasmtime) {
-            Ok(cache) => Some(cache),
+        let engine = Self(Arc::new(Inner { wasmtime, linker, ticker, cache: ArcSwapOption::empty() }));
+        engine.keep_in(options.cache_dir);
+        Ok(engine)
+    }
+
+    /// Keeps compiled plugins in this directory from now on, or nowhere. One that cannot be used is only warned of.
+    pub fn keep_in(&self, directory: Option<PathBuf>) {
+        let cache = directory.and_then(|directory| match Cache::open(directory.clone(), &self.0.wasmtime) {
+            Ok(cache) => Some(Arc::new(cache)),
             Err(reason) => {
                 let directory = directory.display();
                 tracing::warn!(%directory, "the cache of compiled plugins is not used: {reason}");
                 None
             }
         });
-        Ok(Self(Arc::new(Inner { wasmtime, linker, ticker, cache })))
+        self.0.cache.store(cache);
     }
 
     pub(super) fn wasmtime(&self) -> &wasmtime::Engine {
@@ -71,8 +79,8 @@ impl Engine {
         &self.0.ticker
     }
 
-    pub(super) fn cache(&self) -> Option<&Cache> {
-        self.0.cache.as_ref()
+    pub(super) fn cache(&self) -> Option<Arc<Cache>> {
+        self.0.cache.load_full()
     }
 }
 

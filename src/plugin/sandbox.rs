@@ -87,6 +87,14 @@ impl Prepared {
         PluginStep::new(Arc::clone(self))
     }
 
+    /// As [`Prepared::step`], with its instance made already: one that is taken up between two transactions costs nothing
+    /// there. Where no instance can be had now, the first call tries again and tells.
+    pub fn ready_step(self: &Arc<Self>) -> PluginStep {
+        let mut step = self.step();
+        step.make_ready();
+        step
+    }
+
     /// The plugin's name.
     pub fn plugin(&self) -> &PluginName {
         &self.with.plugin
@@ -94,7 +102,19 @@ impl Prepared {
 
     /// The digest of the plugin's bytes.
     pub fn sha256(&self) -> &Digest {
-        &self.compiled.inspection().sha256
+        self.compiled.sha256()
+    }
+
+    /// Whether a plugin of these bytes, prepared like this, would be the same.
+    pub fn serves(&self, sha256: &Digest, with: &Prepare) -> bool {
+        let Prepare { plugin, route, config_json, limits, destinations } = &self.with;
+        let names = |list: &[DestinationSpec]| -> Vec<_> {
+            let pattern = |to: &DestinationSpec| to.topic_pattern.as_ref().map(|pattern| pattern.as_str().to_owned());
+            list.iter().map(|to| (to.name.clone(), pattern(to))).collect()
+        };
+        self.sha256() == sha256
+            && (plugin, route, config_json, limits) == (&with.plugin, &with.route, &with.config_json, &with.limits)
+            && names(destinations) == names(&with.destinations)
     }
 
     pub(super) fn with(&self) -> &Prepare {

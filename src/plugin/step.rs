@@ -30,6 +30,12 @@ impl PluginStep {
         Self { prepared, life: Life::Spent(Gate::default()), usage: Usage::default() }
     }
 
+    pub(super) fn make_ready(&mut self) {
+        if let Ok(instance) = self.take_instance() {
+            self.put_back(instance);
+        }
+    }
+
     /// The instance, out of the step's hands: only a call that leaves it sound puts it back.
     fn take_instance(&mut self) -> Result<Instance, CallError> {
         match std::mem::replace(&mut self.life, Life::Spent(Gate::default())) {

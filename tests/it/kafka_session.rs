@@ -112,8 +112,11 @@ fn session(
     route: &Route,
     instance: &Instance,
 ) -> Result<Session, millrace::pipeline::ports::Trouble> {
-    let dead_letters = Arc::new(BTreeSet::new());
-    Session::open(&SessionOptions { cluster, route, worker: 0, instance, dead_letters, memory: 64 << 20 })
+    let left_out = &Arc::new(ArcSwap::from_pointee(LeftOut {
+        destinations: route.destinations.clone(),
+        dead_letters: Arc::default(),
+    }));
+    Session::open(&SessionOptions { cluster, route, worker: 0, instance, left_out, memory: 64 << 20 })
 }
 
 fn topic(name: &str) -> TopicName {

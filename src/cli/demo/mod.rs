@@ -23,7 +23,7 @@ use crate::app::{self, Running};
 use crate::config::settings::{Delivery, Route, Target, TopicSelector};
 use crate::config::{self, Loaded};
 use crate::control::plan::Plan;
-use crate::control::status::{RouteState, Status};
+use crate::control::status::{ReloadOutcome, RouteState, Status, Time};
 use crate::kafka::{MockCluster, Watcher, Writer};
 use crate::model::{RouteName, TopicName, TopicPartition};
 
@@ -68,14 +68,27 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     // Never dropped: it goes with the process. If it went before the last client had ended, that one would complain.
     let broker = ManuallyDrop::new(MockCluster::start(1).map_err(cannot_start)?);
     let loaded = load(&directory, &broker)?;
-    run::start_logging(&loaded.settings.log).map_err(Failure::Running)?;
-    refuse_what_it_cannot_show(&loaded, &broker)?;
+    let log = run::start_logging(&loaded.settings.log).map_err(Failure::Running)?;
+    let bootstrap = broker.bootstrap();
+    if let Err(refusal) = can_be_shown(&loaded, &bootstrap) {
+        anstream::eprintln!("millrace: {refusal}");
+        return Err(Failure::Said(2));
+    }
     let mut show = Show::new(arguments, &loaded, &broker).map_err(cannot_start)?;
     if show.introduce(&loaded, &broker, &directory).is_err() {
         return Ok(()); // nobody reads
     }
-    let plan = run::build(&loaded)?;
-    let (show, ran) = run::runtime()?.block_on(play(show, &loaded, plan))?;
+    let engine = run::engine(&loaded)?;
+    let plan = run::build(&loaded, &engine)?;
+    let options = app::Options {
+        path: directory.path().to_owned(),
+        env: Arc::new(variables(bootstrap.clone())),
+        engine,
+        log,
+        cache_dir: run::default_cache_dir(),
+        condition: Some(Box::new(move |loaded| can_be_shown(loaded, &bootstrap))),
+    };
+    let (show, ran) = run::runtime()?.block_on(play(show, options, &loaded, plan))?;
     let told = show.conclude(&directory);
     ran?;
     told
@@ -87,40 +100,50 @@ fn cannot_start(error: String) -> Failure {
 
 /// Reads the configuration, with the embedded broker in the variable that it names for Kafka's address.
 fn load(directory: &Directory, broker: &MockCluster) -> Result<Loaded, Failure> {
-    let bootstrap = broker.bootstrap();
-    let variables = |name: &str| match name {
+    config::load(directory.path(), &variables(broker.bootstrap())).map_err(Failure::Invalid)
+}
+
+fn variables(bootstrap: String) -> impl Fn(&str) -> Option<String> {
+    move |name| match name {
         "KAFKA_BOOTSTRAP_SERVERS" => Some(bootstrap.clone()),
         other => environment(other),
-    };
-    config::load(directory.path(), &variables).map_err(Failure::Invalid)
+    }
 }
 
 /// A configuration may have been edited. What the mock cluster would only pretend to do is not shown.
-fn refuse_what_it_cannot_show(loaded: &Loaded, broker: &MockCluster) -> Result<(), Failure> {
+fn can_be_shown(loaded: &Loaded, bootstrap: &str) -> Result<(), String> {
     let settings = &loaded.settings;
     let mut routes = settings.routes.values().filter(|route| route.enabled);
     let elsewhere = settings.kafka.common.get("bootstrap.servers").map(|servers| servers.reveal().to_owned());
-    let refusal = if elsewhere.is_some_and(|servers| servers != broker.bootstrap()) {
-        "the demo runs on its embedded broker only: leave ${KAFKA_BOOTSTRAP_SERVERS} in bootstrap.servers, or use \
-         `millrace run` for another broker"
-            .to_owned()
-    } else if let Some(route) = routes.clone().find(|route| route.delivery == Delivery::ExactlyOnce) {
-        format!(
+    if elsewhere.is_some_and(|servers| servers != bootstrap) {
+        return Err(
+            "the demo runs on its embedded broker only: leave ${KAFKA_BOOTSTRAP_SERVERS} in bootstrap.servers, or \
+                    use `millrace run` for another broker"
+                .to_owned(),
+        );
+    }
+    if let Some(route) = routes.clone().find(|route| route.delivery == Delivery::ExactlyOnce) {
+        return Err(format!(
             "route {} asks for exactly_once, which the demo cannot show: its embedded broker has no working transactions. \
              Write `delivery: at_least_once`, or use `millrace run` with a real Kafka",
             route.name
-        )
-    } else if !routes.any(|route| reads(route, EVENTS)) {
-        format!("no route reads the topic {EVENTS}, to which the demo sends its events: name it in a `source`")
-    } else {
-        return Ok(());
-    };
-    anstream::eprintln!("millrace: {refusal}");
-    Err(Failure::Said(2))
+        ));
+    }
+    if !routes.any(|route| reads(route, EVENTS)) {
+        return Err(format!(
+            "no route reads the topic {EVENTS}, to which the demo sends its events: name it in a `source`"
+        ));
+    }
+    Ok(())
 }
 
 /// Runs the daemon and the show until the show is over; a signal ends the show.
-async fn play(mut show: Show, loaded: &Loaded, plan: Plan) -> Result<(Show, Result<(), Failure>), Failure> {
+async fn play(
+    mut show: Show,
+    options: app::Options,
+    loaded: &Loaded,
+    plan: Plan,
+) -> Result<(Show, Result<(), Failure>), Failure> {
     let interrupted = run::stop_signal().context("signals cannot be waited for").map_err(Failure::Running)?;
     let stop = Arc::clone(&show.stop);
     let signals = tokio::spawn(async move {
@@ -143,7 +166,7 @@ async fn play(mut show: Show, loaded: &Loaded, plan: Plan) -> Result<(Show, Resu
     let running = |running| {
         let _ = start.send(running);
     };
-    let ran = app::run_watched(loaded, plan, until_ended, running).await.map_err(run::failure);
+    let ran = app::run_watched(options, loaded, plan, until_ended, running).await.map_err(run::failure);
     let show = playing.await.expect("the show does not panic");
     signals.abort();
     Ok((show, ran))
@@ -164,6 +187,8 @@ struct Show {
     /// Records that have arrived, by topic.
     arrived: BTreeMap<TopicName, u64>,
     running: Option<Running>,
+    /// When the configuration was last loaded, as far as it was shown.
+    reloaded_at: Option<Time>,
     /// How the routes fared, before they were stopped.
     last: Option<Status>,
     /// Why not everything was shown.
@@ -208,6 +233,7 @@ impl Show {
             sent: 0,
             arrived: BTreeMap::new(),
             running: None,
+            reloaded_at: None,
             last: None,
             trouble: None,
         })
@@ -232,16 +258,18 @@ impl Show {
         );
         let paths: Vec<_> = self.flows.iter().map(Flow::path).collect();
         let files: Vec<_> = loaded.files.iter().map(|file| file.display().to_string()).collect();
-        let edit = match directory.is_temporary() {
-            true => "gone at the end, too: `millrace demo --config-dir DIR` keeps it there, to edit and run again",
-            false => "edit it and run the same command again: this version takes up changes when it starts",
+        let edit =
+            "edit it while this runs, and see it taken up: let `equals: automatic` be `reviewed`, or hide `[place]`";
+        let kept = match directory.is_temporary() {
+            true => "\n(gone at the end: `millrace demo --config-dir DIR` keeps it there)",
+            false => "",
         };
         self.screen.say("millrace demo", ": all of this runs in one process, with nothing installed\n")?;
         self.screen.entry("broker", &about)?;
         self.screen.entry("delivery", &delivery)?;
         self.screen.entry("events", &replay)?;
         self.screen.entry("routes", &paths.join("\n"))?;
-        self.screen.entry("config", &format!("{}\n{edit}", files.join(", ")))
+        self.screen.entry("config", &format!("{}\n{edit}{kept}", files.join(", ")))
     }
 
     /// Until what was asked for is done, somebody interrupts, or nobody reads any more.
@@ -328,8 +356,24 @@ impl Show {
         arrived.sum::<u64>() + if reads(route, EVENTS) { self.sent } else { 0 }
     }
 
+    /// Says that the configuration was taken up anew, or why it was not.
+    fn show_reload(&mut self) -> io::Result<()> {
+        let Some(reload) = self.board().and_then(|status| status.last_reload) else { return Ok(()) };
+        if self.reloaded_at.replace(reload.at).is_none_or(|before| before == reload.at) {
+            return Ok(());
+        }
+        let text = match reload.outcome {
+            ReloadOutcome::Applied => format!("generation {}: {}", reload.generation, reload.told.message),
+            ReloadOutcome::Unchanged => reload.told.message,
+            ReloadOutcome::Rejected => format!("refused, what runs goes on: {}", reload.told.message),
+        };
+        self.screen.clear_status()?;
+        self.screen.entry("reload", &text)
+    }
+
     /// Shows what arrives within `wait`.
     fn show(&mut self, wait: Duration) -> io::Result<()> {
+        self.show_reload()?;
         let mut records = self.watcher.poll(wait);
         if !records.is_empty() {
             records.extend(self.watcher.poll(GATHER));
@@ -435,17 +479,10 @@ impl Flow {
     /// Its way from source to destinations.
     fn path(&self) -> String {
         let Route { name, source, pipeline, .. } = &self.route;
-        let from: Vec<_> = source.topics.iter().map(selector).collect();
+        let from: Vec<_> = source.topics.iter().map(ToString::to_string).collect();
         let through: String = pipeline.iter().map(|step| format!("{} → ", step.plugin)).collect();
         let to: Vec<_> = self.topics.iter().map(TopicName::as_str).collect();
         format!("{name}: {} → {through}{}", from.join(", "), to.join(", "))
-    }
-}
-
-fn selector(topics: &TopicSelector) -> String {
-    match topics {
-        TopicSelector::Name(name) => name.to_string(),
-        TopicSelector::Pattern(pattern) => pattern.to_string(),
     }
 }
 

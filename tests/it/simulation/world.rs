@@ -435,6 +435,8 @@ pub(super) struct News {
 }
 
 impl Report for News {
+    fn taken_up(&mut self, _task: &Task) {}
+
     fn health(&mut self, _: &Health) {}
     fn transaction_begins(&mut self) {}
     fn transaction(&mut self, outcome: &'static str, _: Duration) {

@@ -1,0 +1,186 @@
+//! The plugins of a plan: their files read and compiled, and each step of each route configured once. What the plan before
+//! had already is taken from it: a reload costs what has changed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::look::Stamp;
+use super::plan::{RoutePlan, problem_at};
+use crate::config::settings::{Plugin, Route};
+use crate::config::{Loaded, Problem, Problems, UNREADABLE};
+use crate::model::{Digest, PluginName};
+use crate::plugin::{Compiled, DestinationSpec, Engine, Prepare, Prepared};
+
+/// The plugins of a configuration, compiled.
+#[derive(Default)]
+pub(super) struct Plugins {
+    by_name: BTreeMap<PluginName, Arc<LoadedPlugin>>,
+    /// Files that could not be used and may not be whole yet.
+    pub(super) unfinished: BTreeSet<PathBuf>,
+}
+
+/// A plugin's file as it was read.
+struct LoadedPlugin {
+    path: PathBuf,
+    stamp: Stamp,
+    compiled: Compiled,
+}
+
+/// A step of a route, configured.
+pub(super) struct ReadyStep {
+    pub(super) prepared: Arc<Prepared>,
+    pub(super) timeout: Duration,
+    pub(super) plugin: PluginName,
+    pub(super) sha256: Digest,
+}
+
+impl Plugins {
+    /// Reads and compiles every plugin of a configuration, save those that `before` has of the same bytes.
+    pub(super) fn load(loaded: &Loaded, engine: &Engine, before: Option<&Self>, problems: &mut Problems) -> Self {
+        let mut plugins = Self::default();
+        // A file that several plugins name is read once, so that all of them are the same bytes.
+        let mut files: BTreeMap<&Path, Result<Contents, String>> = BTreeMap::new();
+        for plugin in loaded.settings.plugins.values() {
+            let known = before.and_then(|before| before.by_path(&plugin.path));
+            let file = files.entry(&plugin.path).or_insert_with(|| Contents::of(&plugin.path, known));
+            match file.as_ref().map_err(|why| Unusable::Unreadable(why.clone())).and_then(|file| {
+                let compiled = file.compile(engine, plugin, before)?;
+                Ok(LoadedPlugin { path: plugin.path.clone(), stamp: file.stamp, compiled })
+            }) {
+                Ok(done) => drop(plugins.by_name.insert(plugin.name.clone(), Arc::new(done))),
+                Err(unusable) => {
+                    if unusable.may_be_unfinished() {
+                        plugins.unfinished.insert(plugin.path.clone());
+                    }
+                    problems.push(unusable.at(loaded, &plugin.name));
+                }
+            }
+        }
+        plugins
+    }
+
+    /// Each plugin's digest.
+    pub(super) fn digests(&self) -> BTreeMap<&PluginName, &Digest> {
+        self.by_name.iter().map(|(name, plugin)| (name, plugin.compiled.sha256())).collect()
+    }
+
+    fn by_path(&self, path: &Path) -> Option<&LoadedPlugin> {
+        self.by_name.values().find(|plugin| plugin.path == path).map(Arc::as_ref)
+    }
+
+    fn by_digest(&self, sha256: &Digest) -> Option<&LoadedPlugin> {
+        self.by_name.values().find(|plugin| plugin.compiled.sha256() == sha256).map(Arc::as_ref)
+    }
+
+    /// Configures every step of a route, save those that the route had before in the same way. What could not be compiled
+    /// is a problem already.
+    pub(super) fn prepare(
+        &self,
+        loaded: &Loaded,
+        route: &Route,
+        before: Option<&RoutePlan>,
+        problems: &mut Problems,
+    ) -> Vec<Arc<ReadyStep>> {
+        let destinations: Arc<[DestinationSpec]> = route.destinations.iter().map(DestinationSpec::from).collect();
+        let mut ready = Vec::new();
+        for (number, step) in route.pipeline.iter().enumerate() {
+            let Some(code) = self.by_name.get(&step.plugin) else { continue };
+            let limits = loaded.settings.plugins[&step.plugin].limits;
+            let with = Prepare {
+                plugin: step.plugin.clone(),
+                route: route.name.clone(),
+                config_json: step.config.json.to_string(),
+                limits,
+                destinations: Arc::clone(&destinations),
+            };
+            let sha256 = *code.compiled.sha256();
+            let same = |step: &&Arc<ReadyStep>| step.prepared.serves(&sha256, &with);
+            if let Some(step) = before.and_then(|before| before.steps.iter().find(same)) {
+                ready.push(Arc::clone(step));
+                continue;
+            }
+            match code.compiled.prepare(with) {
+                Ok(prepared) => ready.push(Arc::new(ReadyStep {
+                    prepared: Arc::new(prepared),
+                    timeout: limits.timeout,
+                    plugin: step.plugin.clone(),
+                    sha256,
+                })),
+                Err(error) => {
+                    let message = format!("plugin \"{}\" in route \"{}\": {error}", step.plugin, route.name);
+                    problems.push(problem_at(loaded.places.step(&route.name, number), message, "invalid_plugin"));
+                }
+            }
+        }
+        ready
+    }
+}
+
+/// What a file held when it was read, or that it still is the file that was compiled before.
+struct Contents {
+    stamp: Stamp,
+    bytes: Option<Vec<u8>>,
+    /// Of a file that has not changed.
+    known: Option<Compiled>,
+}
+
+impl Contents {
+    fn of(path: &Path, known: Option<&LoadedPlugin>) -> Result<Self, String> {
+        let unreadable = |error: std::io::Error| format!("{} cannot be read: {error}", path.display());
+        let mut file = File::open(path).map_err(unreadable)?;
+        let stamp = Stamp::of(&file.metadata().map_err(unreadable)?);
+        if let Some(known) = known.filter(|known| known.stamp == stamp) {
+            return Ok(Self { stamp, bytes: None, known: Some(known.compiled.clone()) });
+        }
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).map_err(unreadable)?;
+        Ok(Self { stamp, bytes: Some(bytes), known: None })
+    }
+
+    fn compile(&self, engine: &Engine, plugin: &Plugin, before: Option<&Plugins>) -> Result<Compiled, Unusable> {
+        let refused = |error: crate::plugin::LoadError| Unusable::Refused {
+            message: format!("{} cannot be used: {error}", plugin.path.display()),
+            may_be_unfinished: error.may_be_unfinished(),
+        };
+        let pin = plugin.sha256.as_ref();
+        match (&self.known, &self.bytes) {
+            (Some(known), _) => known.clone().pinned(pin).map_err(refused),
+            (None, bytes) => {
+                let bytes = bytes.as_deref().unwrap_or_default();
+                match before.and_then(|before| before.by_digest(&Digest::of(bytes))) {
+                    Some(same) => same.compiled.clone().pinned(pin).map_err(refused),
+                    None => engine.compile_pinned(&plugin.name, bytes, pin).map_err(refused),
+                }
+            }
+        }
+    }
+}
+
+/// Why a plugin cannot be used, without its place.
+enum Unusable {
+    Unreadable(String),
+    Refused { message: String, may_be_unfinished: bool },
+}
+
+impl Unusable {
+    /// A file that is not there may be on its way, too.
+    fn may_be_unfinished(&self) -> bool {
+        match self {
+            Self::Unreadable(_) => true,
+            Self::Refused { may_be_unfinished, .. } => *may_be_unfinished,
+        }
+    }
+
+    fn at(self, loaded: &Loaded, plugin: &PluginName) -> Problem {
+        let places = &loaded.places;
+        let (message, code) = match self {
+            Self::Unreadable(message) => (message, UNREADABLE),
+            Self::Refused { message, .. } => (message, "invalid_plugin"),
+        };
+        problem_at(places.plugin_path(plugin).or_else(|| places.plugin(plugin)), message, code)
+    }
+}
