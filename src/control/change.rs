@@ -59,6 +59,15 @@ pub struct RouteChange {
     pub why: Vec<KeyChange>,
 }
 
+impl RouteChange {
+    /// The keys that have changed, without those below another of them: a new destination brings all of its own.
+    pub fn keys(&self) -> Vec<&str> {
+        let keys = || self.why.iter().map(|change| change.key.as_str());
+        let is_below = |key: &str, other: &str| key.strip_prefix(other).is_some_and(|rest| rest.starts_with('.'));
+        keys().filter(|key| !keys().any(|other| is_below(key, other))).collect()
+    }
+}
+
 /// A key whose value has changed; absent on one side where it is not set there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyChange {
@@ -195,7 +204,7 @@ impl fmt::Display for Changes {
                 continue;
             }
             let named = self.routes(action).take(ROUTES_TOLD).map(|(name, change)| {
-                let keys: Vec<&str> = change.why.iter().map(|change| change.key.as_str()).collect();
+                let keys = change.keys();
                 if keys.is_empty() { name.to_string() } else { format!("{name}: {}", keys.join(", ")) }
             });
             let mut named: Vec<String> = named.collect();

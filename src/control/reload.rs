@@ -473,7 +473,8 @@ impl Reloading {
             return;
         }
         let errors: Vec<&Problem> = problems.iter().filter(|problem| !problem.is_warning()).collect();
-        for problem in errors.iter().take(PROBLEMS_LOGGED) {
+        // (one alone is in the line below)
+        for problem in errors.iter().take(PROBLEMS_LOGGED).filter(|_| errors.len() > 1) {
             tracing::error!(code = problem.kind(), "{problem}");
         }
         let generation = self.board.snapshot().generation;

@@ -34,6 +34,8 @@ pub struct Status {
     pub shutting_down: bool,
     /// The last attempt to load a configuration, the first included.
     pub last_reload: Option<Reload>,
+    /// The attempt that made the configuration in force.
+    pub last_applied: Option<Reload>,
     /// All routes of the configuration, the disabled ones too.
     pub routes: BTreeMap<RouteName, RouteStatus>,
 }
@@ -328,6 +330,7 @@ struct Board {
     generation: u64,
     shutting_down: bool,
     last_reload: Option<Reload>,
+    last_applied: Option<Reload>,
     config: ConfigMetrics,
     routes: BTreeMap<RouteName, Route>,
 }
@@ -393,7 +396,14 @@ impl StatusBoard {
     /// An empty board of a process that starts now.
     pub fn new(instance: Option<String>, metrics: Metrics) -> Arc<Self> {
         let config = metrics.config();
-        let board = Board { generation: 0, shutting_down: false, last_reload: None, config, routes: BTreeMap::new() };
+        let board = Board {
+            generation: 0,
+            shutting_down: false,
+            last_reload: None,
+            last_applied: None,
+            config,
+            routes: BTreeMap::new(),
+        };
         Arc::new(Self {
             instance,
             started_at: Time::now(),
@@ -463,6 +473,7 @@ impl StatusBoard {
             started_at: self.started_at,
             shutting_down: board.shutting_down,
             last_reload: board.last_reload.clone(),
+            last_applied: board.last_applied.clone(),
             routes: board.routes.iter().map(|(name, route)| (name.clone(), route.status())).collect(),
         }
     }
@@ -495,7 +506,11 @@ impl StatusBoard {
 
 impl Board {
     fn reloaded(&mut self, outcome: ReloadOutcome, told: Told) {
-        self.last_reload = Some(Reload { outcome, at: Time::now(), generation: self.generation, told });
+        let reload = Reload { outcome, at: Time::now(), generation: self.generation, told };
+        if outcome == ReloadOutcome::Applied {
+            self.last_applied = Some(reload.clone());
+        }
+        self.last_reload = Some(reload);
     }
 }
 
