@@ -4,7 +4,10 @@
 //! (broker unreachable, file unreadable) · 143/130 forced by a second signal.
 
 mod check;
+mod client;
 mod demo;
+mod plan;
+mod reload;
 mod run;
 
 use std::path::PathBuf;
@@ -27,6 +30,7 @@ const AFTER_HELP: &str = "\
 Environment:
   MILLRACE_CONFIG  the configuration, where none is named
   MILLRACE_LOG     what is logged, in place of log.level: debug, or millrace::kafka=trace,info
+  MILLRACE_TOKEN   the daemon's admin.token, for plan and reload, in place of the configuration's
   NO_COLOR         no colours
 
 Exit codes:
@@ -41,12 +45,23 @@ enum Command {
     /// Run the daemon.
     ///
     /// Reads the configuration, compiles and configures every plugin, then routes records until SIGTERM or SIGINT. It then
-    /// finishes what is in work and leaves; a second signal ends it at once.
+    /// finishes what is in work and leaves; a second signal ends it at once. Changes of the YAML, of plugins and of secrets
+    /// are taken up while it runs (see `watch`), and at SIGHUP; what cannot be taken up is told, and changes nothing.
     Run(run::Arguments),
     /// Validate a configuration without running it.
     ///
     /// Reads every file, compiles and configures every plugin, and prints every problem with its place. Needs no broker.
     Check(check::Arguments),
+    /// Show what a reload would do to a running daemon.
+    ///
+    /// Compares a configuration with the one that is in force there: which routes start, stop, restart, take the change up in
+    /// place or stay, and why; and what is hazardous about it. Changes nothing. Exits with 2 or 3 if a reload would be refused.
+    Plan(plan::Arguments),
+    /// Have a running daemon read its configuration again.
+    ///
+    /// The daemon reads its own files, not those named here: CONFIG only says where it listens. Waits for the outcome, and
+    /// exits with 2 if it is refused: what runs then goes on as it is.
+    Reload(reload::Arguments),
     /// See it work, with nothing installed.
     ///
     /// Starts a broker inside this process, sends it real events (a week's earthquakes), runs two routes with a plugin each,
@@ -98,6 +113,8 @@ pub fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Plan(arguments) => plan::run(&arguments),
+        Command::Reload(arguments) => reload::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "millrace", &mut std::io::stdout());

@@ -10,8 +10,8 @@ use super::change::{Action, Changes};
 use super::facts::{Facts, Keys, is_enabled};
 use super::plan::{Plan, RoutePlan};
 use crate::config::settings::{Delivery, TopicSelector};
-use crate::kafka::{Topics, loops};
-use crate::model::RouteName;
+use crate::kafka::{Cluster, Topics, committed, loops, source_topics};
+use crate::model::{RouteName, TopicPartition};
 
 /// Something about a change that an operator should know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,6 +91,43 @@ pub fn hazards(
             missing(name, known, plan, topics, &mut found);
             partitions(name, was, is, topics, &mut found);
             left_out(name, plan, topics, &mut found);
+        }
+    }
+    found.0
+}
+
+/// Groups of routes that start anew and that are not new: what only the cluster knows. Costs a request for each.
+pub fn history(cluster: &Cluster, after: &Plan, before: &Facts, changes: &Changes, topics: &Topics) -> Vec<Hazard> {
+    let mut found = Found::default();
+    for (name, plan) in &after.routes {
+        let group = &plan.route.source.group;
+        let same = before.routes.get(name).filter(|was| is_enabled(was) && text(was, "source.group") == group.as_str());
+        if changes.action(name) == Action::Unchanged || same.is_some() {
+            continue;
+        }
+        let partitions: Vec<TopicPartition> = source_topics(&plan.route.source, topics, &plan.left_out)
+            .into_iter()
+            .flat_map(|topic| {
+                let count = topics.partitions(topic.as_str()).unwrap_or(0);
+                (0..count).map(move |partition| TopicPartition { topic: topic.clone(), partition })
+            })
+            .collect();
+        match committed(cluster, &plan.route, &partitions) {
+            Ok(offsets) if offsets.is_empty() => {}
+            Ok(offsets) => found.tell(
+                HazardCode::GroupReused,
+                name,
+                format!(
+                    "group {group} has committed {} of {} partitions already: it goes on there, and `start` does not hold",
+                    offsets.len(),
+                    partitions.len()
+                ),
+            ),
+            Err(trouble) => found.tell(
+                HazardCode::ClusterUnreachable,
+                name,
+                format!("group {group} cannot be asked for what it has committed: {}", trouble.message),
+            ),
         }
     }
     found.0
@@ -215,33 +252,40 @@ fn needed(keys: &Keys) -> BTreeSet<String> {
 
 fn partitions(name: &RouteName, was: Option<&Keys>, is: &Keys, topics: &Topics, found: &mut Found) {
     let Some(was) = was else { return };
-    for key in is.keys() {
-        let Some(destination) = key.strip_prefix("destinations.").and_then(|key| key.strip_suffix(".partition")) else {
-            continue;
-        };
-        let mode = (text(was, key), text(is, key));
-        let topic = format!("destinations.{destination}.topic");
-        let topic = (text(was, &topic), text(is, &topic));
-        let count = |topic: &str| topics.partitions(topic);
-        if !mode.0.is_empty() && mode.0 != mode.1 {
+    for (old, new) in successors(was, is) {
+        let of = |keys, destination: &str, what: &str| text(keys, &format!("destinations.{destination}.{what}")).to_owned();
+        let mode = (of(was, &old, "partition"), of(is, &new, "partition"));
+        let topic = (of(was, &old, "topic"), of(is, &new, "topic"));
+        if mode.0 != mode.1 {
             let message = format!(
-                "destination {destination} chooses partitions by `{}` instead of `{}`: a key's records no longer go where \
-                 the earlier ones are",
+                "destination {new} chooses partitions by `{}` instead of `{}`: a key's records no longer go where the \
+                 earlier ones are",
                 mode.1, mode.0
             );
             found.tell(HazardCode::Partitioning, name, message);
-        } else if let (Some(old), Some(new)) = (count(topic.0), count(topic.1))
-            && old != new
+        } else if let (Some(before), Some(after)) = (topics.partitions(&topic.0), topics.partitions(&topic.1))
+            && before != after
             && mode.1 != "round_robin"
         {
             let message = format!(
-                "destination {destination} goes from \"{}\" with {old} partitions to \"{}\" with {new}: keys have other \
+                "its records go to \"{}\" with {after} partitions instead of \"{}\" with {before}: keys have other \
                  partitions there",
-                topic.0, topic.1
+                topic.1, topic.0
             );
             found.tell(HazardCode::Partitioning, name, message);
         }
     }
+}
+
+/// Destinations before and after: of the same name; and those that went with those that came, in their order, since a
+/// destination is named after its topic where it has no name of its own.
+fn successors(was: &Keys, is: &Keys) -> Vec<(String, String)> {
+    let names = |keys| serde_json::from_str::<Vec<String>>(text(keys, "destinations")).unwrap_or_default();
+    let (old, new) = (names(was), names(is));
+    let stayed = old.iter().filter(|name| new.contains(name)).map(|name| (name.clone(), name.clone()));
+    let gone = old.iter().filter(|name| !new.contains(name)).cloned();
+    let came = new.iter().filter(|name| !old.contains(name)).cloned();
+    stayed.chain(gone.zip(came)).collect()
 }
 
 fn left_out(name: &RouteName, plan: &RoutePlan, topics: &Topics, found: &mut Found) {

@@ -142,6 +142,7 @@ impl Reloader {
             last_look: Instant::now(),
             retry_at: None,
             refused: None,
+            accepted: Ask::default(),
             watcher: None,
             own: own.clone(),
             mailbox,
@@ -178,6 +179,8 @@ struct Reloading {
     retry_at: Option<Instant>,
     /// Why the files, as they were last read, are not in force.
     refused: Option<String>,
+    /// What was accepted for them; it holds when they are tried again.
+    accepted: Ask,
     watcher: Option<Watcher>,
     own: Sender<Message>,
     mailbox: Receiver<Message>,
@@ -256,7 +259,7 @@ impl Reloading {
                 self.look();
             }
             if self.retry_at.is_some_and(|at| at <= Instant::now()) {
-                self.attempt(Cause::Retry, Ask::default());
+                self.attempt(Cause::Retry, self.accepted);
             }
         }
     }
@@ -345,6 +348,7 @@ impl Reloading {
             self.changed_at = moving.since;
         }
         self.retry_at = None;
+        self.accepted = ask;
         let outcome = self.read().map_or_else(
             |problems| Outcome::Refused(Refusal::invalid(problems, BTreeSet::new())),
             |loaded| self.build(loaded, ask),
