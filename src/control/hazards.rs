@@ -253,7 +253,8 @@ fn needed(keys: &Keys) -> BTreeSet<String> {
 fn partitions(name: &RouteName, was: Option<&Keys>, is: &Keys, topics: &Topics, found: &mut Found) {
     let Some(was) = was else { return };
     for (old, new) in successors(was, is) {
-        let of = |keys, destination: &str, what: &str| text(keys, &format!("destinations.{destination}.{what}")).to_owned();
+        let of =
+            |keys, destination: &str, what: &str| text(keys, &format!("destinations.{destination}.{what}")).to_owned();
         let mode = (of(was, &old, "partition"), of(is, &new, "partition"));
         let topic = (of(was, &old, "topic"), of(is, &new, "topic"));
         if mode.0 != mode.1 {

@@ -5,6 +5,7 @@
 mod world;
 
 use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use millrace::config::settings::{Destination, Target};
@@ -16,10 +17,9 @@ use millrace::policy::{Disposition, OnError, Partitioning, Retry};
 
 use world::{News, SimulatedBroker, SimulatedStep, World};
 
-fn task(on_error: OnError) -> Task {
-    let second = Duration::from_secs(1);
-    let steps: Vec<(Box<dyn Step>, Duration)> =
-        vec![(Box::new(SimulatedStep::new("first")), second), (Box::new(SimulatedStep::new("second")), second)];
+fn task(on_error: OnError, generation: u64) -> Task {
+    let step = |name| (Box::new(SimulatedStep::new(name, generation)) as Box<dyn Step>, Duration::from_secs(1));
+    let steps = ["first", "second"].map(step).into();
     Task {
         chain: Chain::new(steps, 16, 4096),
         destinations: vec![Destination {
@@ -36,19 +36,22 @@ fn task(on_error: OnError) -> Task {
             processing: Duration::from_secs(30),
             held: 4096,
         },
-        generation: 1,
+        generation,
     }
 }
 
 /// Runs sessions, one after the other where they break, until every record is done, and checks what became of them.
 fn check(seed: u64, on_error: OnError) {
-    let world = World::new(seed, &on_error);
+    run(seed, &World::new(seed, &on_error), on_error);
+}
+
+fn run(seed: u64, world: &Arc<Mutex<World>>, on_error: OnError) {
     let (orders, mailbox) = channel();
     let route = RouteName::new("sim").unwrap();
     let mut report = News::default();
-    let (mut task, mut paused) = (task(on_error), false);
+    let (mut task, mut paused) = (task(on_error, 1), false);
     loop {
-        let broker = SimulatedBroker::join(&world, orders.clone());
+        let broker = SimulatedBroker::join(world, orders.clone());
         match RouteWorker::new(broker, &route, 0, &mut task, &mut paused, &mailbox, &mut report).run() {
             Exit::Drained => break,
             Exit::Broken(_) => {}
@@ -84,6 +87,26 @@ fn a_stopped_partition_stops_before_its_record_and_the_others_go_on() {
 }
 
 #[test]
+fn every_transaction_is_of_one_generation_and_later_ones_of_the_same_or_a_later_one_while_tasks_are_swapped() {
+    let retry =
+        Some(Retry { attempts: 2, backoff: Duration::from_micros(50), max_backoff: Duration::from_micros(100) });
+    let policies = [
+        OnError { retry: None, then: Disposition::Skip },
+        OnError { retry: None, then: dead_letter() },
+        OnError { retry, then: dead_letter() },
+    ];
+    let mut met = 0;
+    for (seed, on_error) in (4000..4150).zip(policies.iter().cycle()) {
+        let world = World::new(seed, on_error);
+        let policy = on_error.clone();
+        world.lock().unwrap().reload = Some(Box::new(move |generation| task(policy.clone(), generation)));
+        run(seed, &world, on_error.clone());
+        met += world.lock().unwrap().met.len();
+    }
+    assert!(met > 2 * 150, "the tasks were hardly swapped: {met} generations met in 150 runs");
+}
+
+#[test]
 fn a_paused_worker_keeps_its_partitions_and_goes_on_where_it_was() {
     let world = World::new(7, &OnError { retry: None, then: Disposition::Skip });
     let (orders, mailbox) = channel();
@@ -92,7 +115,7 @@ fn a_paused_worker_keeps_its_partitions_and_goes_on_where_it_was() {
     }
     let route = RouteName::new("sim").unwrap();
     let mut report = News::default();
-    let (mut task, mut paused) = (task(OnError { retry: None, then: Disposition::Skip }), true);
+    let (mut task, mut paused) = (task(OnError { retry: None, then: Disposition::Skip }, 1), true);
     world.lock().unwrap().calm = true;
     let broker = SimulatedBroker::join(&world, orders);
     let exit = RouteWorker::new(broker, &route, 0, &mut task, &mut paused, &mailbox, &mut report).run();

@@ -51,6 +51,11 @@ pub(super) struct World {
     then: Disposition,
     /// Nothing goes wrong but what records say.
     pub(super) calm: bool,
+    /// Makes the task of a generation: the configuration changes now and then.
+    pub(super) reload: Option<Box<dyn Fn(u64) -> Task>>,
+    /// The generations of the tasks that were handed out, and of those whose outputs were given to the broker.
+    handed_out: u64,
+    pub(super) met: BTreeSet<u64>,
     transactions: u32,
     idle_polls: u32,
 }
@@ -75,6 +80,9 @@ impl World {
             visible: Vec::new(),
             then: on_error.then.clone(),
             calm: false,
+            reload: None,
+            handed_out: 1,
+            met: BTreeSet::new(),
             transactions: 0,
             idle_polls: 0,
         }))
@@ -214,6 +222,14 @@ impl SimulatedBroker {
         }
     }
 
+    fn reload(&self, world: &mut World) {
+        if world.reload.is_some() && world.chance(5) {
+            world.handed_out += 1;
+            let task = world.reload.as_ref().map(|task| task(world.handed_out));
+            self.orders.send(Order::Swap(Box::new(task.expect("it was there a line ago")))).unwrap();
+        }
+    }
+
     fn rebalance(&mut self, world: &mut World, events: &mut Vec<Event>) {
         let (mut gone, mut come) = (Vec::new(), Vec::new());
         for partition in world.logs.keys().cloned().collect::<Vec<_>>() {
@@ -256,6 +272,7 @@ impl Broker for SimulatedBroker {
             self.orders.send(Order::Drain { leave: false, within: Duration::from_secs(5) }).unwrap();
         }
         assert!(world.idle_polls < 200_000, "no progress");
+        self.reload(&mut world);
         self.rebalance(&mut world, events);
         let mut left = records;
         for (partition, position) in &mut self.assigned {
@@ -306,15 +323,23 @@ impl Broker for SimulatedBroker {
             assert!(self.assigned.contains_key(partition), "{partition} is committed and is not ours");
         }
         let (mut written, mut refused) = (Vec::new(), None);
+        let mut generations = BTreeSet::new();
         outputs.for_each(&mut |output| {
             let value = output.value.unwrap_or_default().to_vec();
             if output.topic == OUT && value.ends_with(b"TooLarge") && refused.is_none() {
                 refused = Some(written.len());
             }
+            if output.topic == OUT {
+                generations.insert(output.timestamp as u64);
+            }
             written.push((output.topic, output.partition, value));
             ControlFlow::Continue(())
         });
         assert_eq!(written.len(), outputs.len());
+        assert!(generations.len() <= 1, "a transaction of several generations: {generations:?}");
+        let last = world.met.last().copied().unwrap_or_default();
+        assert!(generations.iter().all(|generation| *generation >= last), "{generations:?} after {last}");
+        world.met.extend(generations);
         if world.chance(10) {
             let codes = [("_TIMED_OUT", TroubleKind::Moved), ("ILLEGAL_GENERATION", TroubleKind::Moved)];
             let (code, kind) = codes[world.rng.usize(0..2)];
@@ -362,12 +387,15 @@ fn fastrand_within(rng: &mut fastrand::Rng, most: usize) -> usize {
 pub(super) struct SimulatedStep {
     name: PluginName,
     digest: Digest,
+    /// Of the task that it belongs to: stamped on what it passes, as its timestamp.
+    generation: u64,
     asked_again: BTreeSet<Vec<u8>>,
 }
 
 impl SimulatedStep {
-    pub(super) fn new(name: &str) -> Self {
-        Self { name: PluginName::new(name).unwrap(), digest: Digest::of(name.as_bytes()), asked_again: BTreeSet::new() }
+    pub(super) fn new(name: &str, generation: u64) -> Self {
+        let (digest, asked_again) = (Digest::of(name.as_bytes()), BTreeSet::new());
+        Self { name: PluginName::new(name).unwrap(), digest, generation, asked_again }
     }
 }
 
@@ -385,7 +413,7 @@ impl Step for SimulatedStep {
         let mut chunk = Vec::new();
         let acts = self.name.as_str() == "first";
         let alone = range.len() == 1;
-        for (position, index) in range.enumerate() {
+        for (position, index) in range.clone().enumerate() {
             let item = &items.list[index];
             let value = items.value(item).unwrap().to_vec();
             let text = String::from_utf8(value.clone()).unwrap();
@@ -413,6 +441,9 @@ impl Step for SimulatedStep {
             output.verdicts.push(verdict);
         }
         items.chunks.push(chunk);
+        for item in &mut items.list[range] {
+            item.timestamp = Some(self.generation as i64);
+        }
         // (emission order need not be the records' order)
         output.emitted.reverse();
         Ok(output)
