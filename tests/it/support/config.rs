@@ -33,6 +33,23 @@ impl Config {
         Self { dir, prefix }
     }
 
+    /// Changes the YAML, in one rename, as what deploys configurations does.
+    #[track_caller]
+    pub(crate) fn edit(&self, change: impl FnOnce(&str) -> String) {
+        let yaml = self.dir.join("millrace.yaml");
+        let before = std::fs::read_to_string(&yaml).expect("the configuration is there");
+        let after = change(&before);
+        assert_ne!(before, after, "the configuration changes");
+        self.put("millrace.yaml", after.as_bytes());
+    }
+
+    /// Puts a file of this name beside the YAML, in one rename, over the one that is there.
+    pub(crate) fn put(&self, name: &str, bytes: &[u8]) {
+        let new = self.dir.join(format!(".{name}.new"));
+        std::fs::write(&new, bytes).expect("the file is written");
+        std::fs::rename(&new, self.dir.join(name)).expect("the file takes its place");
+    }
+
     /// What to give to `millrace run`.
     pub(crate) fn path(&self) -> &Path {
         &self.dir

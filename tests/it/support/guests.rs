@@ -13,3 +13,14 @@ pub(crate) fn guest_path(name: &str) -> PathBuf {
 pub(crate) fn guest(name: &str) -> Vec<u8> {
     std::fs::read(guest_path(name)).expect("the file was there just now")
 }
+
+/// The same plugin as another file: with a section more, which nothing reads.
+pub(crate) fn guest_variant(name: &str, variant: &str) -> Vec<u8> {
+    let mut bytes = guest(name);
+    let section = "variant";
+    let length = u8::try_from(1 + section.len() + variant.len()).ok().filter(|length| *length < 128);
+    // A custom section: its id, its length (below 128 one byte of LEB128), its name after its length, its content.
+    bytes.extend([0, length.expect("a short name"), section.len() as u8]);
+    bytes.extend(section.bytes().chain(variant.bytes()));
+    bytes
+}

@@ -3,7 +3,7 @@
 //!
 //! Brokers are run by `scripts/kafka up --tied`, which ends them with this process however it ends.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::path::PathBuf;
 use std::process::{ChildStdin, Command, Output, Stdio};
@@ -36,7 +36,7 @@ pub(crate) fn shared() -> &'static Kafka {
     let (kafka, _tie) = SHARED.get_or_init(|| match std::env::var("KAFKA_BOOTSTRAP_SERVERS") {
         Ok(bootstrap) if !bootstrap.is_empty() => (Kafka { bootstrap }, None),
         _ => {
-            let (bootstrap, tie) = up(scratch("kafka"), 1, &[]);
+            let (bootstrap, tie) = up(scratch("kafka"), 1, &[], "WARN");
             (Kafka { bootstrap }, Some(tie))
         }
     });
@@ -131,12 +131,20 @@ pub(crate) enum Ending {
 impl Kafka {
     /// Makes a topic and waits until every partition has a leader.
     pub(crate) fn create_topic(&self, name: &str, partitions: i32, config: &[(&str, &str)]) {
-        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(-1));
-        for (key, value) in config {
-            topic = topic.set(key, value);
+        self.create_topics(&[name.to_owned()], partitions, config);
+    }
+
+    /// Makes many topics at once.
+    pub(crate) fn create_topics(&self, names: &[String], partitions: i32, config: &[(&str, &str)]) {
+        let topic = |name| {
+            let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(-1));
+            config.iter().fold(topic, |topic, (key, value)| topic.set(key, value))
+        };
+        let topics: Vec<NewTopic<'_>> = names.iter().map(|name| topic(name)).collect();
+        self.admin(async |client, options| client.create_topics(&topics, options).await);
+        for name in names {
+            self.await_leaders(name, partitions);
         }
-        self.admin(async |client, options| client.create_topics([&topic], options).await);
-        self.await_leaders(name, partitions);
     }
 
     /// Raises a topic's partition count to `partitions`.
@@ -254,6 +262,14 @@ impl Kafka {
     pub(crate) fn tool(&self, class: &str, args: &[&str]) -> String {
         let output = run(script().args(["tool", class, "--bootstrap-server", &self.bootstrap]).args(args));
         String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// The members of a group, as Kafka's own tool tells them: one line each, with its ids and its partitions.
+    pub(crate) fn members(&self, group: &str) -> BTreeSet<String> {
+        let told = self
+            .tool("consumer.group.ConsumerGroupCommand", &["--describe", "--members", "--verbose", "--group", group]);
+        let lines = told.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+        lines.filter(|line| line.split(' ').next() == Some(group)).collect()
     }
 
     fn await_leaders(&self, topic: &str, partitions: i32) {
@@ -482,6 +498,32 @@ mod kcat {
     }
 }
 
+/// A batch in the log of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Batch {
+    pub(crate) first_offset: i64,
+    pub(crate) last_offset: i64,
+    pub(crate) producer: i64,
+    /// It marks the end of a transaction of its producer.
+    pub(crate) is_control: bool,
+    pub(crate) timestamp: i64,
+}
+
+impl Batch {
+    /// From `baseOffset: 0 lastOffset: 0 … isControl: false …`, as Kafka's own tool prints it.
+    fn parse(line: &str) -> Option<Self> {
+        let value = |name: &str| line.split_once(&format!("{name}: "))?.1.split(' ').next();
+        let number = |name: &str| value(name)?.parse().ok();
+        Some(Self {
+            first_offset: number("baseOffset")?,
+            last_offset: number("lastOffset")?,
+            producer: number("producerId")?,
+            is_control: value("isControl")? == "true",
+            timestamp: number("CreateTime")?,
+        })
+    }
+}
+
 /// A cluster that one test owns: its nodes (1, 2, …) may be killed, stopped and started. Gone with the value.
 pub(crate) struct Cluster {
     kafka: Kafka,
@@ -504,9 +546,34 @@ impl Cluster {
 
     /// With server properties, `key=value`.
     pub(crate) fn start_with(nodes: u8, config: &[&str]) -> Self {
+        Self::start_logging("WARN", nodes, config)
+    }
+
+    /// One node that also logs what its group coordinator does: see [`Cluster::log_lines`].
+    pub(crate) fn start_talkative() -> Self {
+        Self::start_logging("INFO", 1, &[])
+    }
+
+    fn start_logging(level: &str, nodes: u8, config: &[&str]) -> Self {
         let dir = scratch("cluster");
-        let (bootstrap, tie) = up(dir.clone(), nodes, config);
+        let (bootstrap, tie) = up(dir.clone(), nodes, config, level);
         Self { kafka: Kafka { bootstrap }, dir, _tie: tie }
+    }
+
+    /// How many lines of node 1's log hold all of `words`.
+    pub(crate) fn log_lines(&self, words: &[&str]) -> usize {
+        let log = std::fs::read(self.dir.join("node1/server.log")).expect("the broker's log");
+        let log = String::from_utf8_lossy(&log);
+        log.lines().filter(|line| words.iter().all(|word| line.contains(word))).count()
+    }
+
+    /// The batches in node 1's log of a partition, in order: what no consumer shows.
+    pub(crate) fn batches(&self, topic: &str, partition: i32) -> Vec<Batch> {
+        let dir = self.dir.join(format!("node1/data/{topic}-{partition}"));
+        let segment = dir.join("00000000000000000000.log");
+        let segment = segment.to_str().expect("a path of ours is text");
+        let output = run(script().args(["tool", "DumpLogSegments", "--files", segment]));
+        String::from_utf8_lossy(&output.stdout).lines().filter_map(Batch::parse).collect()
     }
 
     /// A crash.
@@ -550,8 +617,9 @@ impl Drop for Cluster {
 }
 
 /// Starts a cluster that lives as long as the returned pipe. Returns its address.
-fn up(dir: PathBuf, nodes: u8, config: &[&str]) -> (String, ChildStdin) {
+fn up(dir: PathBuf, nodes: u8, config: &[&str], log_level: &str) -> (String, ChildStdin) {
     let mut command = script();
+    command.env("KAFKA_LOG_LEVEL", log_level);
     command.args(["up", "--tied", "--nodes", &nodes.to_string()]);
     for property in config {
         command.args(["--config", property]);

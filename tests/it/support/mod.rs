@@ -10,6 +10,7 @@ pub(crate) mod config;
 pub(crate) mod daemon;
 pub(crate) mod guests;
 pub(crate) mod kafka;
+pub(crate) mod load;
 pub(crate) mod memory_batch;
 
 /// The repository's root.

@@ -1,0 +1,3 @@
+//! Hot reload on a real Kafka: how changes are noticed, refused and taken up while records flow.
+
+mod load;
