@@ -17,6 +17,7 @@ use rdkafka::config::{ClientConfig, FromClientConfigAndContext as _};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaResult;
 use rdkafka::message::{Header, Message as _, OwnedHeaders};
+use rdkafka::metadata::MetadataTopic;
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use rustix::process::{Pid, Signal, kill_process};
@@ -142,9 +143,13 @@ impl Kafka {
         };
         let topics: Vec<NewTopic<'_>> = names.iter().map(|name| topic(name)).collect();
         self.admin(async |client, options| client.create_topics(&topics, options).await);
-        for name in names {
-            self.await_leaders(name, partitions);
-        }
+        let consumer = self.consumer(&[]);
+        wait_for(TIMEOUT, &format!("{names:?} have {partitions} partitions with leaders"), || {
+            let metadata = consumer.fetch_metadata(None, TIMEOUT).ok()?;
+            let led = metadata.topics().iter().filter(|topic| led_partitions(topic) == Some(partitions));
+            let led: BTreeSet<&str> = led.map(MetadataTopic::name).collect();
+            names.iter().all(|name| led.contains(name.as_str())).then_some(())
+        });
     }
 
     /// Raises a topic's partition count to `partitions`.
@@ -253,9 +258,7 @@ impl Kafka {
     /// How many partitions `topic` has, all of them with a leader; `None` if there is no such topic.
     pub(crate) fn partitions(&self, topic: &str) -> Option<i32> {
         let metadata = self.consumer(&[]).fetch_metadata(Some(topic), TIMEOUT).ok()?;
-        let topic = metadata.topics().iter().find(|t| t.name() == topic && t.error().is_none())?;
-        let led = topic.partitions().iter().all(|p| p.leader() >= 0);
-        led.then(|| i32::try_from(topic.partitions().len()).expect("a count"))
+        led_partitions(metadata.topics().iter().find(|t| t.name() == topic)?)
     }
 
     /// Runs one of Kafka's own tools against this cluster, e.g. `consumer.group.ConsumerGroupCommand`.
@@ -315,6 +318,12 @@ impl Kafka {
             result.unwrap_or_else(|(topic, code)| panic!("{topic}: {code}"));
         }
     }
+}
+
+/// How many partitions a topic has, where each has a leader.
+fn led_partitions(topic: &MetadataTopic) -> Option<i32> {
+    let led = topic.error().is_none() && topic.partitions().iter().all(|p| p.leader() >= 0);
+    led.then(|| i32::try_from(topic.partitions().len()).expect("a count"))
 }
 
 /// Remembers where each record of a producer went.
