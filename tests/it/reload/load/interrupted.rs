@@ -12,6 +12,7 @@ use crate::support::load::{Load, number};
 use crate::support::{scratch, unique, wait_until};
 
 const ROUTE: &str = "interrupted";
+const PARTITIONS: usize = 2;
 
 /// One route that stamps; its destination has one partition.
 struct Bench {
@@ -24,7 +25,7 @@ impl Bench {
     /// `head` comes before the route, `more` belongs to it.
     fn new(head: &str, more: &str) -> Self {
         let [source, destination] = ["interrupted", "interrupted-out"].map(unique);
-        shared().create_topic(&source, 2, &[FOR_EVER]);
+        shared().create_topic(&source, PARTITIONS as i32, &[FOR_EVER]);
         shared().create_topic(&destination, 1, &[FOR_EVER]);
         let rest = format!(
             "{head}routes:
@@ -38,7 +39,7 @@ impl Bench {
     }
 
     fn load(&self, per_second: usize) -> Load {
-        Load::start(shared(), &self.source, 2, per_second)
+        Load::start(shared(), &self.source, PARTITIONS, per_second)
     }
 }
 
@@ -48,14 +49,18 @@ const KILLS: u32 = 10;
 /// Longest time from a change of the files to the kill: from before it is noticed to after it is taken up.
 const KILLED_WITHIN: u64 = 400;
 
-/// Waits until so many records more are sent, and then until these are committed. Returns their numbers.
+/// Has some records pass, and returns the numbers of those that were sent and committed meanwhile.
 fn interlude(daemon: &Daemon, load: &Load, bench: &Bench) -> std::ops::Range<usize> {
-    let (from, ends) = (load.sent(), || shared().end_offsets(&bench.source, Isolation::ReadUncommitted));
-    wait_until(PATIENCE, "records are sent to the configuration as it was found", || load.sent() >= from + 100);
-    let (until, wanted) = (load.sent(), ends());
+    let stored = || shared().end_offsets(&bench.source, Isolation::ReadUncommitted);
+    let from = load.sent();
+    // (of what is sent, some is still on its way: what is stored counts)
+    let until = || PARTITIONS * stored().values().copied().min().unwrap_or_default() as usize;
+    wait_until(PATIENCE, "records are sent to the configuration as it was found", || until() >= from + 100);
+    let (until, wanted) = (until(), stored());
     wait_until(PATIENCE, "they are committed", || {
         assert_eq!(daemon.get("/readyz").status, 200);
-        shared().committed(&bench.config.group(ROUTE), &bench.source).iter().all(|(p, at)| *at >= wanted[p])
+        let committed = shared().committed(&bench.config.group(ROUTE), &bench.source);
+        wanted.iter().all(|(partition, end)| committed.get(partition) >= Some(end))
     });
     from..until
 }
