@@ -33,6 +33,11 @@ pub enum AppError {
     /// Signals cannot be waited for.
     #[error("signals cannot be waited for")]
     Signals(#[source] std::io::Error),
+    /// What routes records is gone.
+    #[error(
+        "a bug in millrace, please report it with the lines above: what was in work is uncommitted and will be read again"
+    )]
+    Bug,
     /// Draining took longer than `shutdown_timeout`.
     #[error(
         "not drained within {within:?} (shutdown_timeout): {}; what was in work is uncommitted and will be read again",
@@ -126,7 +131,7 @@ pub async fn run_watched(
         shutdown_timeout: Arc::clone(&within),
         condition,
     };
-    let supervision = Supervisor::start(metrics.clone(), Arc::clone(&board));
+    let (supervision, gone) = Supervisor::start(metrics.clone(), Arc::clone(&board));
     let sources = Sources { path, env, engine, word, surroundings: Box::new(surroundings) };
     let reloader = Reloader::start(sources, Arc::clone(&plan), clients, Arc::clone(&board), supervision.clone());
     let answers = admin::Sources {
@@ -139,7 +144,10 @@ pub async fn run_watched(
     let hangups = tokio::spawn(reload_at(hangup, reloader));
     announce(loaded, &plan);
     started(Running { admin: address, board });
-    stop.await;
+    tokio::select! {
+        () = stop => {}
+        _ = gone => return Err(AppError::Bug),
+    }
 
     hangups.abort();
     let within = *within.lock().unwrap_or_else(PoisonError::into_inner);

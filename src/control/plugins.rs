@@ -13,7 +13,7 @@ use super::plan::{RoutePlan, problem_at};
 use crate::config::settings::{Plugin, Route};
 use crate::config::{Loaded, Problem, Problems, UNREADABLE};
 use crate::model::{Digest, PluginName};
-use crate::plugin::{Compiled, DestinationSpec, Engine, Prepare, Prepared};
+use crate::plugin::{Compiled, DestinationSpec, Engine, PLUGIN_BYTES_MAX, Prepare, Prepared};
 
 /// The plugins of a configuration, compiled.
 #[derive(Default)]
@@ -131,13 +131,14 @@ struct Contents {
 impl Contents {
     fn of(path: &Path, known: Option<&LoadedPlugin>) -> Result<Self, String> {
         let unreadable = |error: std::io::Error| format!("{} cannot be read: {error}", path.display());
-        let mut file = File::open(path).map_err(unreadable)?;
+        let file = File::open(path).map_err(unreadable)?;
         let stamp = Stamp::of(&file.metadata().map_err(unreadable)?);
         if let Some(known) = known.filter(|known| known.stamp == stamp) {
             return Ok(Self { stamp, bytes: None, known: Some(known.compiled.clone()) });
         }
+        // One byte more than any plugin has is enough to tell that it is too large.
         let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).map_err(unreadable)?;
+        file.take(PLUGIN_BYTES_MAX as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?;
         Ok(Self { stamp, bytes: Some(bytes), known: None })
     }
 

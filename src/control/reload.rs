@@ -6,6 +6,7 @@
 //! is wanted with what runs. However many changes come, and whatever is missed, the next look finds it.
 
 use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -30,7 +31,8 @@ use crate::plugin::Engine;
 
 /// A configuration that changes all the time is taken up after this, or twenty times `watch.debounce`, all the same.
 const RESTLESS: Duration = Duration::from_secs(5);
-/// A plugin file that is no plugin is taken for one that is still being written until it has kept still for this long.
+/// A plugin file that is no plugin, and a configuration that has lost routes, are taken for files that are still being
+/// written until they have kept still for this long.
 const WHOLE_WITHIN: Duration = Duration::from_secs(2);
 /// How often a configuration is tried again that was refused for something outside of it: a topic, the cluster, an address.
 const RETRY_EVERY: Duration = Duration::from_secs(5);
@@ -209,6 +211,13 @@ struct Next {
     loaded: Loaded,
 }
 
+impl Next {
+    /// Half a YAML file can be a configuration, too: one with fewer routes.
+    fn removes_routes(&self) -> bool {
+        self.changes.routes(Action::Removed).next().is_some()
+    }
+}
+
 /// Why a configuration is not taken up.
 #[derive(Default)]
 struct Refusal {
@@ -349,11 +358,17 @@ impl Reloading {
         }
         self.retry_at = None;
         self.accepted = ask;
-        let outcome = self.read().map_or_else(
-            |problems| Outcome::Refused(Refusal::invalid(problems, BTreeSet::new())),
-            |loaded| self.build(loaded, ask),
-        );
-        match outcome {
+        // A panic is a bug of ours or of the compiler; it costs this attempt, and nothing that runs.
+        let outcome = catch_unwind(AssertUnwindSafe(|| match self.read() {
+            Ok(loaded) => self.build(loaded, ask),
+            Err(problems) => Outcome::Refused(Refusal::invalid(problems, BTreeSet::new())),
+        }));
+        let bug =
+            |_| Outcome::Refused(Refusal::failed("a bug in millrace, please report it (the log has more)".into()));
+        match outcome.unwrap_or_else(bug) {
+            Outcome::Applied(next) if next.removes_routes() && self.may_be_unfinished(cause) => {
+                tracing::debug!("not taken up yet: routes are gone from a file that may still be written");
+            }
             Outcome::Applied(next) => self.apply(*next, cause, began),
             Outcome::Unchanged => self.tell_unchanged(cause, began),
             Outcome::Refused(refusal) => self.refuse(refusal, cause, began),
@@ -365,6 +380,16 @@ impl Reloading {
             // Something may have happened since they were read, or while the watcher was told where to listen.
             self.look_at = Some(Instant::now());
         }
+    }
+
+    /// Whether the files may not be whole yet, since they have changed a short while ago. They are read again then.
+    fn may_be_unfinished(&mut self, cause: Cause) -> bool {
+        let whole_at = self.changed_at + WHOLE_WITHIN;
+        let unfinished = !cause.is_asked() && Instant::now() < whole_at;
+        if unfinished {
+            self.retry_at = Some(whole_at);
+        }
+        unfinished
     }
 
     /// Reads the configuration, and remembers how its files looked before.
@@ -466,11 +491,8 @@ impl Reloading {
 
     fn refuse(&mut self, refusal: Refusal, cause: Cause, began: Instant) {
         let Refusal { message, problems, hazards, passes, unfinished } = refusal;
-        let whole_at = self.changed_at + WHOLE_WITHIN;
-        if !unfinished.is_empty() && !cause.is_asked() && Instant::now() < whole_at {
-            tracing::debug!(?unfinished, "not taken up yet: a plugin's file may still be written");
-            self.retry_at = Some(whole_at);
-            return;
+        if !unfinished.is_empty() && self.may_be_unfinished(cause) {
+            return tracing::debug!(?unfinished, "not taken up yet: a plugin's file may still be written");
         }
         self.retry_at = passes.then(|| Instant::now() + RETRY_EVERY);
         if self.refused.as_ref() == Some(&message) && !cause.is_asked() {

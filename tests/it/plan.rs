@@ -236,7 +236,9 @@ fn what_is_hazardous_about_a_change_is_told_and_only_that() {
     let before = first_plan(&base());
     let cluster = topics(&[("orders", 4), ("orders.paid", 4), ("copy", 4), ("dead", 1), ("wide", 8), ("narrow", 2)]);
     let others_group = "start: latest, group: paid";
-    let cases: [(&[(&str, &str)], &[(HazardCode, bool)]); 11] = [
+    /// What is replaced by what in the YAML, and what that is told for: with whether it is refused.
+    type Case<'a> = (&'a [(&'a str, &'a str)], &'a [(HazardCode, bool)]);
+    let cases: [Case<'_>; 11] = [
         (&[("fields: [card]", "fields: [iban]")], &[]),
         (&[("  other:", "  another:")], &[(NewGroup, true)]),
         (&[("start: latest", "start: latest, group: elsewhere")], &[(GroupChanged, false)]),
