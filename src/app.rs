@@ -13,7 +13,7 @@ use crate::config::Loaded;
 use crate::config::settings::{self, Log, LogLevel};
 use crate::control::Clients;
 use crate::control::plan::Plan;
-use crate::control::reload::{self, Ask, Environment, Reloader, Sources};
+use crate::control::reload::{self, Ask, Environment, Obstacle, Reloader, Sources};
 use crate::control::status::{Cause, StatusBoard};
 use crate::control::supervisor::Supervisor;
 use crate::kafka;
@@ -186,9 +186,11 @@ struct Surroundings {
 }
 
 impl reload::Surroundings for Surroundings {
-    fn take_up(&mut self, loaded: &Loaded) -> Result<(), String> {
+    fn take_up(&mut self, loaded: &Loaded) -> Result<(), Obstacle> {
         let settings = &loaded.settings;
-        self.condition.as_ref().map_or(Ok(()), |condition| condition(loaded))?;
+        if let Some(Err(message)) = self.condition.as_ref().map(|condition| condition(loaded)) {
+            return Err(Obstacle { message, passes: false });
+        }
         self.runtime
             .block_on(async {
                 match &mut *self.endpoint.lock().await {
@@ -196,7 +198,7 @@ impl reload::Surroundings for Surroundings {
                     None => Ok(()),
                 }
             })
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| Obstacle { message: error.to_string(), passes: true })?;
         let (level, format) = log_options(&settings.log);
         self.log.set(level, format);
         if self.cache_dir.0 != settings.cache_dir {

@@ -54,8 +54,16 @@ pub trait Surroundings: Send {
     /// Takes up what concerns it: the last thing of a reload that can fail.
     ///
     /// # Errors
-    /// Why it cannot; all is as it was.
-    fn take_up(&mut self, loaded: &Loaded) -> Result<(), String>;
+    /// [`Obstacle`]; all is as it was.
+    fn take_up(&mut self, loaded: &Loaded) -> Result<(), Obstacle>;
+}
+
+/// Why a configuration cannot be taken up that is right in itself.
+pub struct Obstacle {
+    /// For people.
+    pub message: String,
+    /// Whether it may pass without a change of the configuration.
+    pub passes: bool,
 }
 
 /// What reloads are made of.
@@ -249,7 +257,7 @@ impl Refusal {
     }
 
     fn failed(message: String) -> Self {
-        Self { message, passes: true, ..Self::default() }
+        Self { message, passes: false, ..Self::default() }
     }
 }
 
@@ -446,8 +454,8 @@ impl Reloading {
 
     fn apply(&mut self, next: Next, cause: Cause, began: Instant) {
         let Next { running, changes, hazards, loaded } = next;
-        if let Err(message) = self.sources.surroundings.take_up(&loaded) {
-            return self.refuse(Refusal { hazards, ..Refusal::failed(message) }, cause, began);
+        if let Err(Obstacle { message, passes }) = self.sources.surroundings.take_up(&loaded) {
+            return self.refuse(Refusal { hazards, passes, ..Refusal::failed(message) }, cause, began);
         }
         for warning in loaded.warnings.iter() {
             tracing::warn!("{warning}");
