@@ -152,6 +152,7 @@ impl Reloader {
             last_look: Instant::now(),
             retry_at: None,
             refused: None,
+            candidate: None,
             accepted: Ask::default(),
             watcher: None,
             own: own.clone(),
@@ -189,6 +190,8 @@ struct Reloading {
     retry_at: Option<Instant>,
     /// Why the files, as they were last read, are not in force.
     refused: Option<String>,
+    /// What was built for them, so that it is not compiled again when they are tried again.
+    candidate: Option<Arc<Plan>>,
     /// What was accepted for them; it holds when they are tried again.
     accepted: Ask,
     watcher: Option<Watcher>,
@@ -373,7 +376,11 @@ impl Reloading {
         }));
         let bug =
             |_| Outcome::Refused(Refusal::failed("a bug in millrace, please report it (the log has more)".into()));
-        match outcome.unwrap_or_else(bug) {
+        let outcome = outcome.unwrap_or_else(bug);
+        if !matches!(outcome, Outcome::Refused(_)) {
+            self.candidate = None;
+        }
+        match outcome {
             Outcome::Applied(next) if next.removes_routes() && self.may_be_unfinished(cause) => {
                 tracing::debug!("not taken up yet: routes are gone from a file that may still be written");
             }
@@ -419,16 +426,17 @@ impl Reloading {
     }
 
     /// Builds everything anew that has changed. Nothing that runs is touched.
-    fn build(&self, loaded: Loaded, ask: Ask) -> Outcome {
+    fn build(&mut self, loaded: Loaded, ask: Ask) -> Outcome {
         let running = &self.running;
         let plan = match Plan::build(&loaded, &self.sources.engine, Some(&running.plan)) {
-            Ok(plan) => plan,
+            Ok(plan) => Arc::new(plan),
             Err(Refused { mut problems, unfinished }) => {
                 problems.extend(loaded.warnings);
                 problems.sort();
                 return Outcome::Refused(Refusal::invalid(problems, unfinished));
             }
         };
+        self.candidate = Some(Arc::clone(&plan));
         let facts = plan.facts();
         if facts == *running.facts && plan.fingerprint == running.plan.fingerprint {
             return Outcome::Unchanged;
@@ -448,7 +456,7 @@ impl Reloading {
         if found.iter().any(|hazard| hazard.refused) {
             return Outcome::Refused(Refusal::hazardous(found));
         }
-        let next = Running { plan: Arc::new(plan), facts: Arc::new(facts), clients };
+        let next = Running { plan, facts: Arc::new(facts), clients };
         Outcome::Applied(Box::new(Next { running: next, changes, hazards: found, loaded }))
     }
 

@@ -532,3 +532,18 @@ fn a_directory_put_in_the_place_of_the_cache_is_not_used() {
     engine.compile(&plugin, &guest("scan")).unwrap();
     assert_eq!(names(&cache), 1);
 }
+
+#[test]
+fn a_plugin_that_is_in_use_is_neither_compiled_nor_loaded_again() {
+    let cache = tempfile::tempdir().unwrap();
+    let engine = Engine::new(EngineOptions { cache_dir: None }).unwrap();
+    let plugin = PluginName::new("scan").unwrap();
+    let in_use = engine.compile(&plugin, &guest("scan")).unwrap();
+    engine.keep_in(Some(cache.path().to_owned()));
+    let kept = || std::fs::read_dir(cache.path()).unwrap().count();
+    let again = engine.compile(&plugin, &guest("scan")).unwrap();
+    assert_eq!((kept(), again.sha256()), (0, in_use.sha256()));
+    drop((in_use, again));
+    engine.compile(&plugin, &guest("scan")).unwrap();
+    assert_eq!(kept(), 1);
+}
