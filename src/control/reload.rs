@@ -15,13 +15,14 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::sync::oneshot;
 
+use super::board::StatusBoard;
 use super::change::{Action, Changes};
 use super::facts::Facts;
 use super::hazards::{Hazard, HazardCode, hazards};
 use super::look::Look;
 use super::plan::{Plan, Refused};
 use super::route::Clients;
-use super::status::{Cause, Reload, StatusBoard, Told};
+use super::status::{Cause, Reload, Told};
 use super::supervisor::{Supervision, Wanted};
 use super::watcher::Watcher;
 use crate::config::settings::{Watch, WatchMethod};

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 
+use super::board::{RoutePhase, RouteReport, StatusBoard};
 use super::plan::RoutePlan;
 use super::report::WorkerNews;
-use super::status::{RoutePhase, RouteReport, StatusBoard, Time};
+use super::status::Time;
 use crate::config::Settings;
 use crate::kafka::{self, Cluster, Instance, LeftOut, Session, SessionOptions};
 use crate::model::RouteName;

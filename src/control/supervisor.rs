@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant, SystemTime};
 
+use super::board::{RouteFacts, RoutePhase, RouteReport, StatusBoard};
 use super::plan::{Plan, RoutePlan};
 use super::route::{Clients, RunningRoute, Shared};
-use super::status::{RouteFacts, RoutePhase, RouteReport, RouteState, StatusBoard};
+use super::status::RouteState;
 use crate::config::settings::Route;
 use crate::model::RouteName;
 use crate::telemetry::Metrics;
