@@ -6,6 +6,7 @@
 pub mod board;
 pub mod change;
 pub mod facts;
+mod files;
 pub mod hazards;
 mod look;
 pub mod plan;

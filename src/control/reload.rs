@@ -18,32 +18,20 @@ use tokio::sync::oneshot;
 use super::board::StatusBoard;
 use super::change::{Action, Changes};
 use super::facts::Facts;
+use super::files::Files;
 use super::hazards::{Hazard, HazardCode, hazards};
-use super::look::Look;
 use super::plan::{Plan, Refused};
 use super::route::Clients;
 use super::status::{Cause, Reload, Told};
 use super::supervisor::{Supervision, Wanted};
-use super::watcher::Watcher;
-use crate::config::settings::{Watch, WatchMethod};
-use crate::config::{self, Loaded, Problem, Problems};
+use crate::config::{Loaded, Problem, Problems};
 use crate::kafka::Topics;
 use crate::plugin::Engine;
 
-/// A configuration that changes all the time is taken up after this, or twenty times `watch.debounce`, all the same.
-const RESTLESS: Duration = Duration::from_secs(5);
-/// A plugin file that is no plugin, and a configuration that has lost routes, are taken for files that are still being
-/// written until they have kept still for this long.
-const WHOLE_WITHIN: Duration = Duration::from_secs(2);
 /// How often a configuration is tried again that was refused for something outside of it: a topic, the cluster, an address.
 const RETRY_EVERY: Duration = Duration::from_secs(5);
-/// Looks at files follow each other no sooner than this, however much happens around them.
-const LOOK_SOONEST: Duration = Duration::from_millis(20);
 /// How long the cluster may take to say which topics there are.
 const ASK_WITHIN: Duration = Duration::from_secs(5);
-/// Reading a configuration names files that have to be looked at before they are read; one that names others each time it is
-/// read changes faster than anybody can read it.
-const READS_MOST: usize = 3;
 /// Problems of a refused configuration that are logged; the rest is counted.
 const PROBLEMS_LOGGED: usize = 20;
 
@@ -138,28 +126,24 @@ impl Reloader {
         supervision.want(Wanted { plan: Arc::clone(&plan), clients: Arc::clone(&clients), generation });
 
         let (own, mailbox) = channel();
-        let watch = plan.settings.watch.clone();
-        let mut reloading = Reloading {
-            sources,
+        let Sources { path, env, engine, word, surroundings } = sources;
+        let heard = own.clone();
+        let files = Files::new(path, env, plan.settings.watch.clone(), move || drop(heard.send(Message::Heard)));
+        let reloading = Reloading {
+            engine,
+            word,
+            surroundings,
             board,
             supervision,
             in_force: Arc::clone(&in_force),
             running: Running { plan, facts, clients },
-            named: BTreeSet::new(),
-            taken: Look::default(),
-            moving: None,
-            changed_at: Instant::now(),
-            look_at: None,
-            last_look: Instant::now(),
+            files,
             retry_at: None,
             refused: None,
             candidate: None,
             accepted: Ask::default(),
-            watcher: None,
-            own: own.clone(),
             mailbox,
         };
-        reloading.watch(&watch);
         let thread = std::thread::Builder::new().name("reload".into());
         thread.spawn(move || reloading.run()).expect("the process can start a thread");
         Self { mailbox: own, facts: in_force }
@@ -173,21 +157,14 @@ struct Running {
 }
 
 struct Reloading {
-    sources: Sources,
+    engine: Engine,
+    word: String,
+    surroundings: Box<dyn Surroundings>,
     board: Arc<StatusBoard>,
     supervision: Supervision,
     in_force: Arc<ArcSwap<Facts>>,
     running: Running,
-    /// Files beside the YAML that the configuration names, as it was last read.
-    named: BTreeSet<PathBuf>,
-    /// The files as they were when they were last read.
-    taken: Look,
-    /// They have changed since.
-    moving: Option<Moving>,
-    /// When they last changed.
-    changed_at: Instant,
-    look_at: Option<Instant>,
-    last_look: Instant,
+    files: Files,
     retry_at: Option<Instant>,
     /// Why the files, as they were last read, are not in force.
     refused: Option<String>,
@@ -195,17 +172,7 @@ struct Reloading {
     candidate: Option<Arc<Plan>>,
     /// What was accepted for them; it holds when they are tried again.
     accepted: Ask,
-    watcher: Option<Watcher>,
-    own: Sender<Message>,
     mailbox: Receiver<Message>,
-}
-
-/// Files that are changing.
-struct Moving {
-    look: Look,
-    /// Since when they look like this.
-    since: Instant,
-    first: Instant,
 }
 
 /// What came of reading a configuration.
@@ -268,16 +235,16 @@ impl Refusal {
 impl Reloading {
     fn run(mut self) {
         loop {
-            let due = self.look_at.into_iter().chain(self.retry_at).min();
+            let due = self.files.due().into_iter().chain(self.retry_at).min();
             let wait = due.map_or(Duration::from_secs(3600), |at| at.saturating_duration_since(Instant::now()));
             match self.mailbox.recv_timeout(wait) {
-                Ok(Message::Heard) => self.hear(),
+                Ok(Message::Heard) => self.files.hear(),
                 Ok(Message::Ask(cause, ask, answer)) => self.answer(cause, ask, answer),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            if self.look_at.is_some_and(|at| at <= Instant::now()) {
-                self.look();
+            if self.files.due().is_some_and(|at| at <= Instant::now()) && self.files.have_changed(Instant::now()) {
+                self.attempt(Cause::Files, Ask::default());
             }
             if self.retry_at.is_some_and(|at| at <= Instant::now()) {
                 self.attempt(Cause::Retry, self.accepted);
@@ -285,69 +252,13 @@ impl Reloading {
         }
     }
 
-    // ---- files ------------------------------------------------------------------------
-
-    /// Takes up how files are to be watched.
-    fn watch(&mut self, watch: &Watch) {
-        let listens = matches!(watch.method, WatchMethod::Auto | WatchMethod::Events);
-        if !listens {
-            self.watcher = None;
-        } else if self.watcher.is_none() {
-            let own = self.own.clone();
-            self.watcher = Some(Watcher::new(move || drop(own.send(Message::Heard))));
-        }
-        if let Some(watcher) = &mut self.watcher {
-            watcher.follow(self.taken.folders(&self.sources.path));
-        }
-        // What happened before it listened is found by a look.
-        self.look_at = (watch.method != WatchMethod::Off).then(Instant::now);
-    }
-
-    fn hear(&mut self) {
-        if self.watcher.as_ref().is_some_and(Watcher::heard) && self.moving.is_none() {
-            self.look_at = Some(self.last_look + LOOK_SOONEST);
-        }
-    }
-
-    /// Looks whether the files have changed, and takes them up once they keep still.
-    fn look(&mut self) {
-        let watch = &self.running.plan.settings.watch;
-        let now = Instant::now();
-        self.last_look = now;
-        self.look_at = match watch.method {
-            // Events may be missing even where there are some: on a network file system, behind a link.
-            WatchMethod::Auto | WatchMethod::Poll => Some(now + watch.interval),
-            WatchMethod::Events | WatchMethod::Off => None,
-        };
-        let look = Look::at(&self.sources.path, &self.named);
-        if look == self.taken {
-            self.moving = None;
-            return;
-        }
-        let moving = match self.moving.take() {
-            Some(moving) if moving.look == look => moving,
-            moved => Moving { look, since: now, first: moved.map_or(now, |moved| moved.first) },
-        };
-        let quiet_at = moving.since + watch.debounce;
-        let restless_at = moving.first + RESTLESS.max(watch.debounce * 20);
-        if now >= quiet_at.min(restless_at) {
-            self.moving = Some(moving);
-            self.attempt(Cause::Files, Ask::default());
-        } else {
-            self.look_at = Some(quiet_at.min(restless_at));
-            self.moving = Some(moving);
-        }
-    }
-
-    // ---- attempts ---------------------------------------------------------------------
-
     /// Answers everybody who asks now with one attempt.
     fn answer(&mut self, cause: Cause, ask: Ask, answer: oneshot::Sender<Reload>) {
         let mut answers = vec![answer];
         let mut accept_new_group = ask.accept_new_group;
         while let Ok(message) = self.mailbox.try_recv() {
             match message {
-                Message::Heard => self.hear(),
+                Message::Heard => self.files.hear(),
                 Message::Ask(_, ask, answer) => {
                     accept_new_group |= ask.accept_new_group;
                     answers.push(answer);
@@ -365,13 +276,10 @@ impl Reloading {
     /// Reads everything, and has it run if it can.
     fn attempt(&mut self, cause: Cause, ask: Ask) {
         let began = Instant::now();
-        if let Some(moving) = self.moving.take() {
-            self.changed_at = moving.since;
-        }
         self.retry_at = None;
         self.accepted = ask;
         // A panic is a bug of ours or of the compiler; it costs this attempt, and nothing that runs.
-        let outcome = catch_unwind(AssertUnwindSafe(|| match self.read() {
+        let outcome = catch_unwind(AssertUnwindSafe(|| match self.files.read() {
             Ok(loaded) => self.build(loaded, ask),
             Err(problems) => Outcome::Refused(Refusal::invalid(problems, BTreeSet::new())),
         }));
@@ -389,47 +297,19 @@ impl Reloading {
             Outcome::Unchanged => self.tell_unchanged(cause, began),
             Outcome::Refused(refusal) => self.refuse(refusal, cause, began),
         }
-        if let Some(watcher) = &mut self.watcher {
-            watcher.follow(self.taken.folders(&self.sources.path));
-        }
-        if self.running.plan.settings.watch.method != WatchMethod::Off {
-            // Something may have happened since they were read, or while the watcher was told where to listen.
-            self.look_at = Some(Instant::now());
-        }
     }
 
     /// Whether the files may not be whole yet, since they have changed a short while ago. They are read again then.
     fn may_be_unfinished(&mut self, cause: Cause) -> bool {
-        let whole_at = self.changed_at + WHOLE_WITHIN;
-        let unfinished = !cause.is_asked() && Instant::now() < whole_at;
-        if unfinished {
-            self.retry_at = Some(whole_at);
-        }
-        unfinished
-    }
-
-    /// Reads the configuration, and remembers how its files looked before.
-    fn read(&mut self) -> Result<Loaded, Problems> {
-        let mut tries = 0;
-        loop {
-            let mut look = Look::at(&self.sources.path, &self.named);
-            let reading = config::read(&self.sources.path, &*self.sources.env);
-            // Files that it did not name before were not looked at before they were read: once more.
-            let is_looked_at = reading.named.is_subset(&self.named);
-            self.named = reading.named;
-            tries += 1;
-            if is_looked_at || tries == READS_MOST {
-                look.forget_all_but(&self.named);
-                self.taken = look;
-                return reading.result;
-            }
-        }
+        let until = self.files.unfinished_until().filter(|_| !cause.is_asked());
+        self.retry_at = until.or(self.retry_at);
+        until.is_some()
     }
 
     /// Builds everything anew that has changed. Nothing that runs is touched.
     fn build(&mut self, loaded: Loaded, ask: Ask) -> Outcome {
         let running = &self.running;
-        let plan = match Plan::build(&loaded, &self.sources.engine, Some(&running.plan)) {
+        let plan = match Plan::build(&loaded, &self.engine, Some(&running.plan)) {
             Ok(plan) => Arc::new(plan),
             Err(Refused { mut problems, unfinished }) => {
                 problems.extend(loaded.warnings);
@@ -445,7 +325,7 @@ impl Reloading {
         let changes = Changes::between(&running.facts, &facts);
         let clients = match changes.restarts_all() {
             false => Ok(Arc::clone(&running.clients)),
-            true => Clients::connect(&plan.settings, &self.sources.word),
+            true => Clients::connect(&plan.settings, &self.word),
         };
         let clients = match clients {
             Ok(clients) => clients,
@@ -463,7 +343,7 @@ impl Reloading {
 
     fn apply(&mut self, next: Next, cause: Cause, began: Instant) {
         let Next { running, changes, hazards, loaded } = next;
-        if let Err(Obstacle { message, passes }) = self.sources.surroundings.take_up(&loaded) {
+        if let Err(Obstacle { message, passes }) = self.surroundings.take_up(&loaded) {
             return self.refuse(Refusal { hazards, passes, ..Refusal::failed(message) }, cause, began);
         }
         for warning in loaded.warnings.iter() {
@@ -486,13 +366,11 @@ impl Reloading {
         self.in_force.store(Arc::clone(facts));
         self.supervision.want(Wanted { plan: Arc::clone(plan), clients: Arc::clone(clients), generation });
         tracing::info!(generation, cause = cause.as_str(), ?took, "configuration applied: {changes}");
-        let watch = plan.settings.watch.clone();
-        let watches_else = watch != self.running.plan.settings.watch;
+        if plan.settings.watch != self.running.plan.settings.watch {
+            self.files.watch(plan.settings.watch.clone());
+        }
         self.running = running;
         self.refused = None;
-        if watches_else {
-            self.watch(&watch);
-        }
     }
 
     fn tell_unchanged(&mut self, cause: Cause, began: Instant) {
@@ -512,7 +390,7 @@ impl Reloading {
             return tracing::debug!(?unfinished, "not taken up yet: a plugin's file may still be written");
         }
         self.retry_at = passes.then(|| Instant::now() + RETRY_EVERY);
-        if self.refused.as_ref() == Some(&message) && !cause.is_asked() {
+        if self.refused.as_ref() == Some(&message) && cause == Cause::Retry {
             return;
         }
         let errors: Vec<&Problem> = problems.iter().filter(|problem| !problem.is_warning()).collect();
