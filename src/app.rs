@@ -12,9 +12,10 @@ use crate::admin::{self, AdminOptions, Endpoint, Server};
 use crate::config::Loaded;
 use crate::config::settings::{self, Log, LogLevel};
 use crate::control::Clients;
+use crate::control::board::StatusBoard;
 use crate::control::plan::Plan;
-use crate::control::reload::{self, Ask, Environment, Reloader, Sources};
-use crate::control::status::{Cause, StatusBoard};
+use crate::control::reload::{self, Ask, Environment, Obstacle, Reloader, Sources};
+use crate::control::status::Cause;
 use crate::control::supervisor::Supervisor;
 use crate::kafka;
 use crate::model::RouteName;
@@ -33,6 +34,11 @@ pub enum AppError {
     /// Signals cannot be waited for.
     #[error("signals cannot be waited for")]
     Signals(#[source] std::io::Error),
+    /// What routes records is gone.
+    #[error(
+        "a bug in millrace, please report it with the lines above: what was in work is uncommitted and will be read again"
+    )]
+    Bug,
     /// Draining took longer than `shutdown_timeout`.
     #[error(
         "not drained within {within:?} (shutdown_timeout): {}; what was in work is uncommitted and will be read again",
@@ -126,7 +132,7 @@ pub async fn run_watched(
         shutdown_timeout: Arc::clone(&within),
         condition,
     };
-    let supervision = Supervisor::start(metrics.clone(), Arc::clone(&board));
+    let (supervision, gone) = Supervisor::start(metrics.clone(), Arc::clone(&board));
     let sources = Sources { path, env, engine, word, surroundings: Box::new(surroundings) };
     let reloader = Reloader::start(sources, Arc::clone(&plan), clients, Arc::clone(&board), supervision.clone());
     let answers = admin::Sources {
@@ -139,7 +145,10 @@ pub async fn run_watched(
     let hangups = tokio::spawn(reload_at(hangup, reloader));
     announce(loaded, &plan);
     started(Running { admin: address, board });
-    stop.await;
+    tokio::select! {
+        () = stop => {}
+        _ = gone => return Err(AppError::Bug),
+    }
 
     hangups.abort();
     let within = *within.lock().unwrap_or_else(PoisonError::into_inner);
@@ -178,9 +187,11 @@ struct Surroundings {
 }
 
 impl reload::Surroundings for Surroundings {
-    fn take_up(&mut self, loaded: &Loaded) -> Result<(), String> {
+    fn take_up(&mut self, loaded: &Loaded) -> Result<(), Obstacle> {
         let settings = &loaded.settings;
-        self.condition.as_ref().map_or(Ok(()), |condition| condition(loaded))?;
+        if let Some(Err(message)) = self.condition.as_ref().map(|condition| condition(loaded)) {
+            return Err(Obstacle { message, passes: false });
+        }
         self.runtime
             .block_on(async {
                 match &mut *self.endpoint.lock().await {
@@ -188,7 +199,7 @@ impl reload::Surroundings for Surroundings {
                     None => Ok(()),
                 }
             })
-            .map_err(|error| error.to_string())?;
+            .map_err(|error| Obstacle { message: error.to_string(), passes: true })?;
         let (level, format) = log_options(&settings.log);
         self.log.set(level, format);
         if self.cache_dir.0 != settings.cache_dir {

@@ -26,8 +26,8 @@ use tracing::{debug, info, warn};
 
 use self::access::Access;
 use crate::config::settings::{Admin, PropertyValue};
+use crate::control::board::StatusBoard;
 use crate::control::reload::Reloader;
-use crate::control::status::StatusBoard;
 use crate::telemetry::ErrorChain;
 
 /// Connections served at once; more wait in the kernel's backlog.
@@ -290,8 +290,9 @@ mod tests {
 
     use super::*;
     use crate::config::settings::Delivery;
+    use crate::control::board::{RouteFacts, RoutePhase, RouteReport};
     use crate::control::facts::{Facts, Keys};
-    use crate::control::status::{PluginStatus, RouteFacts, RoutePhase, RouteReport, WorkerPhase};
+    use crate::control::status::{PluginStatus, WorkerPhase};
     use crate::model::{Digest, GroupId, PluginName, RouteName};
     use crate::telemetry::Metrics;
 

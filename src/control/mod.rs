@@ -3,8 +3,10 @@
 //! [`plan`] builds everything that can fail; [`reload`] notices changes and compares what is wanted with what runs;
 //! [`supervisor`] owns what runs; a running [`route`](self) is its workers.
 
+pub mod board;
 pub mod change;
 pub mod facts;
+mod files;
 pub mod hazards;
 mod look;
 pub mod plan;

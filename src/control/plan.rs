@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::board::RouteFacts;
 use super::facts::Facts;
 use super::plugins::{Plugins, ReadyStep};
-use super::status::{PluginStatus, RouteFacts};
+use super::status::PluginStatus;
 use crate::config::settings::{Route, Target, TopicSelector};
 use crate::config::{Loaded, Place, Problem, Problems, PropertyScope, Settings};
 use crate::kafka::{ClientKind, Cluster, LeftOut, Topics, check_properties, source_topics};

@@ -13,7 +13,7 @@ use super::plan::{RoutePlan, problem_at};
 use crate::config::settings::{Plugin, Route};
 use crate::config::{Loaded, Problem, Problems, UNREADABLE};
 use crate::model::{Digest, PluginName};
-use crate::plugin::{Compiled, DestinationSpec, Engine, Prepare, Prepared};
+use crate::plugin::{Compiled, DestinationSpec, Engine, PLUGIN_BYTES_MAX, Prepare, Prepared};
 
 /// The plugins of a configuration, compiled.
 #[derive(Default)]
@@ -39,18 +39,20 @@ pub(super) struct ReadyStep {
 }
 
 impl Plugins {
-    /// Reads and compiles every plugin of a configuration, save those that `before` has of the same bytes.
+    /// Reads and compiles every plugin of a configuration, save those whose files `before` has read as they are.
     pub(super) fn load(loaded: &Loaded, engine: &Engine, before: Option<&Self>, problems: &mut Problems) -> Self {
         let mut plugins = Self::default();
         // A file that several plugins name is read once, so that all of them are the same bytes.
-        let mut files: BTreeMap<&Path, Result<Contents, String>> = BTreeMap::new();
+        let mut files: BTreeMap<&Path, Result<(Stamp, Contents), String>> = BTreeMap::new();
         for plugin in loaded.settings.plugins.values() {
             let known = before.and_then(|before| before.by_path(&plugin.path));
             let file = files.entry(&plugin.path).or_insert_with(|| Contents::of(&plugin.path, known));
-            match file.as_ref().map_err(|why| Unusable::Unreadable(why.clone())).and_then(|file| {
-                let compiled = file.compile(engine, plugin, before)?;
-                Ok(LoadedPlugin { path: plugin.path.clone(), stamp: file.stamp, compiled })
-            }) {
+            let compiled =
+                file.as_ref().map_err(|why| Unusable::Unreadable(why.clone())).and_then(|(stamp, contents)| {
+                    let compiled = contents.compile(engine, plugin)?;
+                    Ok(LoadedPlugin { path: plugin.path.clone(), stamp: *stamp, compiled })
+                });
+            match compiled {
                 Ok(done) => drop(plugins.by_name.insert(plugin.name.clone(), Arc::new(done))),
                 Err(unusable) => {
                     if unusable.may_be_unfinished() {
@@ -70,10 +72,6 @@ impl Plugins {
 
     fn by_path(&self, path: &Path) -> Option<&LoadedPlugin> {
         self.by_name.values().find(|plugin| plugin.path == path).map(Arc::as_ref)
-    }
-
-    fn by_digest(&self, sha256: &Digest) -> Option<&LoadedPlugin> {
-        self.by_name.values().find(|plugin| plugin.compiled.sha256() == sha256).map(Arc::as_ref)
     }
 
     /// Configures every step of a route, save those that the route had before in the same way. What could not be compiled
@@ -121,42 +119,36 @@ impl Plugins {
 }
 
 /// What a file held when it was read, or that it still is the file that was compiled before.
-struct Contents {
-    stamp: Stamp,
-    bytes: Option<Vec<u8>>,
-    /// Of a file that has not changed.
-    known: Option<Compiled>,
+enum Contents {
+    Read(Vec<u8>),
+    Same(Compiled),
 }
 
 impl Contents {
-    fn of(path: &Path, known: Option<&LoadedPlugin>) -> Result<Self, String> {
+    fn of(path: &Path, known: Option<&LoadedPlugin>) -> Result<(Stamp, Self), String> {
         let unreadable = |error: std::io::Error| format!("{} cannot be read: {error}", path.display());
-        let mut file = File::open(path).map_err(unreadable)?;
+        let file = File::open(path).map_err(unreadable)?;
         let stamp = Stamp::of(&file.metadata().map_err(unreadable)?);
         if let Some(known) = known.filter(|known| known.stamp == stamp) {
-            return Ok(Self { stamp, bytes: None, known: Some(known.compiled.clone()) });
+            return Ok((stamp, Self::Same(known.compiled.clone())));
         }
+        // One byte more than any plugin has is enough to tell that it is too large.
         let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).map_err(unreadable)?;
-        Ok(Self { stamp, bytes: Some(bytes), known: None })
+        file.take(PLUGIN_BYTES_MAX as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+        Ok((stamp, Self::Read(bytes)))
     }
 
-    fn compile(&self, engine: &Engine, plugin: &Plugin, before: Option<&Plugins>) -> Result<Compiled, Unusable> {
+    fn compile(&self, engine: &Engine, plugin: &Plugin) -> Result<Compiled, Unusable> {
         let refused = |error: crate::plugin::LoadError| Unusable::Refused {
             message: format!("{} cannot be used: {error}", plugin.path.display()),
             may_be_unfinished: error.may_be_unfinished(),
         };
         let pin = plugin.sha256.as_ref();
-        match (&self.known, &self.bytes) {
-            (Some(known), _) => known.clone().pinned(pin).map_err(refused),
-            (None, bytes) => {
-                let bytes = bytes.as_deref().unwrap_or_default();
-                match before.and_then(|before| before.by_digest(&Digest::of(bytes))) {
-                    Some(same) => same.compiled.clone().pinned(pin).map_err(refused),
-                    None => engine.compile_pinned(&plugin.name, bytes, pin).map_err(refused),
-                }
-            }
+        match self {
+            Self::Same(known) => known.clone().pinned(pin),
+            Self::Read(bytes) => engine.compile_pinned(&plugin.name, bytes, pin),
         }
+        .map_err(refused)
     }
 }
 

@@ -3,7 +3,8 @@
 use std::mem::{Discriminant, discriminant};
 use std::time::{Duration, SystemTime};
 
-use super::status::{HeldPartition, LastFault, Time, WorkerPhase, WorkerReport};
+use super::board::WorkerReport;
+use super::status::{HeldPartition, LastFault, Time, WorkerPhase};
 use crate::model::{Fault, FaultCode, Offset, PluginName, RouteName, TopicPartition};
 use crate::pipeline::ports::{Trouble, TroubleKind, Usage};
 use crate::pipeline::report::{Fate, Health, Phase, Report, Tally};

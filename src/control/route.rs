@@ -8,9 +8,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 
+use super::board::{RoutePhase, RouteReport, StatusBoard};
 use super::plan::RoutePlan;
 use super::report::WorkerNews;
-use super::status::{RoutePhase, RouteReport, StatusBoard};
+use super::status::Time;
 use crate::config::Settings;
 use crate::kafka::{self, Cluster, Instance, LeftOut, Session, SessionOptions};
 use crate::model::RouteName;
@@ -122,15 +123,15 @@ impl RunningRoute {
                 tries: 0,
             };
             let ended = AtEnd(ended.clone());
-            let thread = std::thread::Builder::new()
-                .name(format!("{}-{number}", route.name))
-                .spawn(move || {
-                    let _ended = ended;
-                    life.run(&mailbox);
-                })
-                .expect("the process can start a thread for each worker");
-            // Nobody waits for it: it says when it is done.
-            drop(thread);
+            let thread = std::thread::Builder::new().name(format!("{}-{number}", route.name));
+            let thread = thread.spawn(move || {
+                let _ended = ended;
+                life.run(&mailbox);
+            });
+            // Nobody waits for it: it says when it is done. One that cannot be started has said so already.
+            if let Err(error) = thread {
+                tracing::error!(route = %route.name, worker = number, "the worker's thread cannot be started: {error}");
+            }
             orders
         });
         let workers: Vec<_> = workers.collect();
@@ -186,6 +187,12 @@ impl RunningRoute {
             // A worker that is gone has nothing left to obey.
             let _ = worker.send(order());
         }
+    }
+
+    /// Its workers have ended without being told to; they are started again then.
+    pub(super) fn fail(&self, next_attempt: Time) {
+        let reason = "its workers have ended by themselves: see the log".to_owned();
+        self.report.phase(RoutePhase::Failed { reason, next_attempt: Some(next_attempt) });
     }
 
     /// One worker has ended. True: it was the last.
@@ -273,6 +280,7 @@ impl Life {
             TroubleKind::Denied => doubled(Duration::from_secs(1), Duration::from_secs(60)),
             TroubleKind::Duplicate => doubled(self.force.plan.load().session_timeout, Duration::from_secs(300)),
         };
+        let is_twin = trouble.kind == TroubleKind::Duplicate;
         let until = Instant::now() + wait;
         let next_attempt = SystemTime::now() + wait;
         self.news.trouble(&trouble);
@@ -293,9 +301,11 @@ impl Life {
                     self.task.chain.shutdown();
                     self.task = *task;
                     self.news.taken_up(&self.task);
-                    // What kept the old task from its work may not keep the new one.
-                    self.tries = 0;
-                    return false;
+                    // What kept the old task from its work may not keep the new one; a twin of this process does.
+                    if !is_twin {
+                        self.tries = 0;
+                        return false;
+                    }
                 }
                 Ok(Order::Bound(bounds)) => self.task.bounds = bounds,
                 Ok(Order::Drain { .. }) | Err(RecvTimeoutError::Disconnected) => {

@@ -7,11 +7,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use super::board::{RouteFacts, RoutePhase, RouteReport, StatusBoard};
 use super::plan::{Plan, RoutePlan};
 use super::route::{Clients, RunningRoute, Shared};
-use super::status::{RouteFacts, RoutePhase, RouteReport, RouteState, StatusBoard};
+use super::status::RouteState;
 use crate::config::settings::Route;
 use crate::model::RouteName;
 use crate::telemetry::Metrics;
@@ -19,6 +20,8 @@ use crate::telemetry::Metrics;
 /// How long a route that is restarted with all the others may take to run again before the next one follows: one that
 /// cannot must not keep the others from the new clients.
 const TURN_LONGEST: Duration = Duration::from_secs(30);
+/// When a route is started again whose workers have ended by themselves: a thread could not be had, or a bug.
+const REVIVE_AFTER: Duration = Duration::from_secs(10);
 /// How often it is looked whether it does.
 const TURN_LOOK: Duration = Duration::from_millis(50);
 
@@ -44,6 +47,9 @@ enum Message {
 #[derive(Clone)]
 pub struct Supervision(Sender<Message>);
 
+/// Comes when the supervisor is gone: drained, or by a bug, and then nothing is routed any more.
+pub type Gone = tokio::sync::oneshot::Receiver<()>;
+
 impl Supervision {
     /// This is to run from now on.
     pub fn want(&self, wanted: Wanted) {
@@ -56,7 +62,8 @@ impl Supervision {
     pub async fn drain(&self, within: Duration) -> Vec<RouteName> {
         let (answer, answered) = tokio::sync::oneshot::channel();
         let _ = self.0.send(Message::Drain(within, answer));
-        answered.await.expect("the supervisor does not panic")
+        // (an error: it is gone, and the routes with it)
+        answered.await.unwrap_or_default()
     }
 }
 
@@ -81,6 +88,8 @@ struct Slot {
     life: u64,
     /// It has been told to drain. When it has ended, it starts anew if it is still wanted.
     draining: bool,
+    /// It has ended by itself, and starts anew then.
+    revive_at: Option<Instant>,
 }
 
 /// What a route that runs needs to become what is wanted.
@@ -99,7 +108,7 @@ enum Need {
 
 impl Supervisor {
     /// Starts it. Nothing is wanted yet.
-    pub fn start(metrics: Metrics, board: Arc<StatusBoard>) -> Supervision {
+    pub fn start(metrics: Metrics, board: Arc<StatusBoard>) -> (Supervision, Gone) {
         let (own, mailbox) = channel();
         let supervisor = Self {
             shared: Shared { metrics, board },
@@ -113,13 +122,21 @@ impl Supervisor {
             own: own.clone(),
         };
         let thread = std::thread::Builder::new().name("supervisor".into());
-        thread.spawn(move || supervisor.run()).expect("the process can start a thread");
-        Supervision(own)
+        let (alive, gone) = tokio::sync::oneshot::channel();
+        let run = move || {
+            let _alive = alive;
+            supervisor.run();
+        };
+        thread.spawn(run).expect("the process can start a thread");
+        (Supervision(own), gone)
     }
 
     fn run(mut self) {
         loop {
-            let wait = if self.turn.is_some() { TURN_LOOK } else { Duration::from_secs(3600) };
+            let revive_in = self.slots.values().filter_map(|slot| slot.revive_at).min();
+            let revive_in = revive_in.map(|at| at.saturating_duration_since(Instant::now()));
+            let turn_in = self.turn.is_some().then_some(TURN_LOOK);
+            let wait = revive_in.into_iter().chain(turn_in).min().unwrap_or(Duration::from_secs(3600));
             match self.mailbox.recv_timeout(wait) {
                 Ok(Message::Want(wanted)) => self.want(wanted),
                 Ok(Message::Ended(name, life)) => self.ended(&name, life),
@@ -131,12 +148,14 @@ impl Supervisor {
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             self.take_turns();
+            self.revive();
         }
     }
 
     fn want(&mut self, wanted: Wanted) {
         let Wanted { plan, clients, generation } = &wanted;
         self.turns.clear();
+        self.slots.retain(|_, slot| slot.revive_at.is_none());
         for (name, slot) in &mut self.slots {
             match plan.routes.get(name) {
                 None if slot.draining => {}
@@ -186,17 +205,38 @@ impl Supervisor {
         if !slot.route.has_lost_a_worker() {
             return;
         }
+        if !slot.draining {
+            slot.revive_at = Some(Instant::now() + REVIVE_AFTER);
+            slot.route.fail((SystemTime::now() + REVIVE_AFTER).into());
+            return;
+        }
         self.slots.remove(name);
+        self.begin(name);
+        if !self.slots.contains_key(name) {
+            tracing::info!(route = %name, "removed");
+        }
+    }
+
+    /// Starts a route that does not run, if it is wanted.
+    fn begin(&mut self, name: &RouteName) {
         let Some(Wanted { plan, clients, generation }) = self.wanted.clone() else { return };
         match plan.routes.get(name) {
             Some(route) => {
                 let slot = start(&self.shared, &self.own, &mut self.lives, route, &clients, generation);
                 self.slots.insert(name.clone(), slot);
             }
-            None => {
-                tracing::info!(route = %name, "removed");
-                self.show_disabled(&plan);
-            }
+            None => self.show_disabled(&plan),
+        }
+    }
+
+    /// Starts the routes again that have ended by themselves.
+    fn revive(&mut self) {
+        let now = Instant::now();
+        let due = |slot: &Slot| slot.revive_at.is_some_and(|at| at <= now);
+        let names: Vec<_> = self.slots.iter().filter(|(_, slot)| due(slot)).map(|(name, _)| name.clone()).collect();
+        for name in names {
+            self.slots.remove(&name);
+            self.begin(&name);
         }
     }
 
@@ -232,7 +272,9 @@ impl Supervisor {
         let deadline = Instant::now() + within;
         self.shared.board.shutting_down();
         self.wanted = None;
+        self.slots.retain(|_, slot| slot.revive_at.is_none());
         for slot in self.slots.values_mut() {
+            slot.draining = true;
             slot.route.drain(false, within);
         }
         while !self.slots.is_empty() {
@@ -268,7 +310,7 @@ fn start(
         let _ = own.send(Message::Ended(name.clone(), life));
     };
     let route = RunningRoute::start(Arc::clone(route), clients, shared, generation, ended);
-    Slot { route, life, draining: false }
+    Slot { route, life, draining: false, revive_at: None }
 }
 
 fn need(running: &RunningRoute, next: &Arc<RoutePlan>, clients: &Arc<Clients>) -> Need {

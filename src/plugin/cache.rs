@@ -4,10 +4,11 @@
 use std::fs::{self, DirBuilder, File, Metadata};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read as _, Write as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use wasmtime::Engine;
 use wasmtime::component::Component;
@@ -19,9 +20,15 @@ use crate::model::Digest;
 const FILES_MAX: usize = 1024;
 const EXTENSION: &str = "cwasm";
 
+/// What was not written to its end is removed after this: its writer is gone.
+const PARTIAL_KEPT: Duration = Duration::from_secs(3600);
+
 /// A directory of files `<plugin digest>-<engine and settings>.<content digest>.cwasm`.
 pub(super) struct Cache {
+    /// A name for the open directory: it stays the one that was checked, whatever its path stands for later.
     directory: PathBuf,
+    _open: File,
+    shown: PathBuf,
     compatibility: u64,
 }
 
@@ -29,14 +36,16 @@ impl Cache {
     /// Uses the directory, making it where it is missing; or says why not.
     pub(super) fn open(directory: PathBuf, engine: &Engine) -> Result<Self, String> {
         DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(|error| error.to_string())?;
-        let metadata = fs::metadata(&directory).map_err(|error| error.to_string())?;
+        let open = File::open(&directory).map_err(|error| error.to_string())?;
+        let metadata = open.metadata().map_err(|error| error.to_string())?;
         if !metadata.is_dir() {
             return Err("it is not a directory".into());
         }
         only_ours(&metadata)?;
         let mut hasher = DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
-        Ok(Self { directory, compatibility: hasher.finish() })
+        let pinned = format!("/proc/self/fd/{}", open.as_raw_fd()).into();
+        Ok(Self { directory: pinned, _open: open, shown: directory, compatibility: hasher.finish() })
     }
 
     /// The plugin's machine code, where it is here and whole.
@@ -46,7 +55,7 @@ impl Cache {
         match self.load_file(engine, &path, &prefix) {
             Ok(component) => Some(component),
             Err(reason) => {
-                tracing::warn!(file = %path.display(), "a compiled plugin in the cache is not used, and removed: {reason}");
+                tracing::warn!(file = %self.shown.join(file_name(&path)).display(), "a compiled plugin in the cache is not used, and removed: {reason}");
                 // It is written anew; whatever hinders its removal will be told then.
                 let _ = fs::remove_file(&path);
                 None
@@ -85,22 +94,28 @@ impl Cache {
             let _ = fs::remove_file(&partial);
         }
         self.forget_oldest();
-        written.map_err(|error| format!("{}: {error}", self.directory.display()))
+        written.map_err(|error| format!("{}: {error}", self.shown.display()))
     }
 
     fn prefix(&self, plugin: &Digest) -> String {
         format!("{plugin}-{:016x}.", self.compatibility)
     }
 
+    fn entries(&self) -> impl Iterator<Item = PathBuf> {
+        fs::read_dir(&self.directory).into_iter().flatten().flatten().map(|entry| entry.path())
+    }
+
     fn files(&self) -> impl Iterator<Item = PathBuf> {
-        let entries = fs::read_dir(&self.directory).into_iter().flatten().flatten();
-        entries
-            .map(|entry| entry.path())
-            .filter(|path| path.extension().is_some_and(|extension| extension == EXTENSION))
+        self.entries().filter(|path| path.extension().is_some_and(|extension| extension == EXTENSION))
     }
 
     fn forget_oldest(&self) {
         let used = |path: PathBuf| Some((fs::symlink_metadata(&path).ok()?.modified().ok()?, path));
+        let old = |at: SystemTime| at.elapsed().is_ok_and(|age| age > PARTIAL_KEPT);
+        let partial = self.entries().filter(|path| file_name(path).starts_with('.')).filter_map(used);
+        for (_, path) in partial.filter(|(written, _)| old(*written)) {
+            let _ = fs::remove_file(path);
+        }
         let mut files: Vec<_> = self.files().filter_map(used).collect();
         files.sort_unstable();
         let excess = files.len().saturating_sub(FILES_MAX);

@@ -1,7 +1,7 @@
 //! From a plugin's bytes to machine code, through the cache on disk.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre};
 use wasmtime::{AsContextMut, Store};
@@ -126,7 +126,7 @@ fn refused_imports(imports: &[String]) -> String {
 #[derive(Clone)]
 pub struct Compiled(Arc<Inner>);
 
-struct Inner {
+pub(super) struct Inner {
     engine: Engine,
     inspection: Inspection,
     world: World,
@@ -137,15 +137,12 @@ struct Inner {
 }
 
 impl Engine {
-    /// Compiles a plugin, or finds it in the cache. `plugin` is for the log only.
+    /// Compiles a plugin, or finds it: among those that are in use, else in the cache. `plugin` is for the log only.
     ///
     /// # Errors
     /// [`LoadError`]: the bytes are no plugin, or ask for what is not granted.
     pub fn compile(&self, plugin: &PluginName, bytes: &[u8]) -> Result<Compiled, LoadError> {
-        let (inspection, component) = inspect::read(bytes)?;
-        inspection.check()?;
-        let component = self.machine_code(plugin, &inspection.sha256, &component)?;
-        Compiled::link(self, component, inspection)
+        self.compile_pinned(plugin, bytes, None)
     }
 
     /// As [`Engine::compile`], of bytes that must have this digest where one is pinned.
@@ -158,8 +155,19 @@ impl Engine {
         bytes: &[u8],
         pin: Option<&Digest>,
     ) -> Result<Compiled, LoadError> {
-        check_pin(&Digest::of(bytes), pin)?;
-        self.compile(plugin, bytes)
+        let sha256 = Digest::of(bytes);
+        check_pin(&sha256, pin)?;
+        if let Some(in_use) = self.in_use().get(&sha256).and_then(Weak::upgrade) {
+            return Ok(Compiled(in_use));
+        }
+        let (inspection, component) = inspect::read(bytes)?;
+        inspection.check()?;
+        let component = self.machine_code(plugin, &sha256, &component)?;
+        let compiled = Compiled::link(self, component, inspection)?;
+        let mut in_use = self.in_use();
+        in_use.retain(|_, plugin| plugin.strong_count() > 0);
+        in_use.insert(sha256, Arc::downgrade(&compiled.0));
+        Ok(compiled)
     }
 
     fn machine_code(&self, plugin: &PluginName, sha256: &Digest, component: &[u8]) -> Result<Component, LoadError> {

@@ -1,9 +1,10 @@
 //! The engine: one for the process. It holds wasmtime's settings, the functions that plugins can import, the ticker that
 //! wakes deadlines, and the cache of compiled plugins.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use arc_swap::ArcSwapOption;
 use wasmtime::component::Linker;
@@ -12,8 +13,9 @@ use wasmtime::{Config, OptLevel, Strategy, WasmBacktraceDetails};
 use super::bindings;
 use super::cache::Cache;
 use super::clock::Ticker;
-use super::compile::LoadError;
+use super::compile::{self, LoadError};
 use super::sandbox::State;
+use crate::model::Digest;
 
 /// A guest's own stack, bytes. It lies on the worker's thread stack, which must be larger (2 MiB by default).
 const STACK_MAX: usize = 256 << 10;
@@ -36,6 +38,8 @@ struct Inner {
     linker: Linker<State>,
     ticker: Ticker,
     cache: ArcSwapOption<Cache>,
+    /// Plugins that somebody holds, by digest.
+    in_use: Mutex<HashMap<Digest, Weak<compile::Inner>>>,
 }
 
 impl Engine {
@@ -49,7 +53,8 @@ impl Engine {
         let mut linker = Linker::new(&wasmtime);
         bindings::define(&mut linker).map_err(failed)?;
         let ticker = Ticker::start(wasmtime.clone()).map_err(|error| LoadError::Engine(error.to_string()))?;
-        let engine = Self(Arc::new(Inner { wasmtime, linker, ticker, cache: ArcSwapOption::empty() }));
+        let engine =
+            Self(Arc::new(Inner { wasmtime, linker, ticker, cache: ArcSwapOption::empty(), in_use: Mutex::default() }));
         engine.keep_in(options.cache_dir);
         Ok(engine)
     }
@@ -77,6 +82,11 @@ impl Engine {
 
     pub(super) fn ticker(&self) -> &Ticker {
         &self.0.ticker
+    }
+
+    pub(super) fn in_use(&self) -> MutexGuard<'_, HashMap<Digest, Weak<compile::Inner>>> {
+        // (every change of it is complete before anything that could panic)
+        self.0.in_use.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn cache(&self) -> Option<Arc<Cache>> {

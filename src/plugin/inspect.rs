@@ -11,8 +11,8 @@ use super::bindings::{LIFECYCLE, PACKAGE, VERSION};
 use super::compile::LoadError;
 use crate::model::Digest;
 
-/// The largest plugin that is read; a Python plugin has some 20 MB.
-const SIZE_MAX: usize = 256 << 20;
+/// The largest plugin that is read, bytes; a Python plugin has some 20 MB.
+pub const PLUGIN_BYTES_MAX: usize = 256 << 20;
 
 /// The interfaces that are granted to every plugin.
 const GRANTED: [&str; 4] = ["types", "input", "output", "log"];
@@ -65,8 +65,8 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, LoadError> {
 
 /// The inspection, and the component to compile.
 pub(super) fn read(bytes: &[u8]) -> Result<(Inspection, Cow<'_, [u8]>), LoadError> {
-    if bytes.len() > SIZE_MAX {
-        return Err(LoadError::TooLarge { size: bytes.len(), most: SIZE_MAX });
+    if bytes.len() > PLUGIN_BYTES_MAX {
+        return Err(LoadError::TooLarge { size: bytes.len(), most: PLUGIN_BYTES_MAX });
     }
     let core_module = Parser::is_core_wasm(bytes);
     let component = if core_module {

@@ -31,6 +31,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("saphyr_parser", &["config"]),
     ("notify", &["control"]),
     ("axum", &["admin"]),
+    ("ureq", &["cli"]),
     ("metrics", &["telemetry"]),
     ("metrics_exporter_prometheus", &["telemetry"]),
     ("anyhow", &["cli", "app", "main"]),

@@ -60,7 +60,7 @@ fn help_says_what_there_is() {
     settings.set_prepend_module_to_snapshot(false);
     settings.set_omit_expression(true);
     let _bound = settings.bind_to_scope();
-    for verb in ["", "run", "demo", "check", "completions"] {
+    for verb in ["", "run", "check", "plan", "reload", "demo", "completions"] {
         let arguments: Vec<&str> = [verb, "--help"].into_iter().filter(|word| !word.is_empty()).collect();
         // Where the text wraps depends on the terminal; here there is none.
         let output = millrace(&arguments).env_remove("COLUMNS").output().expect("the millrace binary runs");
@@ -279,4 +279,167 @@ fn what_cannot_drain_within_shutdown_timeout_ends_with_exit_code_1_and_names_the
     assert_eq!(daemon.sigterm_and_wait(Duration::from_secs(10)), Some(1));
     let log = daemon.log();
     assert!(log.contains("not drained within 1s (shutdown_timeout): r; what was in work is uncommitted"), "{log}");
+}
+
+// ---- plan and reload ------------------------------------------------------------------------------------------------
+
+/// A daemon with two routes, and its configuration.
+fn two_routes() -> (Config, Daemon) {
+    let [source, kept, copy] = ["verbs-in", "verbs-kept", "verbs-copy"].map(unique);
+    for topic in [&source, &kept, &copy] {
+        shared().create_topic(topic, 2, &[]);
+    }
+    let config = Config::new(
+        &shared().bootstrap,
+        &[],
+        &format!(
+            "  stamp: {{ path: \"{}\", config: {{ name: v, value: one }} }}
+routes:
+  stamped:
+    source: {{ topics: [{source}], start: earliest }}
+    pipeline: [{{ plugin: stamp }}]
+    destinations: [{{ name: kept, topic: {kept} }}]
+  copied:
+    source: {{ topics: [{source}], start: earliest }}
+    destinations: [{{ name: copy, topic: {copy} }}]
+",
+            plugin("stamp").display()
+        )
+        .replacen("  stamp:", "plugins:\n  stamp:", 1),
+    );
+    let daemon = Daemon::start(config.path());
+    for route in ["stamped", "copied"] {
+        daemon.await_state(route, "running", PATIENCE);
+    }
+    (config, daemon)
+}
+
+/// The same configuration elsewhere, with changes.
+fn edited(config: &Config, changes: &[(&str, &str)]) -> std::path::PathBuf {
+    let yaml = std::fs::read_to_string(config.path().join("millrace.yaml")).expect("the configuration");
+    let yaml = changes.iter().fold(yaml, |yaml, (from, to)| {
+        assert!(yaml.contains(from), "{from} is not in {yaml}");
+        yaml.replace(from, to)
+    });
+    let path = scratch("edited").with_extension("yaml");
+    std::fs::write(&path, yaml).expect("it is written");
+    path
+}
+
+fn plan(daemon: &Daemon, config: &std::path::Path, options: &[&str]) -> Output {
+    let mut command = millrace(&["plan", "--against", &daemon.url()]);
+    command.args(options).arg(config).output().expect("the millrace binary runs")
+}
+
+#[test]
+fn plan_says_what_a_reload_would_do_and_changes_nothing() {
+    let (config, daemon) = two_routes();
+    let shown = |output: &Output| String::from_utf8_lossy(&output.stdout).into_owned();
+
+    let output = plan(&daemon, config.path(), &[]);
+    assert_exit(&output, 0);
+    assert!(shown(&output).ends_with("\n  2 unchanged\n"), "{}", shown(&output));
+
+    let next = edited(&config, &[("value: one", "value: two"), ("name: copy,", "name: copy, partition: round_robin,")]);
+    let output = plan(&daemon, &next, &[]);
+    assert_exit(&output, 0);
+    let text = shown(&output);
+    for line in [
+        &format!("against {}: millrace {}, generation 1", daemon.url(), env!("CARGO_PKG_VERSION")),
+        "  ~ stamped  takes it up in place, between two transactions",
+        "      pipeline.0.config: ",
+        "      destinations.copy.partition: key → round_robin",
+        "  2 swapped in place",
+        "hazard: route copied: destination copy chooses partitions by `round_robin` instead of `key`",
+    ] {
+        assert!(text.lines().any(|shown| shown.starts_with(line)), "{line} is not in:\n{text}");
+    }
+    let told = json(&plan(&daemon, &next, &["--json"]));
+    assert_eq!(told["changes"]["routes"]["stamped"]["action"], "swapped");
+    assert_eq!((&told["refused"], &told["hazards"][0]["code"]), (&false.into(), &"partitioning".into()));
+
+    let renamed = edited(&config, &[("  copied:", "  copies:")]);
+    let output = plan(&daemon, &renamed, &[]);
+    assert_exit(&output, 2);
+    assert!(shown(&output).contains("refused: route copies: copies takes the place of copied"), "{}", shown(&output));
+    assert_exit(&plan(&daemon, &renamed, &["--accept-new-group"]), 0);
+    let missing = edited(&config, &[("name: copy, topic: ", "name: copy, topic: no-such-")]);
+    let output = plan(&daemon, &missing, &[]);
+    assert_exit(&output, 3);
+    assert!(shown(&output).contains("does not exist, and millrace creates no topic"), "{}", shown(&output));
+
+    assert_eq!(daemon.metric("millrace_config_generation", &[]), Some(1.0));
+    assert_eq!(daemon.metric("millrace_config_last_reload_successful", &[]), Some(1.0));
+}
+
+#[test]
+fn plan_tells_of_a_group_that_has_committed_before() {
+    let (config, daemon) = two_routes();
+    let group = unique("verbs-group");
+    let with_group = |yaml: &str| edited(&config, &[("  copied:", yaml)]);
+    let third = format!(
+        "  third:\n    source: {{ topics: [__SOURCE__], group: {group}, start: earliest }}\n    destinations: [{{ topic: __COPY__ }}]\n  copied:"
+    );
+    let yaml = std::fs::read_to_string(config.path().join("millrace.yaml")).expect("the configuration");
+    let after = |what: &str| {
+        yaml.split(what).nth(1).and_then(|rest| rest.split(['}', ']']).next()).expect("it").trim().to_owned()
+    };
+    let third = third.replace("__SOURCE__", &after("topics: [")).replace("__COPY__", &after("name: copy, topic: "));
+    let next = with_group(&third);
+    let said = |output: &Output| String::from_utf8_lossy(&output.stdout).into_owned();
+    let output = plan(&daemon, &next, &[]);
+    assert!(!said(&output).contains("has committed"), "{}", said(&output));
+    // Another process has had it meanwhile.
+    let mut other = Daemon::start(&next);
+    other.await_state("third", "running", PATIENCE);
+    assert_eq!(other.sigterm_and_wait(PATIENCE), Some(0));
+    let output = plan(&daemon, &next, &[]);
+    let expected =
+        format!("hazard: route third: group {group} has committed 2 of 2 partitions already: it goes on there");
+    assert!(said(&output).contains(&expected), "{}", said(&output));
+}
+
+#[test]
+fn reload_waits_for_the_outcome_and_tells_it() {
+    let (config, daemon) = two_routes();
+    let reload = |options: &[&str]| {
+        let mut command = millrace(&["reload", "--url", &daemon.url()]);
+        command.args(options).arg(config.path()).output().expect("the millrace binary runs")
+    };
+    let file = config.path().join("millrace.yaml");
+    let write = |changes: &[(&str, &str)]| std::fs::copy(edited(&config, changes), &file).expect("it is written");
+    let output = reload(&[]);
+    assert_exit(&output, 0);
+    assert!(String::from_utf8_lossy(&output.stdout).contains("generation 1: the configuration is the one in force"));
+
+    // (by whichever comes first, this or the daemon's own look: both say generation 2)
+    write(&[("value: one", "value: two")]);
+    let output = reload(&["--json"]);
+    assert_exit(&output, 0);
+    assert_eq!(json(&output)["generation"], 2);
+
+    write(&[("routes:", "rout:")]);
+    let output = reload(&[]);
+    assert_exit(&output, 2);
+    let told = said(&output);
+    assert!(told.contains("millrace.yaml:") && told.contains("unknown key `rout`"), "{told}");
+    assert!(told.contains("refused, and generation 2 goes on as it was"), "{told}");
+    write(&[("rout:", "routes:"), ("  copied:", "  copies:")]);
+    assert_exit(&reload(&[]), 2);
+    assert_exit(&reload(&["--accept-new-group"]), 0);
+    daemon.await_state("copies", "running", PATIENCE);
+}
+
+#[test]
+fn where_no_daemon_answers_plan_and_reload_say_so() {
+    let config = Config::new(NOBODY, &[], &a_route(""));
+    for verb in [&["plan", "--against"][..], &["reload", "--url"]] {
+        let nobody = millrace(verb).arg(format!("http://{NOBODY}")).arg(config.path()).output().expect("it runs");
+        assert_exit(&nobody, 3);
+        assert!(said(&nobody).contains("no daemon answers at http://127.0.0.1:9"), "{}", said(&nobody));
+        // The configuration's own port is any free one.
+        let which = millrace(&verb[..1]).arg(config.path()).output().expect("it runs");
+        assert_exit(&which, 2);
+        assert!(said(&which).contains("admin.listen takes any free port"), "{}", said(&which));
+    }
 }

@@ -77,7 +77,8 @@ fn it_shows_what_is_routed_and_says_what_is_not_real() {
         "keeps nothing",
         "at_least_once, since the mock cluster has no working transactions",
         "exactly_once, the default, takes a real Kafka",
-        "gone at the end, too",
+        "edit it while this runs",
+        "gone at the end",
     ] {
         assert!(shown.contains(honest), "{honest}: {shown}");
     }
@@ -149,11 +150,41 @@ fn its_configuration_can_be_kept_and_edited_but_not_to_promise_what_a_mock_canno
     assert_eq!(run().status.code(), Some(0));
     edit("fields: [latitude, longitude]", "fields: [place]");
     let shown = text(&run().stdout);
-    assert!(shown.contains("  [redacted]  ") && shown.contains("edit it and run the same command again"), "{shown}");
+    assert!(shown.contains("  [redacted]  ") && !shown.contains("gone at the end:"), "{shown}");
     edit("delivery: at_least_once", "delivery: exactly_once");
     let refused = run();
     assert_eq!(refused.status.code(), Some(2));
     assert!(text(&refused.stderr).contains("no working transactions"), "{}", text(&refused.stderr));
+}
+
+#[test]
+fn an_edit_is_taken_up_while_it_runs_and_one_that_a_mock_cannot_hold_is_refused() {
+    let temporary = tempfile::tempdir().unwrap();
+    let kept = temporary.path().join("kept");
+    let file = kept.join("demo.yaml");
+    let edit = |from: &str, to: &str| {
+        let yaml = std::fs::read_to_string(&file).unwrap();
+        assert!(yaml.contains(from), "{yaml}");
+        std::fs::write(&file, yaml.replace(from, to)).unwrap();
+    };
+    let args = ["--rate", "20", "--for", "60s", "--config-dir", kept.to_str().unwrap()];
+    let mut child = demo(temporary.path(), &args).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(|line| line.unwrap());
+    let mut await_line = |what: &str| {
+        let line = lines.find(|line| line.contains(what));
+        line.unwrap_or_else(|| panic!("{what} is not shown within 60 s"))
+    };
+    await_line("public → quakes.public ");
+    edit("fields: [latitude, longitude]", "fields: [place]");
+    await_line("generation 2: 1 swapped in place (public: pipeline.0.config)");
+    await_line("  [redacted]  ");
+    edit("delivery: at_least_once", "delivery: exactly_once");
+    let refused = await_line("refused, what runs goes on: ");
+    assert!(refused.contains("exactly_once"), "{refused}");
+    await_line("public → quakes.public ");
+    kill_process(Pid::from_child(&child), Signal::INT).unwrap();
+    drop(lines);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
 #[test]

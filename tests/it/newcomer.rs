@@ -31,7 +31,18 @@ routes:
 fn the_help_names_the_variables_and_the_exit_codes() {
     let output = millrace_output(&["--help"]);
     let help = String::from_utf8_lossy(&output.stdout).into_owned();
-    for word in ["run", "check", "demo", "completions", "MILLRACE_CONFIG", "MILLRACE_LOG", "NO_COLOR", "Exit codes"] {
+    for word in [
+        "run",
+        "check",
+        "plan",
+        "reload",
+        "demo",
+        "completions",
+        "MILLRACE_CONFIG",
+        "MILLRACE_LOG",
+        "NO_COLOR",
+        "Exit codes",
+    ] {
         assert!(help.contains(word), "no {word} in:\n{help}");
     }
     assert!(output.status.success());

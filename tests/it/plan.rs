@@ -1,7 +1,14 @@
 //! From a configuration to a plan: what `check` and the start of the daemon find out without Kafka.
 
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+
 use millrace::config::{self, Loaded, Problems};
+use millrace::control::change::{Action, Changes, ReloadClass};
+use millrace::control::hazards::{HazardCode, hazards};
 use millrace::control::plan::Plan;
+use millrace::kafka::{TopicState, Topics};
+use millrace::model::{RouteName, TopicName};
 use millrace::plugin::{Engine, EngineOptions};
 
 use crate::support::{root, scratch};
@@ -10,12 +17,27 @@ fn load(yaml: &str) -> Loaded {
     let directory = scratch("plan");
     std::fs::create_dir_all(&directory).unwrap();
     std::fs::write(directory.join("millrace.yaml"), yaml).unwrap();
+    std::fs::write(directory.join("secret"), "hunter2").unwrap();
     config::load(&directory, &|_| None).unwrap_or_else(|problems| panic!("{problems}"))
 }
 
+/// One for all tests: what is compiled once is not compiled again.
+fn engine() -> &'static Engine {
+    static ENGINE: OnceLock<Engine> = OnceLock::new();
+    ENGINE.get_or_init(|| Engine::new(EngineOptions { cache_dir: None }).unwrap())
+}
+
 fn plan(loaded: &Loaded) -> Result<Plan, Problems> {
-    let engine = Engine::new(EngineOptions { cache_dir: None }).unwrap();
-    Plan::build(loaded, &engine, None).map_err(|refused| refused.problems)
+    Plan::build(loaded, engine(), None).map_err(|refused| refused.problems)
+}
+
+/// The plan of `yaml`, after that of `before`.
+fn plan_after(yaml: &str, before: &Plan) -> Plan {
+    Plan::build(&load(yaml), engine(), Some(before)).unwrap_or_else(|refused| panic!("{}", refused.problems))
+}
+
+fn first_plan(yaml: &str) -> Plan {
+    plan(&load(yaml)).unwrap_or_else(|problems| panic!("{problems}"))
 }
 
 fn guest(name: &str) -> String {
@@ -83,4 +105,205 @@ routes:
     }
     assert_eq!(problems.iter().filter(|problem| !problem.is_warning()).count(), 6, "{told}");
     assert!(!problems.only_unreadable());
+}
+
+/// Two routes with a plugin each, one with all that can be written.
+fn base() -> String {
+    format!(
+        "kafka: {{ bootstrap.servers: 'a:1', sasl.password: one }}
+plugins:
+  redact: {{ path: '{redact}', config: {{ fields: [card] }} }}
+routes:
+  paid:
+    source: {{ topics: [orders], exclude: [x], group: paid, start: earliest, consumer: {{ fetch.min.bytes: 1 }} }}
+    pipeline: [{{ plugin: redact }}]
+    destinations: [{{ topic: orders.paid }}, {{ name: region, topic_pattern: '^r\\..*', default: false }}]
+    on_error: {{ retry: {{ attempts: 1 }}, then: {{ dead_letter: dead }} }}
+    lag_alert: 60s
+  other:
+    source: {{ topics: [orders], start: latest }}
+    destinations: [{{ topic: copy }}]
+",
+        redact = guest("redact-fields.wasm")
+    )
+}
+
+#[test]
+fn a_change_does_to_each_route_what_its_keys_ask_for_and_says_which() {
+    let before = first_plan(&base());
+    use Action::{Added, Removed, Restarted, Swapped, Unchanged};
+    let cases: [(&str, &str, Action, Action, &str); 17] = [
+        ("lag_alert: 60s", "lag_alert: 60s # a comment", Unchanged, Unchanged, ""),
+        ("fields: [card]", "fields: [iban]", Swapped, Unchanged, "pipeline.0.config"),
+        ("[card] }", "[card] }, memory: 32MiB", Swapped, Unchanged, "plugins.redact.memory"),
+        (
+            "pipeline: [{ plugin: redact }]",
+            "pipeline: [{ plugin: redact }, { plugin: redact }]",
+            Swapped,
+            Unchanged,
+            "pipeline",
+        ),
+        ("topic: orders.paid", "topic: orders.done", Swapped, Unchanged, "destinations"),
+        ("attempts: 1", "attempts: 2", Swapped, Unchanged, "on_error.retry"),
+        ("dead_letter: dead", "dead_letter: dead2", Swapped, Unchanged, "on_error"),
+        ("lag_alert: 60s", "transaction: { interval: 50ms }, lag_alert: 60s", Swapped, Unchanged, ""),
+        ("topics: [orders], exclude", "topics: [orders, more], exclude", Restarted, Unchanged, "source.topics"),
+        ("group: paid", "group: paid2", Restarted, Unchanged, "source.group"),
+        ("fetch.min.bytes: 1", "fetch.min.bytes: 2", Restarted, Unchanged, "source.consumer.fetch.min.bytes"),
+        ("lag_alert: 60s", "delivery: at_least_once", Restarted, Unchanged, "delivery"),
+        ("lag_alert: 60s", "workers: 2", Restarted, Unchanged, "workers"),
+        ("lag_alert: 60s", "enabled: false", Removed, Unchanged, "enabled"),
+        ("  other:", "  another:", Unchanged, Removed, ""),
+        ("sasl.password: one", "sasl.password: two", Restarted, Restarted, "kafka.sasl.password"),
+        ("routes:", "memory: 512MiB\nroutes:", Unchanged, Unchanged, ""),
+    ];
+    for (old, new, paid, other, key) in cases {
+        let edited = base().replacen(old, new, 1);
+        let edited = edited
+            .replace("transaction: { interval: 50ms }, lag_alert", "transaction: { interval: 50ms }\n    lag_alert");
+        assert_ne!(edited, base(), "{old}");
+        let after = plan_after(&edited, &before);
+        let changes = Changes::between(&before.facts(), &after.facts());
+        let action = |name: &str| changes.action(&RouteName::new(name).unwrap());
+        assert_eq!((action("paid"), action("other")), (paid, other), "{new}: {changes}");
+        let why: Vec<_> = changes.routes.values().flat_map(|change| change.keys()).collect();
+        assert!(key.is_empty() || why.contains(&key), "{new}: {why:?}");
+        let back = Changes::between(&after.facts(), &before.facts());
+        let other_way = |action| match action {
+            Added => Removed,
+            Removed => Added,
+            same => same,
+        };
+        assert_eq!(back.action(&RouteName::new("paid").unwrap()), other_way(paid), "{new}, back");
+    }
+}
+
+#[test]
+fn a_secret_is_compared_and_never_told() {
+    let yaml = base().replace("sasl.password: one", "sasl.password: \"${file:secret}\"");
+    let yaml = yaml.replace("fields: [card]", "fields: [\"${file:secret}\"]");
+    let facts = first_plan(&yaml).facts();
+    let told = serde_json::to_string(&facts).unwrap();
+    assert!(!told.contains("hunter2") && told.contains("[redacted]"), "{told}");
+    // Nor anything made of it that would tell whether a guess is right.
+    let config = millrace::model::Digest::of(br#"{"fields":["hunter2"]}"#).to_string();
+    assert!(!told.contains(&config), "{told}");
+    let elsewhere = serde_json::from_str(&told).unwrap();
+    assert_eq!(facts, elsewhere, "another process cannot tell them apart");
+    let plain = first_plan(&yaml.replace("\"${file:secret}\"", "hunter3")).facts();
+    assert_ne!(facts, plain);
+}
+
+#[test]
+fn every_key_has_a_documented_reload_class() {
+    let page = std::fs::read_to_string(root().join("docs/configuration.md")).unwrap();
+    let section = page.split("## What a change of a key takes").nth(1).expect("the section").split("\n## ").next();
+    let mut documented: BTreeMap<String, &str> = BTreeMap::new();
+    for row in section.expect("its text").lines().filter(|line| line.starts_with("| `")) {
+        let mut cells = row.trim_matches('|').split('|');
+        let (keys, change) = (cells.next().expect("keys"), cells.next().expect("a class"));
+        let names = keys.split('`').skip(1).step_by(2);
+        documented.extend(names.map(|name| (name.to_owned(), change.trim())));
+    }
+    let facts = first_plan(&base().replace("routes:", "instance: pod-0\ncache_dir: cache\nroutes:")).facts();
+    let words = |class| match class {
+        ReloadClass::InPlace => "is taken up in place",
+        ReloadClass::Route => "restarts the route",
+        ReloadClass::AllRoutes => "restarts all routes",
+    };
+    let of_routes = facts.routes.values().flat_map(|keys| keys.keys()).map(|key| (key, ReloadClass::of_route(key)));
+    let of_process = facts.process.keys().map(|key| (key, ReloadClass::of_process(key)));
+    for (key, class) in of_routes.chain(of_process).filter(|(key, _)| *key != "enabled") {
+        let top = key.split('.').next().expect("a name");
+        let said = documented.get(top).unwrap_or_else(|| panic!("{key} is not in docs/configuration.md"));
+        assert!(said.starts_with(words(class)), "{key}: the page says {said:?}, and it is {class:?}");
+    }
+    assert!(documented["enabled"].starts_with("starts or removes"));
+}
+
+fn topics(named: &[(&str, i32)]) -> Topics {
+    let state = |partitions| TopicState { partitions, replicas: 1, leaderless: 0 };
+    let by_name = named.iter().map(|(name, count)| (TopicName::new(name).unwrap(), state(*count))).collect();
+    Topics { by_name, brokers: Vec::new() }
+}
+
+#[test]
+fn what_is_hazardous_about_a_change_is_told_and_only_that() {
+    use HazardCode::{
+        DeadLetterInSource, Delivery, GroupChanged, GroupReused, History, MissingTopic, NewGroup, PartitionCount,
+        Partitioning,
+    };
+    let before = first_plan(&base());
+    let cluster = topics(&[("orders", 4), ("orders.paid", 4), ("copy", 4), ("dead", 1), ("wide", 8), ("narrow", 2)]);
+    let others_group = "start: latest, group: paid";
+    /// What is replaced by what in the YAML, and what that is told for: with whether it is refused.
+    type Case<'a> = (&'a [(&'a str, &'a str)], &'a [(HazardCode, bool)]);
+    let cases: [Case<'_>; 11] = [
+        (&[("fields: [card]", "fields: [iban]")], &[]),
+        (&[("  other:", "  another:")], &[(NewGroup, true)]),
+        (&[("start: latest", "start: latest, group: elsewhere")], &[(GroupChanged, false)]),
+        (
+            &[("lag_alert: 60s", "enabled: false"), ("start: latest", others_group)],
+            &[(GroupChanged, false), (GroupReused, false)],
+        ),
+        (&[("topics: [orders], start", "topics: [orders, wide], start")], &[(History, false)]),
+        (&[("topic: copy", "topic: wide")], &[(Partitioning, false)]),
+        (&[("topic: copy", "topic: copy, partition: round_robin")], &[(Partitioning, false)]),
+        (&[("topic: copy", "topic: narrow, partition: source")], &[(PartitionCount, true), (Partitioning, false)]),
+        (&[("lag_alert: 60s", "delivery: at_least_once")], &[(Delivery, false)]),
+        (&[("topic: copy", "topic: nowhere")], &[(MissingTopic, true)]),
+        (&[("topics: [orders], start", "topics: ['^d.*'], start")], &[(History, false), (DeadLetterInSource, false)]),
+    ];
+    for (edits, expected) in cases {
+        let edited = edits.iter().fold(base(), |yaml, (old, new)| yaml.replacen(old, new, 1));
+        let after = plan_after(&edited, &before);
+        let changes = Changes::between(&before.facts(), &after.facts());
+        let found = hazards(&before.facts(), &after, &changes, Some(&cluster), false);
+        let in_order = |codes: Vec<(HazardCode, bool)>| {
+            let mut codes: Vec<_> = codes.iter().map(|code| format!("{code:?}")).collect();
+            codes.sort();
+            codes
+        };
+        let codes = found.iter().map(|hazard| (hazard.code, hazard.refused)).collect();
+        assert_eq!(in_order(codes), in_order(expected.to_vec()), "{edits:?}: {found:#?}");
+    }
+    // Accepted, a rename is told all the same. A topic that the route waits for already refuses nothing.
+    let renamed = plan_after(&base().replace("  other:", "  another:"), &before);
+    let changes = Changes::between(&before.facts(), &renamed.facts());
+    let found = hazards(&before.facts(), &renamed, &changes, Some(&cluster), true);
+    assert!(
+        found.iter().any(|hazard| hazard.code == NewGroup) && !found.iter().any(|hazard| hazard.refused),
+        "{found:?}"
+    );
+    let edited = plan_after(&base().replace("fields: [card]", "fields: [iban]"), &before);
+    let changes = Changes::between(&before.facts(), &edited.facts());
+    assert_eq!(hazards(&before.facts(), &edited, &changes, Some(&topics(&[("orders", 4)])), false), []);
+}
+
+#[test]
+fn a_route_keeps_its_workers_numbers_and_gets_none_that_another_has_had_until_now() {
+    let yaml = |routes: &str| format!("kafka: {{ bootstrap.servers: 'a:1' }}\nroutes:\n{routes}");
+    let route = |name: &str, workers: u16| {
+        format!(
+            "  {name}: {{ source: {{ topics: [{name}], group: shared, start: earliest }}, destinations: [{{ topic: x }}], \
+             workers: {workers} }}\n"
+        )
+    };
+    let numbers = |plan: &Plan| -> Vec<(String, u16)> {
+        plan.routes.iter().map(|(name, route)| (name.to_string(), route.first_worker)).collect()
+    };
+    let named =
+        |list: &[(&str, u16)]| list.iter().map(|(name, first)| ((*name).to_owned(), *first)).collect::<Vec<_>>();
+    let one = first_plan(&yaml(&(route("b", 2) + &route("c", 1))));
+    assert_eq!(numbers(&one), named(&[("b", 0), ("c", 2)]));
+    // One that comes first in the file does not push the others on.
+    let two = plan_after(&yaml(&(route("a", 1) + &route("b", 2) + &route("c", 1))), &one);
+    assert_eq!(numbers(&two), named(&[("a", 3), ("b", 0), ("c", 2)]));
+    // b is gone, and may not have left yet; c has more workers than it had place for.
+    let three = plan_after(&yaml(&(route("a", 1) + &route("c", 2) + &route("d", 1))), &two);
+    assert_eq!(numbers(&three), named(&[("a", 3), ("c", 4), ("d", 6)]));
+    // Nothing of them is left: a route alone in its group begins at 0 whatever it had.
+    let four = plan_after(&yaml(&route("c", 1)), &three);
+    let five = plan_after(&yaml(&route("c", 2)), &four);
+    assert_eq!(numbers(&five), named(&[("c", 0)]));
 }

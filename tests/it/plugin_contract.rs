@@ -512,3 +512,38 @@ fn steps_of_one_prepared_plugin_run_beside_each_other() {
     });
     let _: Arc<dyn SourceBatch> = batch(&["a"]);
 }
+
+#[test]
+fn a_directory_put_in_the_place_of_the_cache_is_not_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("cache");
+    let engine = Engine::new(EngineOptions { cache_dir: Some(cache.clone()) }).unwrap();
+    let plugin = PluginName::new("scan").unwrap();
+    engine.compile(&plugin, &guest("scan")).unwrap();
+    // Somebody who can write the folder around it renames it away, and puts one with the same name there.
+    std::fs::rename(&cache, folder.path().join("away")).unwrap();
+    std::fs::create_dir(&cache).unwrap();
+    engine.compile(&plugin, &guest("scan")).unwrap();
+    engine.compile(&PluginName::new("rewrite").unwrap(), &guest("rewrite")).unwrap();
+    let names = |folder: &std::path::Path| std::fs::read_dir(folder).unwrap().count();
+    assert_eq!((names(&cache), names(&folder.path().join("away"))), (0, 2));
+    // Told to, it looks there again: as at a reload that changes `cache_dir`.
+    engine.keep_in(Some(cache.clone()));
+    engine.compile(&plugin, &guest("scan")).unwrap();
+    assert_eq!(names(&cache), 1);
+}
+
+#[test]
+fn a_plugin_that_is_in_use_is_neither_compiled_nor_loaded_again() {
+    let cache = tempfile::tempdir().unwrap();
+    let engine = Engine::new(EngineOptions { cache_dir: None }).unwrap();
+    let plugin = PluginName::new("scan").unwrap();
+    let in_use = engine.compile(&plugin, &guest("scan")).unwrap();
+    engine.keep_in(Some(cache.path().to_owned()));
+    let kept = || std::fs::read_dir(cache.path()).unwrap().count();
+    let again = engine.compile(&plugin, &guest("scan")).unwrap();
+    assert_eq!((kept(), again.sha256()), (0, in_use.sha256()));
+    drop((in_use, again));
+    engine.compile(&plugin, &guest("scan")).unwrap();
+    assert_eq!(kept(), 1);
+}

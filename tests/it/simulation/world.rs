@@ -52,7 +52,7 @@ pub(super) struct World {
     /// Nothing goes wrong but what records say.
     pub(super) calm: bool,
     /// Makes the task of a generation: the configuration changes now and then.
-    pub(super) reload: Option<Box<dyn Fn(u64) -> Task>>,
+    pub(super) reload: Option<Box<dyn Fn(u64) -> Task + Send>>,
     /// The generations of the tasks that were handed out, and of those whose outputs were given to the broker.
     handed_out: u64,
     pub(super) met: BTreeSet<u64>,

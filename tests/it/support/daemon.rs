@@ -70,6 +70,11 @@ impl Daemon {
         daemon
     }
 
+    /// Of its admin endpoint.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.admin)
+    }
+
     /// All it has printed.
     pub(crate) fn log(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
