@@ -151,6 +151,13 @@ pub(super) fn asking(kafka: &Kafka, group: Option<&str>) -> Options {
     options
 }
 
+/// The same, for one that does not wait for open transactions to end: of a group it learns what is committed for sure.
+pub(super) fn asking_at_once(kafka: &Kafka, group: &str) -> Options {
+    let mut options = asking(kafka, Some(group));
+    put(&mut options, &[("isolation.level", "read_uncommitted")]);
+    options
+}
+
 /// Properties that only members of a group have a use for.
 const OF_MEMBERS: &[&str] = &[
     "group.protocol",

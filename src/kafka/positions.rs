@@ -37,9 +37,18 @@ pub fn resolve_start(cluster: &Cluster, route: &Route, topics: &[TopicName]) -> 
         .flat_map(|topic| (0..known.partitions(topic.as_str()).unwrap_or(0)).map(|number| at(topic, number)))
         .collect();
     let group = &route.source.group;
+    if partitions.is_empty() {
+        return Ok(Started::Before);
+    }
+    // Offsets of a transaction that a predecessor has left open would be waited for here, until its timeout at worst. The
+    // sessions to come end it, if they have its name; and what was committed before it says that the group has started.
+    let at_once = client(client_options::asking_at_once(cluster.kafka(), group.as_str()), route)?;
+    if has_committed(&at_once, &partitions).map_err(|error| explain(&at_once, &error, About::Group(group)))? {
+        return Ok(Started::Before);
+    }
     let client = asking(cluster, route)?;
     let failed = |error: Error| explain(&client, &error, About::Group(group));
-    if partitions.is_empty() || has_committed(&client, &partitions).map_err(failed)? {
+    if has_committed(&client, &partitions).map_err(failed)? {
         return Ok(Started::Before);
     }
     let offsets = start_offsets(&client, route.source.start, &partitions).map_err(|error| {
@@ -77,7 +86,10 @@ pub fn committed(cluster: &Cluster, route: &Route, partitions: &[TopicPartition]
 }
 
 fn asking(cluster: &Cluster, route: &Route) -> Result<Arc<Client>, Trouble> {
-    let options = client_options::asking(cluster.kafka(), Some(route.source.group.as_str()));
+    client(client_options::asking(cluster.kafka(), Some(route.source.group.as_str())), route)
+}
+
+fn client(options: client_options::Options, route: &Route) -> Result<Arc<Client>, Trouble> {
     let context = Context::new(format!("route {}, offsets", route.name), None);
     Client::new(Kind::Consumer, &options, context).map_err(|message| trouble(&configuration(message), About::Cluster))
 }

@@ -384,6 +384,19 @@ fn fastrand_bytes(len: usize) -> Vec<u8> {
 }
 
 #[test]
+fn a_start_does_not_wait_for_offsets_that_a_predecessor_has_left_in_an_open_transaction() {
+    let bench = Bench::new(1, Delivery::ExactlyOnce);
+    shared().produce(&bench.source, &numbers(0..5));
+    let source = [topic(&bench.source)];
+    resolve_start(&bench.cluster, &bench.route, &source).unwrap();
+    let _open = shared().leave_offsets_pending(bench.group(), &bench.source, 3);
+    let began = Instant::now();
+    assert_eq!(resolve_start(&bench.cluster, &bench.route, &source).unwrap(), Started::Before);
+    // (the transaction's own timeout is a minute, the wait for an answer 20 s)
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+}
+
+#[test]
 fn a_younger_session_with_the_same_instance_keeps_the_work() {
     let bench = Bench::new(1, Delivery::ExactlyOnce);
     shared().produce(&bench.source, &numbers(0..5));

@@ -186,6 +186,20 @@ impl Kafka {
         .expect("the end of the transaction");
     }
 
+    /// Leaves a transaction open that takes this group on, to `offset` of the topic's first partition, as a process does
+    /// that dies at the wrong moment. It stays open with the value.
+    pub(crate) fn leave_offsets_pending(&self, group: &str, topic: &str, offset: i64) -> impl Sized {
+        let producer = self.producer(&[("transactional.id", &super::unique("test"))]);
+        producer.init_transactions(TIMEOUT).expect("a transactional producer");
+        producer.begin_transaction().expect("a transaction");
+        let mut offsets = TopicPartitionList::new();
+        offsets.add_partition_offset(topic, 0, Offset::Offset(offset)).expect("an offset");
+        let member = self.consumer(&[("group.id", group)]);
+        let metadata = member.group_metadata().expect("of a group");
+        producer.send_offsets_to_transaction(&offsets, &metadata, TIMEOUT).expect("the offsets are taken");
+        producer
+    }
+
     /// All that `topic` holds now, read by Kafka's own console consumer, in partition order. Exact in every byte, except
     /// that a header's name may hold no `:`. Some seconds; [`Kafka::kcat_consume`] is quicker.
     pub(crate) fn console_consume(&self, topic: &str, isolation: Isolation) -> Vec<ConsumedRecord> {
