@@ -48,6 +48,9 @@ impl Bench {
 const KILLS: u32 = 10;
 /// Longest time from a change of the files to the kill: from before it is noticed to after it is taken up.
 const KILLED_WITHIN: u64 = 400;
+/// Within which a start has committed something: below `transaction.timeout.ms`, for which an instance with a name never
+/// waits.
+const TAKEN_OVER_WITHIN: Duration = Duration::from_secs(12);
 
 /// Has some records pass, and returns the numbers of those that were sent and committed meanwhile.
 fn interlude(daemon: &Daemon, load: &Load, bench: &Bench) -> std::ops::Range<usize> {
@@ -57,7 +60,7 @@ fn interlude(daemon: &Daemon, load: &Load, bench: &Bench) -> std::ops::Range<usi
     let until = || PARTITIONS * stored().values().copied().min().unwrap_or_default() as usize;
     wait_until(PATIENCE, "records are sent to the configuration as it was found", || until() >= from + 100);
     let (until, wanted) = (until(), stored());
-    wait_until(PATIENCE, "they are committed", || {
+    wait_until(TAKEN_OVER_WITHIN, "they are committed", || {
         assert_eq!(daemon.get("/readyz").status, 200);
         let committed = shared().committed(&bench.config.group(ROUTE), &bench.source);
         wanted.iter().all(|(partition, end)| committed.get(partition) >= Some(end))
