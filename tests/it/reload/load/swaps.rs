@@ -16,8 +16,8 @@ const SWAPS: u32 = 200;
 const PER_SECOND: usize = 5_000;
 const PARTITIONS: usize = 4;
 /// Longest time between two commits of a worker: a swap is taken up between two transactions, so that it costs no more
-/// than instances. Generous, because the machine has other work.
-const GAP: Duration = Duration::from_secs(3);
+/// than instances. Generous: on two cores that others use as well, a single commit takes the broker seconds now and then.
+const GAP: Duration = Duration::from_secs(5);
 
 /// One route with two workers, on a cluster of its own, whose log tells of rebalances.
 struct Bench {
