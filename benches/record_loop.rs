@@ -20,7 +20,8 @@ use millrace::model::{
 use millrace::pipeline::chain::Chain;
 use millrace::pipeline::ports::{Broker, Event, Outcome, Outputs, Step, TopicError, TopicInfo, Trouble, Usage};
 use millrace::pipeline::report::{Fate, Health, Report, Tally};
-use millrace::pipeline::worker::{Bounds, Exit, Order, RouteWorker, Task};
+use millrace::pipeline::task::{Bounds, Task};
+use millrace::pipeline::worker::{Exit, Order, RouteWorker};
 use millrace::plugin::{Engine, EngineOptions, Prepare, Prepared};
 use millrace::policy::{OnError, Partitioning};
 

@@ -16,7 +16,7 @@ use crate::kafka::{ClientKind, Cluster, LeftOut, Topics, check_properties, sourc
 use crate::model::{Digest, GroupId, PluginName, RouteName, TopicName};
 use crate::pipeline::chain::Chain;
 use crate::pipeline::ports::{Step, Trouble, TroubleKind};
-use crate::pipeline::worker::{Bounds, Task};
+use crate::pipeline::task::{Bounds, Task};
 use crate::plugin::Engine;
 use crate::policy::Partitioning;
 

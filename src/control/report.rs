@@ -8,7 +8,7 @@ use super::status::{HeldPartition, LastFault, Time, WorkerPhase};
 use crate::model::{Fault, FaultCode, Offset, PluginName, RouteName, TopicPartition};
 use crate::pipeline::ports::{Trouble, TroubleKind, Usage};
 use crate::pipeline::report::{Fate, Health, Phase, Report, Tally};
-use crate::pipeline::worker::Task;
+use crate::pipeline::task::Task;
 use crate::telemetry::{Repeats, RouteMetrics};
 
 /// One line a route, worker and kind of trouble in this time; the rest is counted.

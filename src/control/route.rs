@@ -17,7 +17,8 @@ use crate::kafka::{self, Cluster, Instance, LeftOut, Session, SessionOptions};
 use crate::model::RouteName;
 use crate::pipeline::ports::{Trouble, TroubleKind};
 use crate::pipeline::report::{Health, Phase, Report};
-use crate::pipeline::worker::{Exit, Order, RouteWorker, Task};
+use crate::pipeline::task::Task;
+use crate::pipeline::worker::{Exit, Order, RouteWorker};
 use crate::telemetry::Metrics;
 
 /// A session that has lived this long was a good one: the next back-off begins anew.

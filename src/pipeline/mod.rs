@@ -9,5 +9,6 @@ pub mod destinations;
 mod lane;
 pub mod ports;
 pub mod report;
+pub mod task;
 pub mod unit;
 pub mod worker;

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::ports::{Trouble, Usage};
-use super::worker::Task;
+use super::task::Task;
 use crate::model::{DestinationName, Fault, FaultCode, Offset, PluginName, TopicName, TopicPartition};
 
 /// Where a worker's news go: metrics, logs and the status board.

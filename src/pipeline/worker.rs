@@ -8,16 +8,15 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::chain::{Budget, Chain};
+use super::chain::Budget;
 use super::dead_letter::Origin;
 use super::destinations::Destinations;
 use super::lane::Lane;
 use super::ports::{Broker, Event, Outcome, Trouble, TroubleKind};
 use super::report::{Health, Phase, Report};
+use super::task::{Bounds, Task};
 use super::unit::{After, Bench, Round, Unit};
-use crate::config::settings::Destination;
 use crate::model::{Digest, Fault, FaultCode, PluginName, RouteName, TopicPartition};
-use crate::policy::OnError;
 
 /// Longest a poll waits, so that orders from outside are taken soon.
 const POLL_LONGEST: Duration = Duration::from_millis(100);
@@ -27,35 +26,6 @@ const POLL_RECORDS: usize = 8192;
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 /// The same where somebody has to act first.
 const BACKOFF_DENIED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-
-/// What a worker does with records: all that a reload can change between two transactions.
-pub struct Task {
-    /// The plugins, with instances of this worker's own.
-    pub chain: Chain,
-    /// Where records go.
-    pub destinations: Vec<Destination>,
-    /// What happens to a record at fault.
-    pub on_error: OnError,
-    /// Bounds.
-    pub bounds: Bounds,
-    /// The generation of the configuration that it comes from.
-    pub generation: u64,
-}
-
-/// Bounds of one transaction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bounds {
-    /// Longest time in which its records are gathered.
-    pub interval: Duration,
-    /// Most source records.
-    pub records: usize,
-    /// Most bytes of source records; one record may be larger.
-    pub bytes: usize,
-    /// Longest plugin work.
-    pub processing: Duration,
-    /// Bytes held, of all partitions, from which on those with records left to do are not fetched further.
-    pub held: usize,
-}
 
 /// An order from outside.
 pub enum Order {

@@ -12,7 +12,8 @@ use millrace::config::settings::{Destination, Target};
 use millrace::model::{DestinationName, FaultCode, RouteName, TopicName};
 use millrace::pipeline::chain::Chain;
 use millrace::pipeline::ports::Step;
-use millrace::pipeline::worker::{Bounds, Exit, Order, RouteWorker, Task};
+use millrace::pipeline::task::{Bounds, Task};
+use millrace::pipeline::worker::{Exit, Order, RouteWorker};
 use millrace::policy::{Disposition, OnError, Partitioning, Retry};
 
 use world::{News, SimulatedBroker, SimulatedStep, World};

@@ -15,7 +15,8 @@ use millrace::pipeline::ports::{
     Verdict,
 };
 use millrace::pipeline::report::{Fate, Health, Report, Tally};
-use millrace::pipeline::worker::{Order, Task};
+use millrace::pipeline::task::Task;
+use millrace::pipeline::worker::Order;
 use millrace::policy::{Disposition, OnError, partition_for_key};
 
 const PARTITIONS: i32 = 4;
