@@ -7,11 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use millrace::config::settings::{
     Batch, Delivery, Destination, Kafka as Connection, OnOffsetLost, PropertyValue, Route, Source, Start, Target,
     TopicSelector, Transaction,
 };
-use millrace::kafka::{Cluster, Instance, MockCluster, Session, SessionOptions, Started, resolve_start, source_topics};
+use millrace::kafka::{
+    Cluster, Instance, LeftOut, MockCluster, Session, SessionOptions, Started, resolve_start, source_topics,
+};
 use millrace::model::{DestinationName, GroupId, OffsetMap, RouteName, SourceBatch, TopicName, TopicPartition};
 use millrace::pipeline::ports::{Broker, Event, Headers, Outcome, Output, Outputs, TopicError, TroubleKind};
 use millrace::policy::{OnError, Partitioning};
@@ -607,7 +610,8 @@ fn a_pattern_selects_neither_internal_nor_dead_letter_nor_own_topics() {
     route.source.topics = vec![TopicSelector::Pattern(regex::Regex::new("^(?:.*)$").unwrap())];
     let topics = bench.cluster.refresh_now(PATIENCE).unwrap();
     assert!(topics.by_name.keys().any(|name| name.as_str().starts_with("__")), "there are internal topics");
-    let selected = source_topics(&route, &topics, &[topic(&dead)].into());
+    let left_out = LeftOut { destinations: route.destinations.clone(), dead_letters: Arc::new([topic(&dead)].into()) };
+    let selected = source_topics(&route.source, &topics, &left_out);
     assert!(selected.contains(&topic(&bench.source)));
     assert!(!selected.contains(&topic(&dead)));
     assert!(!selected.contains(&topic(&bench.destination)));

@@ -14,7 +14,8 @@ fn load(yaml: &str) -> Loaded {
 }
 
 fn plan(loaded: &Loaded) -> Result<Plan, Problems> {
-    Plan::build(loaded, &Engine::new(EngineOptions { cache_dir: None }).unwrap())
+    let engine = Engine::new(EngineOptions { cache_dir: None }).unwrap();
+    Plan::build(loaded, &engine, None).map_err(|refused| refused.problems)
 }
 
 fn guest(name: &str) -> String {

@@ -15,7 +15,7 @@ use millrace::pipeline::ports::{
     Verdict,
 };
 use millrace::pipeline::report::{Fate, Health, Report, Tally};
-use millrace::pipeline::worker::Order;
+use millrace::pipeline::worker::{Order, Task};
 use millrace::policy::{Disposition, OnError, partition_for_key};
 
 const PARTITIONS: i32 = 4;
