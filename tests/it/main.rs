@@ -13,6 +13,7 @@ mod kafka_session;
 mod newcomer;
 mod plan;
 mod plugin_contract;
+mod reload;
 mod routes;
 mod simulation;
 mod support;

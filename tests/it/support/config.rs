@@ -16,11 +16,7 @@ impl Config {
     /// which begins at the first column and holds `routes:`.
     pub(crate) fn new(bootstrap: &str, plugins: &[&str], rest: &str) -> Self {
         let (dir, prefix) = (scratch("config"), unique("it"));
-        let mut text = format!(
-            "kafka: {{ prefix: {prefix}, bootstrap.servers: \"{bootstrap}\" }}\nadmin: {{ listen: \"127.0.0.1:0\" }}\n\
-             cache_dir: {}\n",
-            scratch_cache().display()
-        );
+        let mut text = head(bootstrap, &prefix);
         if !plugins.is_empty() {
             text.push_str("plugins:\n");
         }
@@ -51,6 +47,15 @@ impl Drop for Config {
             let _ = std::fs::remove_dir_all(&self.dir);
         }
     }
+}
+
+/// What every configuration begins with.
+pub(crate) fn head(bootstrap: &str, prefix: &str) -> String {
+    format!(
+        "kafka: {{ prefix: {prefix}, bootstrap.servers: \"{bootstrap}\" }}\nadmin: {{ listen: \"127.0.0.1:0\" }}\n\
+         cache_dir: {}\n",
+        scratch_cache().display()
+    )
 }
 
 /// A plugin that `scripts/guests` has built.

@@ -7,8 +7,11 @@ use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::PathBuf;
 use std::process::{ChildStdin, Command, Output, Stdio};
-use std::sync::{Mutex, OnceLock};
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication, TopicResult};
@@ -159,6 +162,28 @@ impl Kafka {
         delivered(&producer, topic, records.len())
     }
 
+    /// Sends records to `topic` at a steady pace, until it is stopped: their values are 0, 1, 2 and so on.
+    pub(crate) fn trickle(&self, topic: &str, per_second: usize) -> Trickle {
+        let (producer, topic) = (self.producer(&[]), topic.to_owned());
+        let (stop, stopped) = channel();
+        let sent = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&sent);
+        let thread = std::thread::spawn(move || {
+            let began = Instant::now();
+            while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(Duration::from_millis(20)) {
+                let due = began.elapsed().as_millis() as usize * per_second / 1_000;
+                for number in count.load(Ordering::Acquire)..due {
+                    let value = number.to_string();
+                    let record = BaseRecord::with_opaque_to(&topic, number).key("trickle").payload(&value);
+                    producer.send(record).unwrap_or_else(|(error, _)| panic!("sending to {topic}: {error}"));
+                    count.store(number + 1, Ordering::Release);
+                }
+            }
+            delivered(&producer, &topic, count.load(Ordering::Acquire));
+        });
+        Trickle { stop, sent, thread }
+    }
+
     /// Sends the records in one transaction.
     pub(crate) fn produce_transaction(&self, topic: &str, records: &[Record], ending: Ending) {
         let producer = self.producer(&[("transactional.id", &super::unique("test"))]);
@@ -298,6 +323,27 @@ impl Kafka {
         for result in runtime.block_on(ask(&client, &options)).expect("an answer from the controller") {
             result.unwrap_or_else(|(topic, code)| panic!("{topic}: {code}"));
         }
+    }
+}
+
+/// Records that are being sent at a steady pace. Ends with the value.
+pub(crate) struct Trickle {
+    stop: Sender<()>,
+    sent: Arc<AtomicUsize>,
+    thread: JoinHandle<()>,
+}
+
+impl Trickle {
+    /// How many were sent so far; the next one has this value.
+    pub(crate) fn sent(&self) -> usize {
+        self.sent.load(Ordering::Acquire)
+    }
+
+    /// Ends it, waits until all are stored, and answers how many they are.
+    pub(crate) fn stop(self) -> usize {
+        drop(self.stop);
+        self.thread.join().expect("every record is stored");
+        self.sent.load(Ordering::Acquire)
     }
 }
 

@@ -11,6 +11,7 @@ pub(crate) mod daemon;
 pub(crate) mod guests;
 pub(crate) mod kafka;
 pub(crate) mod memory_batch;
+pub(crate) mod stamped;
 
 /// The repository's root.
 pub(crate) fn root() -> &'static Path {

@@ -1,0 +1,4 @@
+//! Hot reload on a real Kafka: how changes are noticed, refused and taken up while records flow.
+
+mod files;
+mod refusals;
