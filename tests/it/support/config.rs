@@ -24,9 +24,22 @@ impl Config {
             writeln!(text, "  {name}: {{ path: \"{}\" }}", plugin(name).display()).expect("a string takes it");
         }
         text.push_str(rest);
-        std::fs::create_dir_all(&dir).expect("a directory for the configuration");
-        std::fs::write(dir.join("millrace.yaml"), text).expect("the configuration is written");
-        Self { dir, prefix }
+        let config = Self { dir, prefix };
+        config.write(&text);
+        config
+    }
+
+    /// Nothing but `text`; [`head`] is what it might begin with.
+    pub(crate) fn of(text: &str) -> Self {
+        let config = Self { dir: scratch("config"), prefix: String::new() };
+        config.write(text);
+        config
+    }
+
+    /// Writes another text in the place of the one that is there.
+    pub(crate) fn write(&self, text: &str) {
+        std::fs::create_dir_all(&self.dir).expect("a directory for the configuration");
+        std::fs::write(self.dir.join("millrace.yaml"), text).expect("the configuration is written");
     }
 
     /// What to give to `millrace run`.
@@ -34,7 +47,7 @@ impl Config {
         &self.dir
     }
 
-    /// The default group of a route.
+    /// The default group of a route, where the configuration is none that was given whole.
     pub(crate) fn group(&self, route: &str) -> String {
         format!("{}.{route}", self.prefix)
     }
