@@ -22,6 +22,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Within which a change is taken up: some looks, and time for a busy machine.
 const SOON: Duration = Duration::from_secs(15);
 
+/// Files are looked at when a change is announced, and else not at all: an announcement that is missed shows.
+const ANNOUNCED: &str = "{ method: events }";
+
 /// A daemon on a directory of files: `millrace.yaml` with a plugin, and a route in a file of its own.
 struct Bench {
     stamped: Stamped,
@@ -165,6 +168,14 @@ const SAVES: &[(&str, Save)] = &[
         fs::remove_file(&backup).expect("the backup goes");
         fs::remove_file(&swap).expect("the swap file goes");
     }),
+    ("as emacs does, with its lock", |file, text| {
+        let [lock, backup] = [".#route.yaml", "route.yaml~"].map(|name| file.with_file_name(name));
+        symlink("somebody@somewhere.4711:1767225600", &lock).expect("a link that leads nowhere");
+        rename(file, &backup);
+        write(file, text);
+        fs::remove_file(&lock).expect("the lock goes");
+        fs::remove_file(&backup).expect("the backup goes");
+    }),
     ("by sed -i", |file, text| {
         let stamp = text.lines().find_map(|line| line.split("value: \"").nth(1)?.split('"').next()).expect("a stamp");
         let script = format!("s/value: \"[^\"]*\"/value: \"{stamp}\"/");
@@ -211,13 +222,28 @@ fn a_file_is_taken_up_however_it_is_saved_and_ten_saves_in_a_second_are_few_gene
 }
 
 #[test]
+fn a_file_that_never_keeps_still_is_taken_up_all_the_same() {
+    let bench = Bench::new("restless", "{ debounce: 200ms }");
+    let began = Instant::now();
+    for number in 0.. {
+        write(&bench.at("config/route.yaml"), &bench.stamped.route(&format!("save-{number}")));
+        pace(Duration::from_millis(50));
+        if bench.daemon.generation() > 1 {
+            break;
+        }
+        assert!(began.elapsed() < SOON, "{number} saves, and none is in force");
+    }
+    assert!(bench.stamped.probe(SOON).starts_with("save-"));
+}
+
+#[test]
 fn where_nothing_is_announced_files_are_looked_at_now_and_then() {
     check_saves("polled", "{ method: poll, interval: 200ms }");
 }
 
 #[test]
 fn where_files_are_never_looked_at_unasked_announcements_are_enough() {
-    check_saves("announced", "{ method: events }");
+    check_saves("announced", ANNOUNCED);
 }
 
 #[test]
@@ -239,6 +265,23 @@ fn where_nothing_is_watched_a_change_waits_until_it_is_asked_for() {
         bench.await_next(cause, cause);
         assert_eq!(bench.stamped.probe(SOON), stamp, "{cause}");
     }
+}
+
+#[test]
+fn a_configuration_of_a_single_file_is_taken_up_however_it_is_saved() {
+    let text = |stamped: &Stamped, stamp: &str| main_file(stamped, ANNOUNCED, &plugin("stamp")) + &stamped.route(stamp);
+    let bench = Bench::laid_out("single", |stamped, folder| {
+        write(&folder.join("route.yaml"), &text(stamped, "first"));
+        folder.join("route.yaml")
+    });
+    // (the last saves are about the directory)
+    for (what, save) in &SAVES[..SAVES.len() - 2] {
+        let stamp = unique("stamp");
+        save(&bench.at("route.yaml"), &text(&bench.stamped, &stamp));
+        bench.await_next(what, "files");
+        assert_eq!(bench.stamped.probe(SOON), stamp, "{what}");
+    }
+    bench.assert_settled("a single file");
 }
 
 // ---- several files --------------------------------------------------------------------------------------------------
@@ -269,7 +312,7 @@ fn routes_add_up_over_files_and_come_and_go_with_them() {
 
 #[test]
 fn a_configuration_without_a_file_is_refused_what_runs_goes_on_and_files_put_back_mend_it() {
-    let bench = Bench::new("only", "{ debounce: 100ms }");
+    let bench = Bench::new("only", ANNOUNCED);
     let names = ["millrace.yaml", "route.yaml"];
     let move_all =
         |from: &str, to: &str| names.map(|name| rename(&bench.at(from).join(name), &bench.at(to).join(name)));
@@ -312,7 +355,7 @@ fn mount(mount: &Path, time: &str, files: &[(&str, Vec<u8>)]) {
 #[test]
 fn a_config_map_that_changes_several_files_at_once_is_one_generation() {
     let files = |stamped: &Stamped, stamp: &str, code: Vec<u8>| {
-        let head = main_file(stamped, "{}", Path::new("stamp.wasm"));
+        let head = main_file(stamped, ANNOUNCED, Path::new("stamp.wasm"));
         [("millrace.yaml", head.into_bytes()), ("route.yaml", stamped.route(stamp).into_bytes()), ("stamp.wasm", code)]
     };
     let bench = Bench::laid_out("config-map", |stamped, folder| {
@@ -336,7 +379,7 @@ fn a_link_that_is_pointed_at_another_release_is_taken_up() {
     let release = |stamped: &Stamped, folder: &Path, number: u32, stamp: &str| {
         let release = folder.join(format!("releases/{number}"));
         fs::create_dir_all(&release).expect("a directory");
-        write(&release.join("millrace.yaml"), &main_file(stamped, "{}", &plugin("stamp")));
+        write(&release.join("millrace.yaml"), &main_file(stamped, ANNOUNCED, &plugin("stamp")));
         write(&release.join("route.yaml"), &stamped.route(stamp));
     };
     let bench = Bench::laid_out("releases", |stamped, folder| {
@@ -369,7 +412,7 @@ fn a_link_that_is_pointed_at_another_release_is_taken_up() {
 
 #[test]
 fn a_secret_that_is_rotated_is_swapped_in_place_and_shown_nowhere() {
-    let bench = Bench::new("rotated", "{}\nlog: { level: trace }");
+    let bench = Bench::new("rotated", &format!("{ANNOUNCED}\nlog: {{ level: trace }}"));
     let secret = bench.at("config/secret");
     let secrets = [unique("hush-one"), unique("hush-two"), unique("hush-three")];
     let rebalances = || bench.daemon.metric("millrace_rebalances_total", &[("route", ROUTE)]);
@@ -401,12 +444,13 @@ fn a_secret_that_is_rotated_is_swapped_in_place_and_shown_nowhere() {
 }
 
 /// A daemon whose plugin is a copy of its own, beside the YAML.
-fn bench_with_own_plugin(name: &str) -> Bench {
+fn bench_with_own_plugin(name: &str, watch: &str) -> Bench {
     let bench = Bench::laid_out(name, |stamped, folder| {
         let config = folder.join("config");
         fs::create_dir(&config).expect("a directory");
         // (the log tells at this level that a file was looked at, and left for later)
-        let main = main_file(stamped, "{}\nlog: { level: debug }", Path::new("stamp.wasm"));
+        let watch = format!("{watch}\nlog: {{ level: debug }}");
+        let main = main_file(stamped, &watch, Path::new("stamp.wasm"));
         write(&config.join("millrace.yaml"), &main);
         write(&config.join("route.yaml"), &stamped.route("first"));
         fs::write(config.join("stamp.wasm"), version(1)).expect("a file");
@@ -418,7 +462,7 @@ fn bench_with_own_plugin(name: &str) -> Bench {
 
 #[test]
 fn a_plugin_file_is_taken_up_however_it_is_replaced_and_one_that_is_gone_stops_nothing() {
-    let bench = bench_with_own_plugin("replaced");
+    let bench = bench_with_own_plugin("replaced", ANNOUNCED);
     let file = bench.at("config/stamp.wasm");
     let taken_up = |what: &str, number: u32| {
         bench.await_next(what, "files");
@@ -452,7 +496,7 @@ const PAUSES: [u64; 5] = [300, 600, 450, 600, 350];
 
 #[test]
 fn a_plugin_file_that_is_uploaded_slowly_is_not_taken_up_before_it_is_whole() {
-    let bench = bench_with_own_plugin("uploaded");
+    let bench = bench_with_own_plugin("uploaded", "{}");
     let (old, new) = (version(1), version(2));
     let digests = [&old, &new].map(|code| Digest::of(code).to_string());
     let file = bench.at("config/stamp.wasm");

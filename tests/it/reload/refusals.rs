@@ -101,6 +101,12 @@ const MISTAKES: &[Mistake] = &[
         at: Some("path: stamp.wasm"),
     },
     Mistake {
+        name: "a module that is no plugin",
+        made: Made::Plugin(|_| b"\0asm\x01\0\0\0".to_vec()),
+        says: &["stamp.wasm cannot be used"],
+        at: Some("path: stamp.wasm"),
+    },
+    Mistake {
         name: "a plugin that wants more than there is",
         made: Made::Yaml("plugins:\n", "plugins:\n  wasi: { path: \"DIST/needs-wasi.wasm\" }\n"),
         says: &["wasi_snapshot_preview1"],
