@@ -7,7 +7,6 @@ use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use millrace::model::Digest;
@@ -16,7 +15,7 @@ use rustix::process::Signal;
 use crate::support::config::plugin;
 use crate::support::daemon::Daemon;
 use crate::support::stamped::{ROUTE, Stamped};
-use crate::support::{scratch, unique, wait_until};
+use crate::support::{pace, scratch, unique, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Within which a change is taken up: some looks, and time for a busy machine.
@@ -134,12 +133,6 @@ fn run(program: &str, arguments: &[&str], folder: &Path) {
     assert!(status.as_ref().is_ok_and(std::process::ExitStatus::success), "{program} {arguments:?}: {status:?}");
 }
 
-/// Waits between two steps of somebody who is slow, which is what is tested: nothing is waited for.
-fn pace(pause: Duration) {
-    let (_somebody, nothing) = channel::<()>();
-    let _ = nothing.recv_timeout(pause);
-}
-
 // ---- editors --------------------------------------------------------------------------------------------------------
 
 type Save = fn(&Path, &str);
@@ -233,7 +226,7 @@ fn a_file_that_never_keeps_still_is_taken_up_all_the_same() {
         }
         assert!(began.elapsed() < SOON, "{number} saves, and none is in force");
     }
-    assert!(bench.stamped.probe(SOON).starts_with("save-"));
+    wait_until(SOON, "records meet what was taken up", || bench.stamped.probe(SOON).starts_with("save-"));
 }
 
 #[test]
@@ -306,6 +299,7 @@ fn routes_add_up_over_files_and_come_and_go_with_them() {
     wait_until(PATIENCE, "its route is gone", || bench.daemon.get("/api/v1/routes/other").status == 404);
     rename(&away, &file);
     taken_up("a file that is put back brings its route back", "added");
+    // Its workers of before are gone, so whoever takes the record goes by the file that is there now.
     assert_eq!(other.probe(PATIENCE), "other");
     assert_eq!(bench.stamped.probe(SOON), "first");
 }
@@ -328,7 +322,7 @@ fn a_configuration_without_a_file_is_refused_what_runs_goes_on_and_files_put_bac
     assert_eq!(bench.stamped.probe(SOON), "first");
     rename(&bench.at("elsewhere"), &bench.at("config"));
     bench.await_mended("the directory put back");
-    bench.save("a save in a directory that was away", |file, text| write(file, text));
+    bench.save("a save in a directory that was away", write);
 }
 
 // ---- deployments ----------------------------------------------------------------------------------------------------

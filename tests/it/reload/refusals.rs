@@ -14,7 +14,7 @@ use crate::support::config::{Config, plugin};
 use crate::support::daemon::{Daemon, Response, http_with};
 use crate::support::kafka::{Trickle, shared};
 use crate::support::stamped::{ROUTE, Stamped, stamp_of};
-use crate::support::{scratch, unique, wait_until};
+use crate::support::{pace, scratch, unique, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Within which a change is taken up or refused, on a busy machine.
@@ -48,7 +48,8 @@ enum Made {
     Plugin(fn(Vec<u8>) -> Vec<u8>),
 }
 
-const MISTAKES: &[Mistake] = &[
+/// What the files themselves are refused for.
+const IN_THE_FILES: &[Mistake] = &[
     Mistake {
         name: "syntax",
         made: Made::Yaml("    on_error: skip", "    on_error: [skip"),
@@ -106,6 +107,10 @@ const MISTAKES: &[Mistake] = &[
         says: &["stamp.wasm cannot be used"],
         at: Some("path: stamp.wasm"),
     },
+];
+
+/// What is found out only by asking plugins and the cluster.
+const BEYOND_THE_FILES: &[Mistake] = &[
     Mistake {
         name: "a plugin that wants more than there is",
         made: Made::Yaml("plugins:\n", "plugins:\n  wasi: { path: \"DIST/needs-wasi.wasm\" }\n"),
@@ -165,21 +170,21 @@ struct Bench {
     config: Config,
     daemon: Daemon,
     trickle: Trickle,
-    /// The stamp that is in force.
-    stamp: String,
+    /// The stamps that have been in force, in order.
+    stamps: Vec<String>,
     /// Stamps that certain records, by their number, must have; and why.
     expected: Vec<(usize, String, String)>,
 }
 
 impl Bench {
-    fn new() -> Self {
-        let stamped = Stamped::new("refused");
+    fn new(name: &str) -> Self {
+        let stamped = Stamped::new(name);
         let config = Config::of(&yaml(&stamped, "stamp-0"));
         fs::copy(plugin("stamp"), config.path().join("stamp.wasm")).expect("a copy");
         let daemon = Daemon::start(config.path());
         let trickle = shared().trickle(&stamped.source, PACE);
         daemon.await_consumed(ROUTE, PACE / 2, PATIENCE);
-        Self { stamped, config, daemon, trickle, stamp: "stamp-0".to_owned(), expected: Vec::new() }
+        Self { stamped, config, daemon, trickle, stamps: vec!["stamp-0".to_owned()], expected: Vec::new() }
     }
 
     /// The next record that is sent has to have this stamp; and waits until it is committed.
@@ -187,7 +192,8 @@ impl Bench {
     fn expect_next(&mut self, why: String) {
         let next = self.trickle.sent();
         self.daemon.await_consumed(ROUTE, next + 1, SOON);
-        self.expected.push((next, self.stamp.clone(), why));
+        let stamp = self.stamps.last().expect("there is one from the start");
+        self.expected.push((next, stamp.clone(), why));
     }
 
     /// Makes the mistake, sees it refused and the records go on, mends it and sees that taken up.
@@ -225,7 +231,7 @@ impl Bench {
         self.expect_next(format!("{name}: refused, so nothing changes"));
 
         let next = format!("stamp-{}", number + 1);
-        self.stamp = match mistake.made {
+        let taken_up = match mistake.made {
             Made::Yaml(..) => {
                 self.config.write(&yaml(&self.stamped, &next));
                 next
@@ -239,6 +245,7 @@ impl Bench {
                 stamp
             }
         };
+        self.stamps.push(taken_up);
         self.daemon.await_workers(ROUTE, generation + 1, SOON);
         assert_eq!(self.daemon.generation(), generation + 1, "{name}: mended, as one generation");
         assert_eq!(self.daemon.metric("millrace_config_last_reload_successful", &[]), Some(1.0), "{name}: mended");
@@ -270,7 +277,7 @@ impl Bench {
     /// Ends the flow: all of it arrived once and in order, each record with a stamp that was in force, and never for long
     /// did nothing come.
     fn assert_flowed(self) {
-        let Self { stamped, config: _config, mut daemon, trickle, expected, .. } = self;
+        let Self { stamped, config: _config, mut daemon, trickle, stamps, expected } = self;
         let sent = trickle.stop();
         daemon.await_consumed(ROUTE, sent, PATIENCE);
         assert_eq!(daemon.sigterm_and_wait(PATIENCE), Some(0));
@@ -280,6 +287,9 @@ impl Bench {
         for (number, stamp, why) in expected {
             assert_eq!(stamp_of(&arrived[number]), stamp, "record {number}: {why}");
         }
+        let mut met: Vec<String> = arrived.iter().map(stamp_of).collect();
+        met.dedup();
+        assert_eq!(met, stamps, "each configuration in force, one after the other, and none that was refused");
         let gaps = arrived.windows(2).map(|pair| pair[1].timestamp - pair[0].timestamp);
         let (longest, after) = gaps.zip(0..).max().expect("records");
         assert!(longest <= LONGEST_GAP.as_millis() as i64, "nothing for {longest} ms after record {after}");
@@ -305,11 +315,37 @@ plugins:
 }
 
 #[test]
-fn what_is_refused_at_any_stage_is_told_everywhere_and_stops_nothing_and_its_mend_is_taken_up() {
-    let mut bench = Bench::new();
-    for (number, mistake) in MISTAKES.iter().enumerate() {
+fn what_is_refused_in_the_files_is_told_everywhere_and_stops_nothing_and_its_mend_is_taken_up() {
+    let mut bench = Bench::new("refused-files");
+    for (number, mistake) in IN_THE_FILES.iter().enumerate() {
         bench.check(number, mistake);
     }
+    bench.assert_flowed();
+}
+
+#[test]
+fn what_plugins_or_the_cluster_refuse_is_told_everywhere_and_stops_nothing_and_its_mend_is_taken_up() {
+    let mut bench = Bench::new("refused-beyond");
+    for (number, mistake) in BEYOND_THE_FILES.iter().enumerate() {
+        bench.check(number, mistake);
+    }
+    bench.assert_flowed();
+}
+
+#[test]
+fn a_save_while_the_one_before_is_still_tried_is_taken_up_after_it() {
+    let mut bench = Bench::new("refused-late");
+    let rejected = bench.daemon.reloads("rejected");
+    let step = "      - { plugin: misbehave, config: { do: loop_configure } }\n    destinations";
+    bench.config.write(&yaml(&bench.stamped, "mistake").replacen("    destinations", step, 1));
+    // By now it is tried, which takes longer still, or the test would show less than it says.
+    pace(Duration::from_millis(500));
+    assert_eq!(bench.daemon.reloads("rejected"), rejected);
+    bench.config.write(&yaml(&bench.stamped, "late"));
+    bench.daemon.await_workers(ROUTE, 2, SOON);
+    assert_eq!(bench.daemon.reloads("rejected"), rejected + 1.0, "the first was tried, and refused");
+    bench.stamps.push("late".to_owned());
+    bench.expect_next("the second is in force".to_owned());
     bench.assert_flowed();
 }
 
@@ -384,6 +420,7 @@ fn a_route_that_is_renamed_keeps_its_group_or_its_new_one_is_accepted() {
 
     config.write(&unwatched(&stamped, &renamed.replace("start:", &format!("group: {}, start:", stamped.group()))));
     assert_answer(&daemon, RELOAD, 200, "applied", 2);
+    wait_until(PATIENCE, "the old route has drained", || daemon.get(&format!("/api/v1/routes/{ROUTE}")).status == 404);
     assert_eq!(stamped.probe(PATIENCE), "second");
     assert_eq!(stamped.arrived().len(), 3, "it went on where the other was");
 

@@ -8,7 +8,7 @@ use std::io::Read as _;
 use std::path::PathBuf;
 use std::process::{ChildStdin, Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{self, RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -162,9 +162,14 @@ impl Kafka {
         delivered(&producer, topic, records.len())
     }
 
+    /// A producer to `topic` that is kept: to make one takes longer than to send by it.
+    pub(crate) fn sender(&self, topic: &str) -> Sender {
+        Sender { producer: self.producer(&[]), topic: topic.to_owned(), sent: 0 }
+    }
+
     /// Sends records to `topic` at a steady pace, until it is stopped: their values are 0, 1, 2 and so on.
     pub(crate) fn trickle(&self, topic: &str, per_second: usize) -> Trickle {
-        let (producer, topic) = (self.producer(&[]), topic.to_owned());
+        let mut sender = self.sender(topic);
         let (stop, stopped) = channel();
         let sent = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&sent);
@@ -172,14 +177,12 @@ impl Kafka {
             let began = Instant::now();
             while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(Duration::from_millis(20)) {
                 let due = began.elapsed().as_millis() as usize * per_second / 1_000;
-                for number in count.load(Ordering::Acquire)..due {
-                    let value = number.to_string();
-                    let record = BaseRecord::with_opaque_to(&topic, number).key("trickle").payload(&value);
-                    producer.send(record).unwrap_or_else(|(error, _)| panic!("sending to {topic}: {error}"));
-                    count.store(number + 1, Ordering::Release);
+                while sender.sent < due {
+                    sender.send(&sender.sent.to_string());
+                    count.store(sender.sent, Ordering::Release);
                 }
             }
-            delivered(&producer, &topic, count.load(Ordering::Acquire));
+            sender.await_stored();
         });
         Trickle { stop, sent, thread }
     }
@@ -326,9 +329,30 @@ impl Kafka {
     }
 }
 
+/// Sends one record after another to a topic.
+pub(crate) struct Sender {
+    producer: ThreadedProducer<Deliveries>,
+    topic: String,
+    sent: usize,
+}
+
+impl Sender {
+    /// Sends a record with this value.
+    pub(crate) fn send(&mut self, value: &str) {
+        let record = BaseRecord::with_opaque_to(&self.topic, self.sent).key("key").payload(value);
+        self.producer.send(record).unwrap_or_else(|(error, _)| panic!("sending to {}: {error}", self.topic));
+        self.sent += 1;
+    }
+
+    /// Waits until all that were sent are stored.
+    pub(crate) fn await_stored(&self) {
+        delivered(&self.producer, &self.topic, self.sent);
+    }
+}
+
 /// Records that are being sent at a steady pace. Ends with the value.
 pub(crate) struct Trickle {
-    stop: Sender<()>,
+    stop: mpsc::Sender<()>,
     sent: Arc<AtomicUsize>,
     thread: JoinHandle<()>,
 }

@@ -47,3 +47,10 @@ pub(crate) fn wait_for<T>(timeout: Duration, what: &str, mut look: impl FnMut() 
         std::thread::sleep(Duration::from_millis(30));
     }
 }
+
+/// Lets time pass between two steps of somebody who is slow, where that is what is tested. Nothing is waited for by this.
+pub(crate) fn pace(pause: Duration) {
+    let (_somebody, nothing) = std::sync::mpsc::channel::<()>();
+    // (an error: that is the pause)
+    let _ = nothing.recv_timeout(pause);
+}

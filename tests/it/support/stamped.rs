@@ -1,11 +1,11 @@
 //! A route that puts a stamp on every record, by which it shows which configuration the record met. Knows nothing about
 //! how configurations change.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::time::Duration;
 
 use super::config::head;
-use super::kafka::{ConsumedRecord, Isolation, Record, shared};
+use super::kafka::{ConsumedRecord, Isolation, Sender, shared};
 use super::{unique, wait_for};
 
 /// The route's name.
@@ -18,7 +18,12 @@ pub(crate) struct Stamped {
     pub(crate) source: String,
     pub(crate) destination: String,
     prefix: String,
-    probes: Cell<usize>,
+    probes: RefCell<Probes>,
+}
+
+struct Probes {
+    sender: Sender,
+    sent: usize,
 }
 
 impl Stamped {
@@ -29,7 +34,8 @@ impl Stamped {
         shared().create_topic(&source, 1, &[("retention.ms", "-1")]);
         let properties = [("retention.ms", "-1"), ("message.timestamp.type", "LogAppendTime")];
         shared().create_topic(&destination, 1, &properties);
-        Self { source, destination, prefix: unique("it"), probes: Cell::new(0) }
+        let probes = RefCell::new(Probes { sender: shared().sender(&source), sent: 0 });
+        Self { source, destination, prefix: unique("it"), probes }
     }
 
     /// What the configuration begins with.
@@ -60,9 +66,11 @@ impl Stamped {
     /// Sends a record through the route, and answers the stamp with which it arrives.
     #[track_caller]
     pub(crate) fn probe(&self, timeout: Duration) -> String {
-        let value = format!("probe-{}", self.probes.get());
-        self.probes.set(self.probes.get() + 1);
-        shared().produce(&self.source, &[Record::new("probe", &value)]);
+        let Probes { sender, sent } = &mut *self.probes.borrow_mut();
+        let value = format!("probe-{sent}");
+        *sent += 1;
+        sender.send(&value);
+        sender.await_stored();
         wait_for(timeout, &format!("{value} arrives in {}", self.destination), || {
             self.arrived().iter().rev().find(|record| record.text() == value).map(stamp_of)
         })
