@@ -48,7 +48,8 @@ impl Bench {
 
     /// `lay_out` writes the files, and answers where the configuration is.
     fn laid_out(name: &str, lay_out: impl FnOnce(&Stamped, &Path) -> PathBuf) -> Self {
-        let (stamped, folder) = (Stamped::new(name), scratch(name));
+        // Not right below where all tests write: what holds the folder is listened to as well, and has to be quiet.
+        let (stamped, folder) = (Stamped::new(name), scratch(name).join("site"));
         fs::create_dir_all(&folder).expect("a directory");
         let daemon = Daemon::start(&lay_out(&stamped, &folder));
         let bench = Self { stamped, folder, daemon, generation: Cell::new(1) };
@@ -109,7 +110,7 @@ impl Drop for Bench {
     fn drop(&mut self) {
         // (left behind where a test fails, to be looked at)
         if !std::thread::panicking() {
-            let _ = fs::remove_dir_all(&self.folder);
+            let _ = fs::remove_dir_all(self.folder.parent().expect("a folder of the test's own"));
         }
     }
 }
@@ -483,6 +484,43 @@ fn a_plugin_file_is_taken_up_however_it_is_replaced_and_one_that_is_gone_stops_n
     fs::write(&file, version(4)).expect("a file");
     bench.await_mended("a plugin that is put back");
     assert_eq!(bench.stamped.probe(SOON), "first", "a plugin that is put back");
+}
+
+#[test]
+fn a_plugin_behind_links_is_taken_up_when_a_link_or_what_it_leads_to_changes() {
+    let bench = Bench::laid_out("links", |stamped, folder| {
+        for number in [1, 2] {
+            let bin = folder.join(format!("tools/{number}/bin"));
+            fs::create_dir_all(&bin).expect("a directory");
+            fs::write(bin.join("stamp.wasm"), version(number)).expect("a file");
+        }
+        symlink("1", folder.join("tools/current")).expect("a link");
+        let config = folder.join("config");
+        fs::create_dir(&config).expect("a directory");
+        symlink("../tools/current/bin/stamp.wasm", config.join("stamp.wasm")).expect("a link");
+        write(&config.join("millrace.yaml"), &main_file(stamped, ANNOUNCED, Path::new("stamp.wasm")));
+        write(&config.join("route.yaml"), &stamped.route("first"));
+        config
+    });
+    let steps: [(&str, u32, &dyn Fn()); 3] = [
+        ("the link further up leads elsewhere", 2, &|| run("ln", &["-sfn", "2", "tools/current"], &bench.folder)),
+        ("what it leads to now is replaced", 3, &|| {
+            fs::write(bench.at("tools/new"), version(3)).expect("a file");
+            run("mv", &["tools/new", "tools/2/bin/stamp.wasm"], &bench.folder);
+        }),
+        ("and once more, with its folder", 4, &|| {
+            fs::create_dir(bench.at("tools/2/bin.new")).expect("a directory");
+            fs::write(bench.at("tools/2/bin.new/stamp.wasm"), version(4)).expect("a file");
+            run("mv", &["tools/2/bin", "tools/2/bin.old"], &bench.folder);
+            run("mv", &["tools/2/bin.new", "tools/2/bin"], &bench.folder);
+        }),
+    ];
+    for (what, number, step) in steps {
+        step();
+        bench.await_next(what, "files");
+        assert_eq!(sha256(&bench.daemon), Digest::of(&version(number)).to_string(), "{what}");
+        assert_eq!(bench.stamped.probe(SOON), "first", "{what}");
+    }
 }
 
 /// How a slow upload goes: pauses between parts, longer than `watch.debounce`.
