@@ -259,6 +259,13 @@ fn where_nothing_is_watched_a_change_waits_until_it_is_asked_for() {
         bench.await_next(cause, cause);
         assert_eq!(bench.stamped.probe(SOON), stamp, "{cause}");
     }
+    // How files are watched is a setting like any other, taken up in place.
+    let main = main_file(&bench.stamped, ANNOUNCED, &plugin("stamp"));
+    write(&bench.at("config/millrace.yaml"), &main);
+    let answer = bench.daemon.post("/-/reload").json();
+    assert_eq!(answer["changes"]["routes"][ROUTE]["action"], "unchanged", "{answer:#}");
+    bench.generation.set(bench.generation.get() + 1);
+    bench.save("from now on it is watched", write);
 }
 
 #[test]

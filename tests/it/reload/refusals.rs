@@ -339,7 +339,7 @@ fn a_save_while_the_one_before_is_still_tried_is_taken_up_after_it() {
     let step = "      - { plugin: misbehave, config: { do: loop_configure } }\n    destinations";
     bench.config.write(&yaml(&bench.stamped, "mistake").replacen("    destinations", step, 1));
     // By now it is tried, which takes longer still, or the test would show less than it says.
-    pace(Duration::from_millis(500));
+    pace(Duration::from_secs(1));
     assert_eq!(bench.daemon.reloads("rejected"), rejected);
     bench.config.write(&yaml(&bench.stamped, "late"));
     bench.daemon.await_workers(ROUTE, 2, SOON);
@@ -397,6 +397,15 @@ fn who_asks_for_a_reload_is_answered_what_came_of_it() {
     daemon.signal(Signal::HUP);
     daemon.await_workers(ROUTE, 3, SOON);
     assert_eq!(stamped.probe(SOON), "third");
+    // All at once: each is answered, and one change is one generation.
+    config.write(&unwatched(&stamped, &stamped.route("fourth")));
+    std::thread::scope(|scope| {
+        let ask = || scope.spawn(|| daemon.post(RELOAD));
+        let asked: Vec<_> = std::iter::repeat_with(ask).take(8).collect();
+        for answer in asked.into_iter().map(|asked| asked.join().expect("an answer")) {
+            assert_eq!((answer.status, &answer.json()["generation"]), (200, &4.into()), "{}", answer.body);
+        }
+    });
     assert_eq!(daemon.get(RELOAD).status, 405);
     assert_eq!(daemon.post(&format!("{RELOAD}?accept_new_group=maybe")).status, 400);
 }
@@ -498,6 +507,8 @@ fn the_admin_endpoint_moves_to_the_address_it_is_given_and_stays_where_that_one_
     };
     let looked_at = |path: &str| http_with(second, "GET", path, &[]).map(|answer| answer.status);
 
+    // The port that it was given where it asked for any.
+    assert_eq!(move_to(first, &first.to_string()).json()["outcome"], "applied");
     assert_eq!(move_to(first, &second.to_string()).json()["outcome"], "applied");
     assert_eq!(looked_at("/api/v1/status"), Some(200));
     assert!(http_with(first, "GET", "/livez", &[]).is_none(), "nobody listens at the old address");
@@ -506,6 +517,14 @@ fn the_admin_endpoint_moves_to_the_address_it_is_given_and_stays_where_that_one_
     assert_eq!((looked_at("/livez"), looked_at("/api/v1/status")), (Some(200), Some(401)));
     assert_eq!(move_to(second, &second.to_string()).json()["outcome"], "applied");
     assert_eq!((looked_at("/livez"), looked_at("/api/v1/status")), (Some(200), Some(200)));
+
+    // The same, while somebody else has the port at another address of this machine.
+    let neighbour = TcpListener::bind((Ipv4Addr::new(127, 0, 0, 2), port)).expect("another address of loopback");
+    let answer = move_to(second, &format!("0.0.0.0:{port}"));
+    assert_eq!(answer.status, 422, "{}", answer.body);
+    assert_eq!((looked_at("/livez"), looked_at("/api/v1/status")), (Some(200), Some(200)), "the old one answers");
+    assert_eq!(move_to(second, &second.to_string()).json()["outcome"], "unchanged");
+    drop(neighbour);
 
     let other = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
     let taken = other.local_addr().expect("an address");
