@@ -313,6 +313,25 @@ fn routes_add_up_over_files_and_come_and_go_with_them() {
 }
 
 #[test]
+fn a_yaml_file_that_is_written_slowly_loses_no_route_on_the_way() {
+    let bench = Bench::new("slow-yaml", "{ debounce: 100ms }");
+    let other = Stamped::new("slow-yaml-other");
+    let text = |stamp: &str| other.route(stamp).replace(ROUTE, "other");
+    let file = bench.at("config/other.yaml");
+    write(&file, &text("old"));
+    assert_eq!(other.probe(PATIENCE), "old");
+    // Emptied first, and then grown: on the way it is a configuration without the route.
+    let mut slow = File::create(&file).expect("a file, with nothing in it now");
+    pace(Duration::from_millis(700));
+    slow.write_all(text("new").as_bytes()).expect("it is written");
+    drop(slow);
+    wait_until(SOON, "it is taken up", || bench.daemon.generation() == 3);
+    let changes = bench.daemon.status()["last_applied"]["changes"]["routes"].clone();
+    assert_eq!(changes["other"]["action"], "swapped", "{changes:#}");
+    assert_eq!(other.probe(SOON), "new");
+}
+
+#[test]
 fn a_configuration_without_a_file_is_refused_what_runs_goes_on_and_files_put_back_mend_it() {
     let bench = Bench::new("only", ANNOUNCED);
     let names = ["millrace.yaml", "route.yaml"];
