@@ -1,3 +1,5 @@
 //! Hot reload on a real Kafka: how changes are noticed, refused and taken up while records flow.
 
+mod files;
 mod load;
+mod refusals;

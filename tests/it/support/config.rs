@@ -16,11 +16,7 @@ impl Config {
     /// which begins at the first column and holds `routes:`.
     pub(crate) fn new(bootstrap: &str, plugins: &[&str], rest: &str) -> Self {
         let (dir, prefix) = (scratch("config"), unique("it"));
-        let mut text = format!(
-            "kafka: {{ prefix: {prefix}, bootstrap.servers: \"{bootstrap}\" }}\nadmin: {{ listen: \"127.0.0.1:0\" }}\n\
-             cache_dir: {}\n",
-            scratch_cache().display()
-        );
+        let mut text = head(bootstrap, &prefix);
         if !plugins.is_empty() {
             text.push_str("plugins:\n");
         }
@@ -28,9 +24,22 @@ impl Config {
             writeln!(text, "  {name}: {{ path: \"{}\" }}", plugin(name).display()).expect("a string takes it");
         }
         text.push_str(rest);
-        std::fs::create_dir_all(&dir).expect("a directory for the configuration");
-        std::fs::write(dir.join("millrace.yaml"), text).expect("the configuration is written");
-        Self { dir, prefix }
+        let config = Self { dir, prefix };
+        config.write(&text);
+        config
+    }
+
+    /// Nothing but `text`; [`head`] is what it might begin with.
+    pub(crate) fn of(text: &str) -> Self {
+        let config = Self { dir: scratch("config"), prefix: String::new() };
+        config.write(text);
+        config
+    }
+
+    /// Writes another text in the place of the one that is there.
+    pub(crate) fn write(&self, text: &str) {
+        std::fs::create_dir_all(&self.dir).expect("a directory for the configuration");
+        std::fs::write(self.dir.join("millrace.yaml"), text).expect("the configuration is written");
     }
 
     /// Changes the YAML, in one rename, as what deploys configurations does.
@@ -55,7 +64,7 @@ impl Config {
         &self.dir
     }
 
-    /// The default group of a route.
+    /// The default group of a route, where the configuration is none that was given whole.
     pub(crate) fn group(&self, route: &str) -> String {
         format!("{}.{route}", self.prefix)
     }
@@ -68,6 +77,15 @@ impl Drop for Config {
             let _ = std::fs::remove_dir_all(&self.dir);
         }
     }
+}
+
+/// What every configuration begins with.
+pub(crate) fn head(bootstrap: &str, prefix: &str) -> String {
+    format!(
+        "kafka: {{ prefix: {prefix}, bootstrap.servers: \"{bootstrap}\" }}\nadmin: {{ listen: \"127.0.0.1:0\" }}\n\
+         cache_dir: {}\n",
+        scratch_cache().display()
+    )
 }
 
 /// A plugin that `scripts/guests` has built.

@@ -95,6 +95,11 @@ impl Daemon {
         http(self.admin, "GET", path)
     }
 
+    /// Where its admin endpoint listened when it started.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
     /// POST without a body.
     #[track_caller]
     pub(crate) fn post(&self, path: &str) -> Response {
@@ -120,6 +125,33 @@ impl Daemon {
             let status = self.route(route);
             (status["state"] == state).then(|| status["reason"].as_str().unwrap_or_default().to_owned())
         })
+    }
+
+    /// The whole status.
+    #[track_caller]
+    pub(crate) fn status(&self) -> serde_json::Value {
+        self.get("/api/v1/status").json()
+    }
+
+    /// The generation of the configuration in force.
+    #[track_caller]
+    pub(crate) fn generation(&self) -> u64 {
+        self.status()["generation"].as_u64().expect("a number")
+    }
+
+    /// How many attempts to load a configuration had this outcome.
+    #[track_caller]
+    pub(crate) fn reloads(&self, outcome: &str) -> f64 {
+        self.metric("millrace_reloads_total", &[("outcome", outcome)]).unwrap_or_default()
+    }
+
+    /// Waits until a route's workers go by the configuration of this generation.
+    #[track_caller]
+    pub(crate) fn await_workers(&self, route: &str, generation: u64, timeout: Duration) {
+        wait_until(timeout, &format!("the workers of {route} are at generation {generation}"), || {
+            let workers = self.route(route)["workers"].as_array().cloned().unwrap_or_default();
+            !workers.is_empty() && workers.iter().all(|worker| worker["generation"] == generation)
+        });
     }
 
     /// Waits until `count` records of a route's source are committed, by its counters.
@@ -204,10 +236,18 @@ impl Response {
 
 /// One request on a connection of its own, read to its end.
 pub(crate) fn http(address: SocketAddr, method: &str, path: &str) -> Option<Response> {
+    http_with(address, method, path, &[])
+}
+
+/// As [`http`], with headers.
+pub(crate) fn http_with(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)]) -> Option<Response> {
     let timeout = Duration::from_secs(10);
     let mut stream = TcpStream::connect_timeout(&address, timeout).ok()?;
     stream.set_read_timeout(Some(timeout)).ok()?;
-    let head = "Connection: close\r\nContent-Length: 0\r\n";
+    let mut head = "Connection: close\r\nContent-Length: 0\r\n".to_owned();
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
     write!(stream, "{method} {path} HTTP/1.1\r\nHost: {address}\r\n{head}\r\n").ok()?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).ok()?;

@@ -7,8 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::path::PathBuf;
 use std::process::{ChildStdin, Command, Output, Stdio};
-use std::sync::{Mutex, OnceLock};
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication, TopicResult};
@@ -172,6 +175,31 @@ impl Kafka {
         delivered(&producer, topic, records.len())
     }
 
+    /// A producer to `topic` that is kept: to make one takes longer than to send by it.
+    pub(crate) fn sender(&self, topic: &str) -> Sender {
+        Sender { producer: self.producer(&[]), topic: topic.to_owned(), sent: 0 }
+    }
+
+    /// Sends records to `topic` at a steady pace, until it is stopped: their values are 0, 1, 2 and so on.
+    pub(crate) fn trickle(&self, topic: &str, per_second: usize) -> Trickle {
+        let mut sender = self.sender(topic);
+        let (stop, stopped) = channel();
+        let sent = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&sent);
+        let thread = std::thread::spawn(move || {
+            let began = Instant::now();
+            while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(Duration::from_millis(20)) {
+                let due = began.elapsed().as_millis() as usize * per_second / 1_000;
+                while sender.sent < due {
+                    sender.send(&sender.sent.to_string());
+                    count.store(sender.sent, Ordering::Release);
+                }
+            }
+            sender.await_stored();
+        });
+        Trickle { stop, sent, thread }
+    }
+
     /// Sends the records in one transaction.
     pub(crate) fn produce_transaction(&self, topic: &str, records: &[Record], ending: Ending) {
         let producer = self.producer(&[("transactional.id", &super::unique("test"))]);
@@ -227,6 +255,8 @@ impl Kafka {
         let mut command = Command::new("kcat");
         command.args(["-C", "-q", "-e", "-o", "beginning", "-b", &self.bootstrap, "-t", topic, "-f", kcat::FORMAT]);
         command.args(["-X", &format!("isolation.level={}", isolation.as_str())]);
+        // It learns that it is at the end from an answer with nothing in it, for which brokers wait half a second.
+        command.args(["-X", "fetch.wait.max.ms=10"]);
         // (its own patience with a busy broker is 5 s)
         command.args(["-m", "60"]);
         in_order(kcat::parse(&run(&mut command).stdout))
@@ -338,6 +368,48 @@ impl Kafka {
 fn led_partitions(topic: &MetadataTopic) -> Option<i32> {
     let led = topic.error().is_none() && topic.partitions().iter().all(|p| p.leader() >= 0);
     led.then(|| i32::try_from(topic.partitions().len()).expect("a count"))
+}
+
+/// Sends one record after another to a topic.
+pub(crate) struct Sender {
+    producer: ThreadedProducer<Deliveries>,
+    topic: String,
+    sent: usize,
+}
+
+impl Sender {
+    /// Sends a record with this value.
+    pub(crate) fn send(&mut self, value: &str) {
+        let record = BaseRecord::with_opaque_to(&self.topic, self.sent).key("key").payload(value);
+        self.producer.send(record).unwrap_or_else(|(error, _)| panic!("sending to {}: {error}", self.topic));
+        self.sent += 1;
+    }
+
+    /// Waits until all that were sent are stored.
+    pub(crate) fn await_stored(&self) {
+        delivered(&self.producer, &self.topic, self.sent);
+    }
+}
+
+/// Records that are being sent at a steady pace. Ends with the value.
+pub(crate) struct Trickle {
+    stop: mpsc::Sender<()>,
+    sent: Arc<AtomicUsize>,
+    thread: JoinHandle<()>,
+}
+
+impl Trickle {
+    /// How many were sent so far; the next one has this value.
+    pub(crate) fn sent(&self) -> usize {
+        self.sent.load(Ordering::Acquire)
+    }
+
+    /// Ends it, waits until all are stored, and answers how many they are.
+    pub(crate) fn stop(self) -> usize {
+        drop(self.stop);
+        self.thread.join().expect("every record is stored");
+        self.sent.load(Ordering::Acquire)
+    }
 }
 
 /// Remembers where each record of a producer went.

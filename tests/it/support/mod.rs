@@ -12,6 +12,7 @@ pub(crate) mod guests;
 pub(crate) mod kafka;
 pub(crate) mod load;
 pub(crate) mod memory_batch;
+pub(crate) mod stamped;
 
 /// The repository's root.
 pub(crate) fn root() -> &'static Path {
@@ -46,4 +47,11 @@ pub(crate) fn wait_for<T>(timeout: Duration, what: &str, mut look: impl FnMut() 
         #[expect(clippy::disallowed_methods, reason = "the one place where tests wait, between two looks")]
         std::thread::sleep(Duration::from_millis(30));
     }
+}
+
+/// Lets time pass between two steps of somebody who is slow, where that is what is tested. Nothing is waited for by this.
+pub(crate) fn pace(pause: Duration) {
+    let (_somebody, nothing) = std::sync::mpsc::channel::<()>();
+    // (an error: that is the pause)
+    let _ = nothing.recv_timeout(pause);
 }
