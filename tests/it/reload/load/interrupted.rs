@@ -77,12 +77,9 @@ fn kill_9_during_a_reload_leaves_a_daemon_that_starts_with_what_is_on_disk_and_n
     let bench = Bench::new(&format!("instance: {}\n", unique("interrupted")), "    transaction: { interval: 20ms }\n");
     let load = bench.load(500);
     let mut found = Vec::new();
-    for round in 0..=KILLS {
+    for round in 0..KILLS {
         let mut daemon = Daemon::start(bench.config.path());
         found.push(interlude(&daemon, &load, &bench));
-        if round == KILLS {
-            break;
-        }
         if random.bool() {
             put_guest(&bench.config, if random.bool() { "v1" } else { "v2" });
         }
@@ -93,7 +90,8 @@ fn kill_9_during_a_reload_leaves_a_daemon_that_starts_with_what_is_on_disk_and_n
         let _ = silence.recv_timeout(pause);
         daemon.kill9();
     }
-    let _daemon = Daemon::start(bench.config.path());
+    let daemon = Daemon::start(bench.config.path());
+    found.push(interlude(&daemon, &load, &bench));
     let sent = load.stop();
     let arrived = shared().await_records(&bench.destination, sent.count, PATIENCE);
     sent.assert_whole(&arrived, &format!("seed {seed}"));
@@ -168,10 +166,15 @@ fn sigterm_while_a_route_restarts_ends_the_process_in_time() {
 
 #[test]
 fn sigterm_while_all_routes_restart_one_after_another_ends_the_process_in_time() {
-    let idle: String = (0..8).map(|n| format!("  idle-{n}: {{ source: {{ topics: [{{idle}}], start: latest }}, destinations: [{{ topic: {{idle}}-out }}] }}\n")).collect();
     let topic = unique("idle");
+    let idle = |n| {
+        format!(
+            "  idle-{n}: {{ source: {{ topics: [{topic}], start: latest }}, destinations: [{{ topic: {topic}-out }}] }}\n"
+        )
+    };
+    let idle: String = (0..8).map(idle).collect();
     shared().create_topics(&[topic.clone(), format!("{topic}-out")], 1, &[FOR_EVER]);
-    let bench = Bench::new(HEAD, &idle.replace("{idle}", &topic));
+    let bench = Bench::new(HEAD, &idle);
     let daemon = Daemon::start(bench.config.path());
     let load = bench.load(500);
     daemon.await_consumed(ROUTE, 1, PATIENCE);

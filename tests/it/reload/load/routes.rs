@@ -165,7 +165,8 @@ const GAP: Duration = Duration::from_secs(5);
 
 fn plain_route(prefix: &str, name: &str, topic: &str) -> String {
     format!(
-        "  {name}: {{ source: {{ topics: [{prefix}.{topic}], start: earliest }}, destinations: [{{ topic: {prefix}.{topic}-out }}] }}\n"
+        "  {name}: {{ source: {{ topics: [{prefix}.{topic}], start: earliest }}, destinations: [{{ topic: \
+         {prefix}.{topic}-out }}] }}\n"
     )
 }
 
