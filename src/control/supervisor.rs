@@ -212,7 +212,7 @@ impl Supervisor {
         }
         self.slots.remove(name);
         self.begin(name);
-        if !self.slots.contains_key(name) {
+        if self.wanted.is_some() && !self.slots.contains_key(name) {
             tracing::info!(route = %name, "removed");
         }
     }

@@ -434,17 +434,21 @@ routes:
     let other = Daemon::start(there.path());
     let owned = |daemon: &Daemon| assignment(&daemon.route("static"), 0, &source);
     wait_until(PATIENCE, "each has two partitions", || owned(&first).len() == 2 && owned(&other).len() == 2);
+    let records: Vec<_> = (0..40).map(|number| Record::new("k", number.to_string()).to(number % 4)).collect();
+    // Both have them, and one of them may not have been told yet that it gets no more: records come behind that.
+    shared().produce(&source, &records);
+    first.await_consumed("static", 20, PATIENCE);
+    other.await_consumed("static", 20, PATIENCE);
     let (before, rebalances) = (owned(&first), other.metric("millrace_rebalances_total", &[("route", "static")]));
 
     assert_eq!(first.sigterm_and_wait(PATIENCE), Some(0));
     // Its partitions wait for it.
-    let records: Vec<_> = (0..40).map(|number| Record::new("k", number.to_string()).to(number % 4)).collect();
     shared().produce(&source, &records);
-    other.await_consumed("static", 20, PATIENCE);
+    other.await_consumed("static", 40, PATIENCE);
     assert_eq!(owned(&other).len(), 2);
     let first = Daemon::start(here.path());
     first.await_consumed("static", 20, PATIENCE);
     assert_eq!(owned(&first), before);
     assert_eq!(other.metric("millrace_rebalances_total", &[("route", "static")]), rebalances);
-    assert_eq!(shared().await_records(&destination, 40, PATIENCE).len(), 40);
+    assert_eq!(shared().await_records(&destination, 80, PATIENCE).len(), 80);
 }

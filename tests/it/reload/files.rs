@@ -328,6 +328,7 @@ fn a_yaml_file_that_is_written_slowly_loses_no_route_on_the_way() {
     wait_until(SOON, "it is taken up", || bench.daemon.generation() == 3);
     let changes = bench.daemon.status()["last_applied"]["changes"]["routes"].clone();
     assert_eq!(changes["other"]["action"], "swapped", "{changes:#}");
+    bench.daemon.await_workers("other", 3, SOON);
     assert_eq!(other.probe(SOON), "new");
 }
 
