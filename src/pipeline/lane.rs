@@ -148,6 +148,13 @@ impl Lane {
         wakes
     }
 
+    /// Starts anew under another task: its plugins have tried nothing yet.
+    pub(super) fn renew(&mut self) {
+        self.attempts = Attempts::default();
+        self.isolate_before = 0;
+        self.wake(true);
+    }
+
     /// When it wakes by itself, where it stands still.
     pub(super) fn wakes_at(&self) -> Option<Instant> {
         match &self.state {

@@ -197,9 +197,7 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
         self.destinations = Destinations::new(self.task.destinations.clone());
         // What kept the old task from its work may not keep the new one.
         self.trouble = None;
-        self.lanes.values_mut().for_each(|lane| {
-            lane.wake(true);
-        });
+        self.lanes.values_mut().for_each(Lane::renew);
         self.report.taken_up(self.task);
     }
 
