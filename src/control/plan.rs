@@ -108,10 +108,14 @@ impl Plan {
     }
 }
 
-/// Numbers the workers of the enabled routes of each group. A route that has numbers keeps them, and gets none that
-/// another has had until now: their owners may not have left yet.
+/// Numbers the workers of the enabled routes of each group. A route that has numbers keeps them while it has as many
+/// workers, and no other gets those of a route that stays; those of one that goes are free, since its members leave first.
 fn number_workers(settings: &Settings, before: Option<&Plan>) -> BTreeMap<RouteName, u16> {
-    let before = before.into_iter().flat_map(|before| &before.routes);
+    let stays = |had: &RoutePlan| {
+        let now = settings.routes.get(&had.route.name).filter(|now| now.enabled);
+        now.is_some_and(|now| now.source.group == had.route.source.group)
+    };
+    let before = before.into_iter().flat_map(|before| &before.routes).filter(|(_, had)| stays(had));
     let had: Vec<(&GroupId, &RouteName, u16, u16)> = before
         .map(|(name, had)| (&had.route.source.group, name, had.first_worker, had.first_worker + had.route.workers))
         .collect();

@@ -13,7 +13,6 @@ use super::board::{RouteFacts, RoutePhase, RouteReport, StatusBoard};
 use super::plan::{Plan, RoutePlan};
 use super::route::{Clients, RunningRoute, Shared};
 use super::status::RouteState;
-use crate::config::settings::Route;
 use crate::model::RouteName;
 use crate::telemetry::Metrics;
 
@@ -71,8 +70,8 @@ impl Supervision {
 pub struct Supervisor {
     shared: Shared,
     slots: BTreeMap<RouteName, Slot>,
-    /// Keep the disabled routes on the board.
-    disabled: BTreeMap<RouteName, RouteReport>,
+    /// Keep the routes on the board that do not run: the disabled ones, and those that wait for their group to be left.
+    idle: BTreeMap<RouteName, RouteReport>,
     wanted: Option<Wanted>,
     /// Routes that wait for their turn to restart, when all of them do; and whose turn it is, until when at most.
     turns: VecDeque<RouteName>,
@@ -113,7 +112,7 @@ impl Supervisor {
         let supervisor = Self {
             shared: Shared { metrics, board },
             slots: BTreeMap::new(),
-            disabled: BTreeMap::new(),
+            idle: BTreeMap::new(),
             wanted: None,
             turns: VecDeque::new(),
             turn: None,
@@ -170,21 +169,29 @@ impl Supervisor {
                 },
             }
         }
+        self.wanted = Some(wanted);
+        self.fill();
+    }
+
+    /// Starts what is wanted and does not run. A route whose group another one is about to leave waits for that: its
+    /// members may get the same names.
+    fn fill(&mut self) {
+        let Some(Wanted { plan, clients, generation }) = self.wanted.clone() else { return };
         for (name, route) in &plan.routes {
-            if !self.slots.contains_key(name) {
-                let slot = start(&self.shared, &self.own, &mut self.lives, route, clients, *generation);
+            let group = &route.route.source.group;
+            let is_left = |slot: &Slot| slot.draining && slot.route.plan().route.source.group == *group;
+            if !self.slots.contains_key(name) && !self.slots.values().any(is_left) {
+                let slot = start(&self.shared, &self.own, &mut self.lives, route, &clients, generation);
                 self.slots.insert(name.clone(), slot);
             }
         }
-        self.show_disabled(plan);
-        self.wanted = Some(wanted);
+        self.show_idle(&plan);
     }
 
-    fn show_disabled(&mut self, plan: &Plan) {
-        let mut before = std::mem::take(&mut self.disabled);
-        // One that still drains is shown as such.
-        let disabled = |route: &&Route| !route.enabled && !self.slots.contains_key(&route.name);
-        for route in plan.settings.routes.values().filter(disabled) {
+    fn show_idle(&mut self, plan: &Plan) {
+        let mut before = std::mem::take(&mut self.idle);
+        // (one that still drains is shown as such)
+        for route in plan.settings.routes.values().filter(|route| !self.slots.contains_key(&route.name)) {
             let facts = RouteFacts {
                 delivery: route.delivery,
                 group: route.source.group.clone(),
@@ -194,8 +201,8 @@ impl Supervisor {
             let report =
                 before.remove(&route.name).unwrap_or_else(|| self.shared.board.route(&route.name, facts.clone()));
             report.changed(facts);
-            report.phase(RoutePhase::Disabled);
-            self.disabled.insert(route.name.clone(), report);
+            report.phase(if route.enabled { RoutePhase::Workers } else { RoutePhase::Disabled });
+            self.idle.insert(route.name.clone(), report);
         }
     }
 
@@ -211,32 +218,19 @@ impl Supervisor {
             return;
         }
         self.slots.remove(name);
-        self.begin(name);
-        if self.wanted.is_some() && !self.slots.contains_key(name) {
+        if self.wanted.as_ref().is_some_and(|wanted| !wanted.plan.routes.contains_key(name)) {
             tracing::info!(route = %name, "removed");
         }
-    }
-
-    /// Starts a route that does not run, if it is wanted.
-    fn begin(&mut self, name: &RouteName) {
-        let Some(Wanted { plan, clients, generation }) = self.wanted.clone() else { return };
-        match plan.routes.get(name) {
-            Some(route) => {
-                let slot = start(&self.shared, &self.own, &mut self.lives, route, &clients, generation);
-                self.slots.insert(name.clone(), slot);
-            }
-            None => self.show_disabled(&plan),
-        }
+        self.fill();
     }
 
     /// Starts the routes again that have ended by themselves.
     fn revive(&mut self) {
         let now = Instant::now();
-        let due = |slot: &Slot| slot.revive_at.is_some_and(|at| at <= now);
-        let names: Vec<_> = self.slots.iter().filter(|(_, slot)| due(slot)).map(|(name, _)| name.clone()).collect();
-        for name in names {
-            self.slots.remove(&name);
-            self.begin(&name);
+        let before = self.slots.len();
+        self.slots.retain(|_, slot| slot.revive_at.is_none_or(|at| at > now));
+        if self.slots.len() < before {
+            self.fill();
         }
     }
 

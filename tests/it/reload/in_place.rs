@@ -127,3 +127,41 @@ routes:
     daemon.await_consumed("pattern", 1, PATIENCE);
     assert_eq!(texts(&destination), ["order"]);
 }
+
+#[test]
+fn a_route_that_takes_anothers_place_in_its_group_begins_as_the_same_member_when_that_one_has_left() {
+    let [source, destination] = ["succession", "succession-out"].map(topic);
+    let group = unique("succession-group");
+    let config = Config::new(
+        &shared().bootstrap,
+        &[],
+        &format!(
+            "
+instance: here
+routes:
+  before:
+    source: {{ topics: [{source}], start: latest, group: {group} }}
+    destinations: [{{ topic: {destination} }}]
+"
+        ),
+    );
+    let daemon = Daemon::start(config.path());
+    daemon.await_state("before", "running", PATIENCE);
+    shared().produce(&source, &[Record::new("k", "1")]);
+    daemon.await_consumed("before", 1, PATIENCE);
+    let instances = || -> Vec<String> {
+        let members = shared().members(&group);
+        // Behind the group's: a static member's id begins with its name, as in here.0-1b2c….
+        let id = |member: &String| member.split(' ').nth(1).and_then(|id| id.split('-').next()).map(str::to_owned);
+        members.iter().filter_map(id).collect()
+    };
+    assert_eq!(instances(), ["here.0"]);
+    config.edit(|yaml| yaml.replace("  before:", "  after:"));
+    daemon.await_state("after", "running", SOON);
+    assert_eq!(instances(), ["here.0"]);
+    assert_eq!(daemon.get("/api/v1/routes/before").status, 404);
+    // It goes on where the other has committed, though its own `start` says otherwise.
+    shared().produce(&source, &[Record::new("k", "2")]);
+    daemon.await_consumed("after", 1, SOON);
+    assert_eq!(texts(&destination), ["1", "2"]);
+}
