@@ -235,6 +235,17 @@ fn where_nothing_is_announced_files_are_looked_at_now_and_then() {
     check_saves("polled", "{ method: poll, interval: 200ms }");
 }
 
+/// As on a network file system: whoever is told of what happens in a folder is not told of what happens to its files.
+#[test]
+fn a_change_that_nothing_announces_is_found_by_the_look_that_is_taken_besides() {
+    let bench = Bench::new("unannounced", "{ debounce: 100ms, interval: 500ms }");
+    fs::create_dir_all(bench.at("apart/deep")).expect("directories that nobody listens in");
+    let other_name = bench.at("apart/deep/route");
+    fs::hard_link(bench.at("config/route.yaml"), &other_name).expect("another name of the same file");
+    bench.save("written under its other name", |_, text| write(&other_name, text));
+    bench.save("and again", |_, text| write(&other_name, text));
+}
+
 #[test]
 fn where_files_are_never_looked_at_unasked_announcements_are_enough() {
     check_saves("announced", ANNOUNCED);
