@@ -2,6 +2,7 @@
 //! which are the capabilities that it asks for.
 
 use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -140,26 +141,54 @@ fn wrap(module: &[u8]) -> Result<Vec<u8>, LoadError> {
     if !facts.wasi.is_empty() {
         return Err(LoadError::Import { imports: facts.wasi });
     }
-    if !facts.has_component_type {
+    if facts.component_types.is_empty() {
         return Err(LoadError::NoComponentType);
     }
     // The encoder is made for what compilers write; should something else make it panic, that is the plugin's fault.
     let encoded = catch_unwind(AssertUnwindSafe(|| {
-        wit_component::ComponentEncoder::default().validate(true).module(module)?.encode()
+        check_packages(&facts.component_types)?;
+        let encode = || wit_component::ComponentEncoder::default().validate(true).module(module)?.encode();
+        encode().map_err(|error| format!("{error:#}"))
     }));
-    match encoded {
-        Ok(encoded) => encoded.map_err(|error| LoadError::Invalid(format!("{error:#}"))),
-        Err(_) => Err(LoadError::Invalid("the component encoder failed on it".into())),
+    encoded.unwrap_or_else(|_| Err("the component encoder failed on it".into())).map_err(LoadError::Invalid)
+}
+
+/// The encoder follows packages that depend on each other in a circle until its stack overflows, which no one survives.
+/// Looked for over all component types of the module, which it merges by the packages' names.
+fn check_packages(component_types: &[&[u8]]) -> Result<(), String> {
+    let mut dependencies: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for section in component_types {
+        // An older format is another way into the same circle; nothing has written it for years.
+        if !Parser::is_component(section) {
+            return Err(
+                "its component type is in a format that is not supported: build it with a newer wit-bindgen".into()
+            );
+        }
+        let (resolve, _) = wit_parser::decoding::decode_world(section).map_err(|error| format!("{error:#}"))?;
+        let name = |id| resolve.packages[id].name.to_string();
+        for (id, _) in resolve.packages.iter() {
+            dependencies.entry(name(id)).or_default().extend(resolve.package_direct_deps(id).map(name));
+        }
+    }
+    while let Some(free) = dependencies.iter().find(|(_, on)| on.is_empty()).map(|(name, _)| name.clone()) {
+        dependencies.remove(&free);
+        for on in dependencies.values_mut() {
+            on.remove(&free);
+        }
+    }
+    match dependencies.keys().next() {
+        Some(package) => Err(format!("the packages of its component type depend on each other in a circle: {package}")),
+        None => Ok(()),
     }
 }
 
-struct CoreFacts {
-    has_component_type: bool,
+struct CoreFacts<'m> {
+    component_types: Vec<&'m [u8]>,
     wasi: Vec<String>,
 }
 
-fn core_facts(module: &[u8]) -> wasmparser::Result<CoreFacts> {
-    let mut facts = CoreFacts { has_component_type: false, wasi: Vec::new() };
+fn core_facts(module: &[u8]) -> wasmparser::Result<CoreFacts<'_>> {
+    let mut facts = CoreFacts { component_types: Vec::new(), wasi: Vec::new() };
     for payload in Parser::new(0).parse_all(module) {
         match payload? {
             Payload::ImportSection(section) => {
@@ -171,7 +200,7 @@ fn core_facts(module: &[u8]) -> wasmparser::Result<CoreFacts> {
                 }
             }
             Payload::CustomSection(section) if section.name().starts_with("component-type") => {
-                facts.has_component_type = true;
+                facts.component_types.push(section.data());
             }
             _ => {}
         }

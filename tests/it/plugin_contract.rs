@@ -547,3 +547,18 @@ fn a_plugin_that_is_in_use_is_neither_compiled_nor_loaded_again() {
     engine.compile(&plugin, &guest("scan")).unwrap();
     assert_eq!(kept(), 1);
 }
+
+/// What wit-component would follow until the stack overflows, and the process with it.
+#[test]
+fn packages_that_depend_on_each_other_in_a_circle_are_refused() {
+    let mut bytes = guest("identity-pass");
+    // The world is in millrace:plugin and takes this interface, which takes its types from there.
+    let (from, to) = (b"millrace:plugin/input@", b"millrace:circle/input@");
+    let places: Vec<usize> = (0..bytes.len() - from.len()).filter(|at| bytes[*at..].starts_with(from)).collect();
+    assert!(places.len() > 1, "it stands in the component type, and where it is imported");
+    for at in places {
+        bytes[at..at + from.len()].copy_from_slice(to);
+    }
+    let refused = ENGINE.compile(&PluginName::new("circle").unwrap(), &bytes).unwrap_err().to_string();
+    assert!(refused.contains("in a circle") && refused.contains("millrace:"), "{refused}");
+}
