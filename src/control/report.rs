@@ -105,9 +105,6 @@ impl Report for WorkerNews {
     }
 
     fn committed(&mut self, tally: &Tally) {
-        for (topic, [records, bytes]) in &tally.consumed {
-            self.metrics.consumed(topic, *records, *bytes);
-        }
         for (destination, [records, bytes]) in &tally.produced {
             self.metrics.produced(destination, *records, *bytes);
         }
@@ -119,6 +116,10 @@ impl Report for WorkerNews {
         }
         for (code, [records]) in &tally.dead_letters {
             self.metrics.dead_letters(*code, *records);
+        }
+        // Last: who sees that records were consumed sees what became of them.
+        for (topic, [records, bytes]) in &tally.consumed {
+            self.metrics.consumed(topic, *records, *bytes);
         }
         self.metrics.latencies(&tally.latency, tally.latency_sum.as_secs_f64());
     }

@@ -3,7 +3,8 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -298,7 +299,7 @@ impl RouteMetrics {
         });
         flow.records.increment(records);
         flow.bytes.increment(bytes);
-        self.totals.consumed.fetch_add(records, Relaxed);
+        self.totals.consumed.fetch_add(records, Release);
     }
 
     /// Records, and their bytes, were committed to a destination.
@@ -515,7 +516,8 @@ pub struct TotalsSnapshot {
 impl Totals {
     /// The numbers now. Looking costs the one who looks; counting costs nothing more.
     pub fn snapshot(&self) -> TotalsSnapshot {
-        let consumed = self.consumed.load(Relaxed);
+        // First: what became of the records that it counts was counted before them.
+        let consumed = self.consumed.load(Acquire);
         TotalsSnapshot {
             consumed,
             produced: self.produced.load(Relaxed),

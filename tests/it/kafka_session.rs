@@ -768,11 +768,15 @@ fn copy_with(session: &mut Session, to: &TopicName, stop: &AtomicBool, log: &mut
             timestamp: batch.timestamp(nth),
             ..Own::default()
         };
+        let began = Instant::now();
         let outcome = match settling.take() {
             Some(()) => session.settle(&offsets),
             None if held.is_empty() => continue,
             None => session.transact(&List(records().map(copy).collect()), &offsets),
         };
+        if began.elapsed() > Duration::from_secs(1) {
+            log.push(format!("held up for {:?}", began.elapsed()));
+        }
         match outcome {
             Outcome::Committed { .. } => held.clear(),
             Outcome::Aborted(trouble) => log.push(format!("aborted: {trouble:?}")),
@@ -811,12 +815,18 @@ fn a_broker_that_stalls_or_dies_loses_and_doubles_nothing() {
                 brokers.restart(1);
             },
         ];
+        let done = || kafka.committed(group, "source").values().sum::<i64>();
         for (round, fault) in faults.iter().enumerate() {
             let numbers = (0..EACH).map(|n| (round * EACH + n) as i32);
             let records: Vec<_> = numbers.map(|n| Record::new("", n.to_string()).to(n % 2)).collect();
             let (first, rest) = records.split_at(EACH / 2);
-            kafka.produce("source", first);
-            fault();
+            // They still come when the fault does, so that it finds a transaction under way.
+            let before = done();
+            std::thread::scope(|scope| {
+                scope.spawn(|| kafka.produce_steadily("source", first, 10, Duration::from_millis(5)));
+                crate::support::wait_for(PATIENCE, "some are committed", || (done() > before).then_some(()));
+                fault();
+            });
             kafka.produce("source", rest);
         }
         let all = (faults.len() * EACH / 2) as i64;
