@@ -55,7 +55,7 @@ pub(super) struct World {
     /// Makes the task of a generation: the configuration changes now and then.
     pub(super) reload: Option<Box<dyn Fn(u64) -> Task + Send>>,
     /// The generations of the tasks that were handed out, and of those whose outputs were given to the broker.
-    handed_out: u64,
+    pub(super) handed_out: u64,
     pub(super) met: BTreeSet<u64>,
     transactions: u32,
     idle_polls: u32,
@@ -224,7 +224,7 @@ impl SimulatedBroker {
     }
 
     fn reload(&self, world: &mut World) {
-        if world.reload.is_some() && world.chance(5) {
+        if world.reload.is_some() && !self.told_to_drain && world.chance(5) {
             world.handed_out += 1;
             let task = world.reload.as_ref().map(|task| task(world.handed_out));
             self.orders.send(Order::Swap(Box::new(task.expect("it was there a line ago")))).unwrap();
@@ -462,17 +462,24 @@ impl Step for SimulatedStep {
 pub(super) struct News {
     pub(super) faults: Vec<(Offset, FaultCode)>,
     pub(super) tallies: Vec<Tally>,
+    /// The generation of the task that was taken up last.
+    pub(super) taken_up: u64,
+    /// What came of the last transaction was not known.
+    pub(super) is_unknown: bool,
     /// A session broke after a commit that it did not learn of: those records are not counted.
     pub(super) consumed_may_miss: bool,
 }
 
 impl Report for News {
-    fn taken_up(&mut self, _task: &Task) {}
+    fn taken_up(&mut self, task: &Task) {
+        self.taken_up = task.generation;
+    }
 
     fn health(&mut self, _: &Health) {}
     fn transaction_begins(&mut self) {}
     fn transaction(&mut self, outcome: &'static str, _: Duration) {
         self.consumed_may_miss |= matches!(outcome, "unknown" | "broken");
+        self.is_unknown = outcome == "unknown";
     }
     fn committed(&mut self, tally: &Tally) {
         self.tallies.push(tally.clone());
