@@ -19,7 +19,6 @@ use crate::telemetry::{ConfigMetrics, InfoGauge, Metrics, RouteGauges, Totals};
 /// Where everybody writes how things stand, and the admin endpoint reads.
 #[derive(Debug)]
 pub struct StatusBoard {
-    instance: Option<String>,
     started_at: Time,
     metrics: Metrics,
     next_id: AtomicU64,
@@ -28,6 +27,7 @@ pub struct StatusBoard {
 
 #[derive(Debug)]
 struct Board {
+    instance: Option<String>,
     generation: u64,
     shutting_down: bool,
     last_reload: Option<Reload>,
@@ -98,6 +98,7 @@ impl StatusBoard {
     pub fn new(instance: Option<String>, metrics: Metrics) -> Arc<Self> {
         let config = metrics.config();
         let board = Board {
+            instance,
             generation: 0,
             shutting_down: false,
             last_reload: None,
@@ -105,13 +106,7 @@ impl StatusBoard {
             config,
             routes: BTreeMap::new(),
         };
-        Arc::new(Self {
-            instance,
-            started_at: Time::now(),
-            metrics,
-            next_id: AtomicU64::new(0),
-            board: Mutex::new(board),
-        })
+        Arc::new(Self { started_at: Time::now(), metrics, next_id: AtomicU64::new(0), board: Mutex::new(board) })
     }
 
     /// A configuration, of this digest, is in force; `told` says what changed. Answers its generation.
@@ -122,6 +117,11 @@ impl StatusBoard {
         board.config.applied(generation, hash);
         board.reloaded(ReloadOutcome::Applied, told.into());
         generation
+    }
+
+    /// The configured name of this process is this from now on.
+    pub fn named(&self, instance: Option<String>) {
+        self.lock().instance = instance;
     }
 
     /// A configuration was read and is the one in force.
@@ -169,7 +169,7 @@ impl StatusBoard {
         let board = self.lock();
         Status {
             version: env!("CARGO_PKG_VERSION"),
-            instance: self.instance.clone(),
+            instance: board.instance.clone(),
             generation: board.generation,
             started_at: self.started_at,
             shutting_down: board.shutting_down,
@@ -577,6 +577,14 @@ mod tests {
         assert!(board.ready());
         board.shutting_down();
         assert!(!board.ready());
+    }
+
+    #[test]
+    fn the_process_is_called_as_it_is_now_configured() {
+        let (board, _) = board();
+        assert_eq!(board.snapshot().instance, None);
+        board.named(Some("pod-0".into()));
+        assert_eq!(board.snapshot().instance.as_deref(), Some("pod-0"));
     }
 
     #[test]

@@ -363,6 +363,7 @@ impl Reloading {
         };
         let generation = self.board.applied(&running.plan.hash, told);
         let Running { plan, facts, clients } = &running;
+        self.board.named(plan.settings.instance.clone());
         self.in_force.store(Arc::clone(facts));
         self.supervision.want(Wanted { plan: Arc::clone(plan), clients: Arc::clone(clients), generation });
         tracing::info!(generation, cause = cause.as_str(), ?took, "configuration applied: {changes}");
