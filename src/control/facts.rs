@@ -85,11 +85,6 @@ impl Facts {
         let routes = routes.map(|each| (each.name.clone(), route(each, settings, &digests))).collect();
         Self { hash: plan.hash.to_string(), process: process(settings), routes }
     }
-
-    /// Whether the route is there and enabled.
-    pub fn runs(&self, name: &RouteName) -> bool {
-        self.routes.get(name).is_some_and(is_enabled)
-    }
 }
 
 /// Whether a route with these keys is enabled.
