@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::model::{GroupId, OffsetMap, TopicName};
+use crate::model::{GroupId, Mutation, OffsetMap, TopicName};
 use crate::pipeline::ports::{Outcome, Output, Outputs, Trouble, TroubleKind};
 
 use super::client_options::{Options, Timeouts};
@@ -198,11 +198,11 @@ impl Producer {
         let mut refused = None;
         outputs.for_each(&mut |output| {
             match self.produce_one(&output, index, deadline) {
-                Ok(()) => {
+                Err(error) if !Mutation::IgnoreProduceResult.is_on() => refused = Some(error),
+                _ => {
                     index += 1;
                     return ControlFlow::Continue(());
                 }
-                Err(error) => refused = Some(error),
             }
             ControlFlow::Break(())
         });

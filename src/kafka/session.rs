@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 
 use crate::config::settings::{Delivery, OnOffsetLost, Route};
-use crate::model::{OffsetMap, TopicName, TopicPartition};
+use crate::model::{Mutation, OffsetMap, TopicName, TopicPartition};
 use crate::pipeline::ports::{Broker, Event, Outcome, Outputs, TopicError, TopicInfo, Trouble, TroubleKind};
 
 use super::client_options::{self, Timeouts};
@@ -547,6 +547,12 @@ impl Broker for Session {
             return Outcome::Committed { lost: 0 };
         }
         let outcome = match self.route.delivery {
+            Delivery::ExactlyOnce if Mutation::OffsetsOutside.is_on() => match self.commit(offsets, 0) {
+                Outcome::Committed { .. } => {
+                    self.producer.transact(outputs, &OffsetMap::new(), &self.topic_ids, &mut || None)
+                }
+                other => other,
+            },
             Delivery::ExactlyOnce => {
                 let consumer = Arc::clone(self.queue.client());
                 self.producer.transact(outputs, offsets, &self.topic_ids, &mut || consumer.group_metadata())

@@ -4,10 +4,12 @@ mod batch;
 mod digest;
 mod fault;
 mod items;
+mod mutation;
 mod names;
 
 pub use batch::{Offset, OffsetMap, SourceBatch, TopicPartition};
 pub use digest::Digest;
 pub use fault::{Fault, FaultCode};
 pub use items::{DestinationIndex, Field, HeaderPart, Item, Items, SendTo, Span};
+pub use mutation::Mutation;
 pub use names::{DestinationName, GroupId, InvalidName, PluginName, RouteName, TopicName};

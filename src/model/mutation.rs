@@ -1,0 +1,75 @@
+//! Ways to be wrong on purpose. The checkers of exactly-once must notice each of them: one that stays silent has no teeth.
+//!
+//! Without the feature `mutations`, which only the tests turn on, [`Mutation::is_on`] is a constant `false`.
+
+/// A rule of exactly-once that can be broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mutation {
+    /// An aborted round counts as done: its records are not given again.
+    NoRewind,
+    /// An output that the client did not take is passed over.
+    IgnoreProduceResult,
+    /// What is held of a revoked partition is committed all the same, under the new generation.
+    CommitRevoked,
+    /// Offsets are committed beside the transaction, before it.
+    OffsetsOutside,
+}
+
+impl Mutation {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::NoRewind, Self::IgnoreProduceResult, Self::CommitRevoked, Self::OffsetsOutside];
+
+    /// What stands in `MILLRACE_MUTATION` to turn it on for a process.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NoRewind => "no-rewind",
+            Self::IgnoreProduceResult => "ignore-produce-result",
+            Self::CommitRevoked => "commit-revoked",
+            Self::OffsetsOutside => "offsets-outside",
+        }
+    }
+
+    /// Whether the rule is broken now: on this thread, or in this process.
+    #[cfg(not(feature = "mutations"))]
+    #[inline(always)]
+    pub const fn is_on(self) -> bool {
+        false
+    }
+}
+
+#[cfg(feature = "mutations")]
+mod switch {
+    use super::Mutation;
+    use std::cell::Cell;
+    use std::sync::OnceLock;
+
+    thread_local! {
+        static HERE: Cell<Option<Mutation>> = const { Cell::new(None) };
+    }
+
+    impl Mutation {
+        /// Whether the rule is broken now: on this thread, or in this process.
+        pub fn is_on(self) -> bool {
+            static PROCESS: OnceLock<Option<Mutation>> = OnceLock::new();
+            let named = || {
+                let name = std::env::var("MILLRACE_MUTATION").ok()?;
+                let found = Self::ALL.into_iter().find(|mutation| mutation.name() == name);
+                Some(found.unwrap_or_else(|| panic!("MILLRACE_MUTATION={name} names no mutation")))
+            };
+            HERE.get() == Some(self) || *PROCESS.get_or_init(named) == Some(self)
+        }
+
+        /// Runs `work` with the rule broken on this thread.
+        pub fn during<T>(self, work: impl FnOnce() -> T) -> T {
+            struct Off;
+            impl Drop for Off {
+                fn drop(&mut self) {
+                    HERE.set(None);
+                }
+            }
+            HERE.set(Some(self));
+            let _off = Off;
+            work()
+        }
+    }
+}
