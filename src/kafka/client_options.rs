@@ -117,11 +117,11 @@ pub(super) type Options = Vec<(String, String)>;
 
 /// How long clients wait for what, as the operator's properties and ours come out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Timeouts {
+pub struct Timeouts {
     /// `transaction.timeout.ms`.
-    pub(super) transaction: Duration,
+    pub transaction: Duration,
     /// `message.timeout.ms`: after this an output counts as not delivered; 0.8 of the transaction's.
-    pub(super) delivery: Duration,
+    pub delivery: Duration,
 }
 
 impl Timeouts {

@@ -2,6 +2,7 @@
 //! of the cluster ([`Cluster`]). Implements the data plane's `Broker`; knows nothing of plugins, YAML or HTTP.
 
 mod client_options;
+mod committer;
 mod convert;
 mod errors;
 mod limits;
@@ -10,6 +11,7 @@ mod positions;
 mod producer;
 mod raw;
 mod rebalance;
+pub mod seam;
 mod session;
 mod topics;
 

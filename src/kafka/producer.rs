@@ -5,18 +5,17 @@
 //! away: the next one's `init_transactions` bumps the epoch and settles what the old one left open, so that a late
 //! request of the old one can no longer end a transaction of the new one (librdkafka lacks KIP-890's second part).
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::model::{GroupId, Mutation, OffsetMap, TopicName};
+use crate::model::{GroupId, Mutation, OffsetMap, TopicName, clock};
 use crate::pipeline::ports::{Outcome, Output, Outputs, Trouble, TroubleKind};
 
-use super::client_options::{Options, Timeouts};
+use super::client_options::Timeouts;
 use super::errors::{self, About, is_fenced, is_rejection, passing, trouble};
 use super::positions::configuration;
-use super::raw::{Client, Code, Context, Error, Failure, Failures, GroupMetadata, Kind, Known, PartitionList, Topic};
+use super::raw::{Code, Error, Failure, Failures, Known};
+use super::seam::{ProducerClient, TopicIds};
 use super::topics::{reason, should_refresh};
 
 /// How long a new producer may take to be ready, where somebody waits for it.
@@ -26,10 +25,9 @@ const FLUSH_STEP: Duration = Duration::from_millis(1);
 /// Between two tries of a call that may be made again.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
-/// What a producer is made of; makes a new one where the old is of no more use.
-pub(super) struct Producer {
-    label: String,
-    options: Options,
+/// A producer of a worker's; makes a new client where the old is of no more use.
+pub(super) struct Producer<C: ProducerClient> {
+    make: MakeClient<C>,
     /// The group whose offsets it commits.
     group: GroupId,
     /// Only in exactly_once.
@@ -39,19 +37,19 @@ pub(super) struct Producer {
     timeouts: Timeouts,
     /// The topics by slot.
     topics: Vec<TopicName>,
-    live: Option<Live>,
+    live: Option<Live<C>>,
     /// Whether something hinted that the cluster's topics are not what we believe.
     stale_topics: bool,
 }
 
-/// The ids of topics, which are committed beside their offsets.
-pub(super) type TopicIds = BTreeMap<TopicName, String>;
+/// Makes a client, or says what librdkafka has against its properties.
+pub(super) type MakeClient<C> = Box<dyn Fn() -> Result<C, String> + Send>;
 
 /// A producer that is ready.
-struct Live {
+struct Live<C: ProducerClient> {
     /// By slot; made when first produced to.
-    topics: Vec<Option<Topic>>,
-    client: Arc<Client>,
+    topics: Vec<Option<C::Topic>>,
+    client: C,
 }
 
 /// Why an attempt ended early.
@@ -68,34 +66,22 @@ enum Stop {
     Unknown(Trouble),
 }
 
-impl Producer {
+impl<C: ProducerClient> Producer<C> {
     pub(super) fn new(
-        label: String,
-        options: Options,
+        make: MakeClient<C>,
         group: GroupId,
         transactional_id: Option<String>,
         is_static: bool,
         timeouts: Timeouts,
     ) -> Self {
-        Self {
-            label,
-            options,
-            group,
-            transactional_id,
-            is_static,
-            timeouts,
-            topics: Vec::new(),
-            live: None,
-            stale_topics: false,
-        }
+        Self { make, group, transactional_id, is_static, timeouts, topics: Vec::new(), live: None, stale_topics: false }
     }
 
     /// Makes a producer, and, in exactly_once, settles whatever its predecessor left open.
     pub(super) fn renew(&mut self, within: Duration) -> Result<(), Trouble> {
         self.live = None;
-        let deadline = Instant::now() + within;
-        let client = Client::new(Kind::Producer, &self.options, Context::new(self.label.clone(), None))
-            .map_err(|message| trouble(&configuration(message), About::Cluster))?;
+        let deadline = clock::now() + within;
+        let client = (self.make)().map_err(|message| trouble(&configuration(message), About::Cluster))?;
         if let Some(id) = &self.transactional_id {
             init_transactions(&client, id, deadline)?;
         }
@@ -112,11 +98,11 @@ impl Producer {
     pub(super) fn add_topic(&mut self, name: &TopicName, wait: Duration) -> Result<u16, Trouble> {
         let slot = u16::try_from(self.topics.len())
             .map_err(|_| passing(Known::RD_KAFKA_RESP_ERR__INVALID_ARG, "one route writes more than 65,536 topics"))?;
-        let client = Arc::clone(&self.live()?.client);
+        let client = self.live()?.client.clone();
         let about = About::Write(name);
-        let topic = Topic::new(&client, name).map_err(|error| trouble(&error, about))?;
+        let topic = client.topic(name).map_err(|error| trouble(&error, about))?;
         // Records for a topic that the producer has not yet looked up would wait in the transaction instead of here.
-        client.metadata(Some(&topic), wait).map_err(|error| trouble(&error, about))?;
+        client.look_up(&topic, wait).map_err(|error| trouble(&error, about))?;
         self.topics.push(name.clone());
         let live = self.live()?;
         live.topics.resize_with(usize::from(slot) + 1, || None);
@@ -128,7 +114,7 @@ impl Producer {
     pub(super) fn take_errors(&mut self) -> Vec<Error> {
         let Some(live) = &self.live else { return Vec::new() };
         live.client.serve(Duration::ZERO);
-        live.client.context().take_errors()
+        live.client.take_errors()
     }
 
     /// Whether something hinted, since this was last asked, that the cluster's topics have changed.
@@ -136,7 +122,7 @@ impl Producer {
         std::mem::take(&mut self.stale_topics)
     }
 
-    fn live(&mut self) -> Result<&mut Live, Trouble> {
+    fn live(&mut self) -> Result<&mut Live<C>, Trouble> {
         if self.live.is_none() {
             self.renew(INIT_WITHIN)?;
         }
@@ -151,12 +137,12 @@ impl Producer {
         outputs: &dyn Outputs,
         offsets: &OffsetMap,
         topic_ids: &TopicIds,
-        member: &mut dyn FnMut() -> Option<GroupMetadata>,
+        member: &mut dyn FnMut() -> Option<C::Member>,
     ) -> Outcome {
         if let Err(trouble) = self.live() {
             return lost_or(trouble, Outcome::Aborted);
         }
-        let began = Instant::now();
+        let began = clock::now();
         match self.attempt(outputs, offsets, topic_ids, member, began) {
             Ok(()) => Outcome::Committed { lost: 0 },
             Err(stop) => self.end(stop, began),
@@ -168,13 +154,13 @@ impl Producer {
         outputs: &dyn Outputs,
         offsets: &OffsetMap,
         topic_ids: &TopicIds,
-        member: &mut dyn FnMut() -> Option<GroupMetadata>,
+        member: &mut dyn FnMut() -> Option<C::Member>,
         began: Instant,
     ) -> Result<(), Stop> {
         let deadline = began + self.timeouts.transaction;
         let live = self.live().map_err(|trouble| Stop::Discard(Outcome::Aborted(trouble)))?;
-        let client = Arc::clone(&live.client);
-        let _ = client.context().take_failures();
+        let client = live.client.clone();
+        let _ = client.take_failures();
         client.begin_transaction().map_err(|error| self.stopped(&error, began))?;
         self.produce(outputs, began + self.timeouts.delivery, began)?;
         if !flush(&client, deadline.min(began + self.timeouts.delivery + Duration::from_secs(1))) {
@@ -184,10 +170,9 @@ impl Producer {
         }
         self.delivered(&client, began)?;
         if !offsets.is_empty() {
-            let member =
-                member().filter(GroupMetadata::is_member).ok_or_else(|| Stop::Abort(Outcome::Aborted(left())))?;
-            let list = PartitionList::with_notes(offsets, |topic| topic_ids.get(topic).map(String::as_str));
-            self.send_offsets(&client, &list, &member, deadline, began)?;
+            let member = member().ok_or_else(|| Stop::Abort(Outcome::Aborted(left())))?;
+            let send = |wait| client.send_offsets(offsets, topic_ids, &member, wait);
+            self.send_offsets(&client, send, deadline, began)?;
         }
         self.commit(&client, deadline, began)
     }
@@ -226,17 +211,12 @@ impl Producer {
         if live.topics.get(slot).is_none_or(Option::is_none) {
             let name = self.topics.get(slot).ok_or_else(unknown)?;
             live.topics.resize_with(self.topics.len(), || None);
-            live.topics[slot] = Some(Topic::new(&live.client, name)?);
+            live.topics[slot] = Some(live.client.topic(name)?);
         }
         let topic = live.topics[slot].as_ref().ok_or_else(unknown)?;
-        let headers = output.headers;
         loop {
-            let list = (0..headers.len()).map(|nth| headers.get(nth));
-            let result = topic.produce(output.partition, output.key, output.value, output.timestamp, list, index);
-            match result {
-                Err(error)
-                    if error.code == Known::RD_KAFKA_RESP_ERR__QUEUE_FULL.into() && Instant::now() < deadline =>
-                {
+            match live.client.produce(topic, output, index) {
+                Err(error) if error.code == Known::RD_KAFKA_RESP_ERR__QUEUE_FULL.into() && clock::now() < deadline => {
                     live.client.flush(Duration::from_millis(5));
                 }
                 result => return result,
@@ -245,8 +225,8 @@ impl Producer {
     }
 
     /// Whether all outputs were delivered; what to make of it if not.
-    fn delivered(&mut self, client: &Client, began: Instant) -> Result<(), Stop> {
-        let failures = client.context().take_failures();
+    fn delivered(&mut self, client: &C, began: Instant) -> Result<(), Stop> {
+        let failures = client.take_failures();
         if failures.count == 0 {
             return Ok(());
         }
@@ -270,16 +250,15 @@ impl Producer {
 
     fn send_offsets(
         &mut self,
-        client: &Client,
-        offsets: &PartitionList,
-        member: &GroupMetadata,
+        client: &C,
+        send: impl Fn(Duration) -> Result<(), Error>,
         deadline: Instant,
         began: Instant,
     ) -> Result<(), Stop> {
         // Leaves a little of the transaction's time for the abort.
         let deadline = deadline - self.timeouts.transaction / 8;
         loop {
-            let Err(error) = client.send_offsets(offsets, member, until(deadline)) else { return Ok(()) };
+            let Err(error) = send(until(deadline)) else { return Ok(()) };
             let outcome = || Outcome::Aborted(trouble(&error, About::Group(&self.group)));
             if error.must_abort {
                 return Err(Stop::Abort(outcome()));
@@ -287,18 +266,18 @@ impl Producer {
             if error.fatal || !error.retriable {
                 return Err(self.stopped(&error, began));
             }
-            if Instant::now() + RETRY_PAUSE >= deadline {
+            if clock::now() + RETRY_PAUSE >= deadline {
                 return Err(Stop::Abort(outcome()));
             }
             client.serve(RETRY_PAUSE);
         }
     }
 
-    fn commit(&mut self, client: &Client, deadline: Instant, began: Instant) -> Result<(), Stop> {
+    fn commit(&mut self, client: &C, deadline: Instant, began: Instant) -> Result<(), Stop> {
         loop {
             let Err(error) = client.commit_transaction(until(deadline)) else { return Ok(()) };
             if error.must_abort {
-                let failures = client.context().take_failures();
+                let failures = client.take_failures();
                 let outcome = match failures.count {
                     0 => Outcome::Aborted(trouble(&error, About::Cluster)),
                     _ => classify(&failures),
@@ -311,7 +290,7 @@ impl Producer {
                     _ => Stop::Unknown(trouble(&error, About::Cluster)),
                 });
             }
-            if Instant::now() + RETRY_PAUSE >= deadline {
+            if clock::now() + RETRY_PAUSE >= deadline {
                 return Err(Stop::Unknown(trouble(&error, About::Cluster)));
             }
             client.serve(RETRY_PAUSE);
@@ -327,7 +306,7 @@ impl Producer {
         }
         // The broker fences too: whoever is older than the transaction's timeout was ended by it. Without an instance
         // nobody else can come by our id.
-        if self.is_static && began.elapsed() < self.timeouts.transaction / 2 {
+        if self.is_static && clock::now().duration_since(began) < self.timeouts.transaction / 2 {
             return Stop::Discard(Outcome::Broken(duplicate(id, &found)));
         }
         Stop::Discard(Outcome::Aborted(Trouble { kind: TroubleKind::Passing, ..found }))
@@ -400,9 +379,9 @@ impl Producer {
     /// Sends the outputs and waits for the acknowledgements. `Ok`: what was not delivered, nothing in the best case.
     /// `in_order`: stops at the first that is refused, so that none overtakes it.
     pub(super) fn send(&mut self, outputs: &dyn Outputs, in_order: bool) -> Result<Failures, Trouble> {
-        let deadline = Instant::now() + self.timeouts.delivery;
-        let client = Arc::clone(&self.live()?.client);
-        let _ = client.context().take_failures();
+        let deadline = clock::now() + self.timeouts.delivery;
+        let client = self.live()?.client.clone();
+        let _ = client.take_failures();
         let (mut index, mut refused) = (0, Vec::new());
         outputs.for_each(&mut |output| {
             if let Err(error) = self.produce_one(&output, index, deadline) {
@@ -416,7 +395,7 @@ impl Producer {
             ControlFlow::Continue(())
         });
         let flushed = flush(&client, deadline + Duration::from_secs(1));
-        let mut failures = client.context().take_failures();
+        let mut failures = client.take_failures();
         failures.count += refused.len() as u64;
         refused.append(&mut failures.first);
         failures.first = refused;
@@ -475,27 +454,27 @@ fn lost_or(trouble: Trouble, or: fn(Trouble) -> Outcome) -> Outcome {
     if trouble.kind == TroubleKind::Duplicate { Outcome::Broken(trouble) } else { or(trouble) }
 }
 
-fn init_transactions(client: &Arc<Client>, id: &str, deadline: Instant) -> Result<(), Trouble> {
+fn init_transactions(client: &impl ProducerClient, id: &str, deadline: Instant) -> Result<(), Trouble> {
     loop {
         let Err(error) = client.init_transactions(until(deadline)) else { return Ok(()) };
-        if error.retriable && !error.fatal && Instant::now() + RETRY_PAUSE < deadline {
+        if error.retriable && !error.fatal && clock::now() + RETRY_PAUSE < deadline {
             client.serve(RETRY_PAUSE);
             continue;
         }
         client.serve(Duration::ZERO);
         return Err(match error.code.known() {
             Known::RD_KAFKA_RESP_ERR__TIMED_OUT | Known::RD_KAFKA_RESP_ERR__TRANSPORT => {
-                reason(&error, client.context().take_errors())
+                reason(&error, client.take_errors())
             }
             _ => trouble(&error, About::Transaction(id)),
         });
     }
 }
 
-fn flush(client: &Client, deadline: Instant) -> bool {
+fn flush(client: &impl ProducerClient, deadline: Instant) -> bool {
     let mut step = FLUSH_STEP;
     while !client.flush(step) {
-        if Instant::now() >= deadline {
+        if clock::now() >= deadline {
             return false;
         }
         // Short waits are for the usual commit, which takes a few milliseconds.
@@ -506,7 +485,7 @@ fn flush(client: &Client, deadline: Instant) -> bool {
 
 /// The time left, never zero: zero would not even ask.
 fn until(deadline: Instant) -> Duration {
-    deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
+    deadline.saturating_duration_since(clock::now()).max(Duration::from_millis(1))
 }
 
 fn left() -> Trouble {

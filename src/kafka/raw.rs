@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka_sys as ffi;
-pub(super) use rdkafka_sys::rd_kafka_resp_err_t as Known;
+pub use rdkafka_sys::rd_kafka_resp_err_t as Known;
 
 use crate::model::{Offset, TopicName, TopicPartition};
 
@@ -25,22 +25,22 @@ pub(super) const OFFSET_INVALID: Offset = -1001;
 
 /// An error code of Kafka's or librdkafka's. Kept as a number: a newer broker may send one that the binding's enum lacks.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Code(c_int);
+pub struct Code(c_int);
 
 impl Code {
     pub(super) const NONE: Self = Self(0);
 
     /// The code, or `UNKNOWN` where the binding has no name for it.
-    pub(super) fn known(self) -> Known {
+    pub fn known(self) -> Known {
         Known::try_from(self.0).unwrap_or(Known::RD_KAFKA_RESP_ERR_UNKNOWN)
     }
     /// Kafka's name of it, for example `COORDINATOR_NOT_AVAILABLE`.
-    pub(super) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         // SAFETY: librdkafka answers every number with a static, NUL-terminated text.
         unsafe { CStr::from_ptr(c::err2name(self.0)) }.to_str().unwrap_or("UNKNOWN")
     }
     /// librdkafka's words for it.
-    pub(super) fn text(self) -> &'static str {
+    pub fn text(self) -> &'static str {
         // SAFETY: as for `name`.
         unsafe { CStr::from_ptr(c::err2str(self.0)) }.to_str().unwrap_or("unknown error")
     }
@@ -62,19 +62,22 @@ impl fmt::Debug for Code {
 
 /// What librdkafka says went wrong, with its flags.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Error {
-    pub(super) code: Code,
-    pub(super) message: String,
+pub struct Error {
+    /// What.
+    pub code: Code,
+    /// For people.
+    pub message: String,
     /// The client instance is of no more use.
-    pub(super) fatal: bool,
+    pub fatal: bool,
     /// The same call may be made again.
-    pub(super) retriable: bool,
+    pub retriable: bool,
     /// The transaction must be aborted; the producer stays good.
-    pub(super) must_abort: bool,
+    pub must_abort: bool,
 }
 
 impl Error {
-    pub(super) fn of(code: Code) -> Self {
+    /// The code alone, without a flag.
+    pub fn of(code: Code) -> Self {
         Self { code, message: code.text().to_owned(), fatal: false, retriable: false, must_abort: false }
     }
 
@@ -137,21 +140,22 @@ pub(super) trait Rebalance: Send + Sync {
 
 /// Outputs that were not delivered.
 #[derive(Debug, Default)]
-pub(super) struct Failures {
+pub struct Failures {
     /// How many.
-    pub(super) count: u64,
+    pub count: u64,
     /// The first few of each code, as the client reported them.
-    pub(super) first: Vec<Failure>,
+    pub first: Vec<Failure>,
 }
 
 /// One output that was not delivered.
 #[derive(Debug, Clone)]
-pub(super) struct Failure {
+pub struct Failure {
     /// What `produce` was given.
-    pub(super) index: usize,
+    pub index: usize,
     /// Where it was to go.
-    pub(super) topic: Option<TopicName>,
-    pub(super) code: Code,
+    pub topic: Option<TopicName>,
+    /// Why not.
+    pub code: Code,
 }
 
 /// More than this, of one code, tells nobody more; a failed batch may hold 10,000 records.

@@ -9,24 +9,23 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
-use crate::config::settings::{Delivery, OnOffsetLost, Route};
-use crate::model::{Mutation, OffsetMap, TopicName, TopicPartition};
+use crate::config::settings::{OnOffsetLost, Route};
+use crate::model::{OffsetMap, TopicName, TopicPartition};
 use crate::pipeline::ports::{Broker, Event, Outcome, Outputs, TopicError, TopicInfo, Trouble, TroubleKind};
 
 use super::client_options::{self, Timeouts};
+use super::committer::{Committer, CommitterOptions};
 use super::convert;
 use super::errors::{About, passing, trouble};
 use super::positions::configuration;
-use super::producer::{Producer, TopicIds, classify};
 use super::raw::{
     Client, ConsumerQueue, Context, Error, Handle, Kind, Known, Message, OFFSET_BEGINNING, OFFSET_INVALID,
     PartitionList,
 };
 use super::rebalance::{Assignment, Change, list};
+use super::seam::{TopicIds, with_ids};
 use super::topics::{Cluster, LeftOut, Topics, loops, source_topics};
 
-/// How long opening a session may wait for its producer to be ready.
-const INIT_WITHIN: Duration = Duration::from_secs(10);
 /// How long the look-up of a topic may take.
 const TOPIC_WITHIN: Duration = Duration::from_secs(5);
 /// How long a commit outside a transaction, or a question about offsets, may take.
@@ -83,7 +82,7 @@ pub struct Session {
     is_named: bool,
     queue: ConsumerQueue,
     assignment: Arc<Assignment>,
-    producer: Producer,
+    committer: Committer<Arc<Client>>,
     subscribed: Vec<TopicName>,
     /// What subscription and slots were last compared with.
     seen: Option<(Arc<Topics>, Arc<LeftOut>)>,
@@ -93,8 +92,6 @@ pub struct Session {
     /// When the ids are looked at again.
     next_look: Instant,
     messages: Vec<Message>,
-    /// An outcome that nobody knows yet; in at_most_once with the outputs that were therefore not sent.
-    unknown: Option<u64>,
     /// Partitions to be taken up again once their offset can be had, with what was said when they stopped.
     to_resolve: BTreeMap<TopicPartition, (Instant, String)>,
     told: HashMap<String, Instant>,
@@ -117,15 +114,17 @@ impl Session {
         let id = format!("{}.{}.{}.{worker}", kafka.prefix, route.source.group, instance.as_str());
         let member = instance.is_named().then(|| format!("{}.{worker}", instance.as_str()));
 
-        let mut producer = Producer::new(
-            format!("{label}, producer"),
-            client_options::producer(kafka, route, &client_id, &id, *memory),
-            route.source.group.clone(),
-            (route.delivery == Delivery::ExactlyOnce).then_some(id),
-            instance.is_named(),
-            Timeouts::of(kafka),
-        );
-        producer.renew(INIT_WITHIN)?;
+        let properties = client_options::producer(kafka, route, &client_id, &id, *memory);
+        let producer = format!("{label}, producer");
+        let make = move || Client::new(Kind::Producer, &properties, Context::new(producer.clone(), None));
+        let settings = CommitterOptions {
+            delivery: route.delivery,
+            group: route.source.group.clone(),
+            transactional_id: id,
+            is_static: instance.is_named(),
+            timeouts: Timeouts::of(kafka),
+        };
+        let committer = Committer::open(settings, Box::new(make))?;
 
         let assignment = Arc::new(Assignment::default());
         let properties = client_options::consumer(kafka, route, &client_id, member.as_deref(), *memory);
@@ -140,14 +139,13 @@ impl Session {
             is_named: instance.is_named(),
             queue,
             assignment,
-            producer,
+            committer,
             subscribed: Vec::new(),
             seen: None,
             slots: HashMap::new(),
             topic_ids: TopicIds::new(),
             next_look: Instant::now() + LOOK_EVERY,
             messages: Vec::new(),
-            unknown: None,
             to_resolve: BTreeMap::new(),
             told: HashMap::new(),
             broken: false,
@@ -364,7 +362,7 @@ impl Session {
         };
         // Committed first, so that it is accepted once and counted once.
         let accepted = OffsetMap::from([(partition.clone(), to)]);
-        self.consumer().commit_offsets(&self.with_ids(&accepted), OFFSETS_WITHIN)?;
+        self.consumer().commit_offsets(&with_ids(&accepted, &self.topic_ids), OFFSETS_WITHIN)?;
         let lost = u64::try_from(lost).unwrap_or(0);
         let mut events = vec![Event::OffsetReset { partition: partition.clone(), to, lost, message }];
         events.extend(self.restart(partition, to)?);
@@ -391,78 +389,14 @@ impl Session {
         Ok(None)
     }
 
-    /// Offsets as they are committed: beside each the id of its topic.
-    fn with_ids(&self, offsets: &OffsetMap) -> PartitionList {
-        PartitionList::with_notes(offsets, |topic| self.topic_ids.get(topic).map(String::as_str))
-    }
-
     fn serve_errors(&mut self, events: &mut Vec<Event>) {
         let mut errors = self.queue.client().context().take_errors();
-        errors.append(&mut self.producer.take_errors());
+        errors.append(&mut self.committer.take_errors());
         for error in errors {
             self.on_error(&error, None, events);
         }
-        if self.producer.take_stale_topics() {
+        if self.committer.take_stale_topics() {
             let _ = self.cluster.refresh_now(TOPIC_WITHIN);
-        }
-    }
-
-    // Outcomes
-
-    /// at_least_once: every output is acknowledged before the offsets are committed.
-    fn send_then_commit(&mut self, outputs: &dyn Outputs, offsets: &OffsetMap) -> Outcome {
-        match self.producer.send(outputs, true) {
-            Err(trouble) => Outcome::Aborted(trouble),
-            Ok(failures) if failures.count > 0 => classify(&failures),
-            Ok(_) => self.commit(offsets, 0),
-        }
-    }
-
-    /// at_most_once: outputs are sent, once, after the offsets are known to be committed.
-    fn commit_then_send(&mut self, outputs: &dyn Outputs, offsets: &OffsetMap) -> Outcome {
-        if let Err(trouble) = self.producer.be_ready() {
-            return Outcome::Aborted(trouble);
-        }
-        match self.commit(offsets, outputs.len() as u64) {
-            Outcome::Committed { .. } => match self.producer.send(outputs, false) {
-                Ok(failures) => Outcome::Committed { lost: failures.count },
-                Err(_) => Outcome::Committed { lost: outputs.len() as u64 },
-            },
-            other => other,
-        }
-    }
-
-    /// Commits outside a transaction. `unsent`: how many outputs are lost if it turns out later that it succeeded.
-    fn commit(&mut self, offsets: &OffsetMap, unsent: u64) -> Outcome {
-        if offsets.is_empty() {
-            return Outcome::Committed { lost: 0 };
-        }
-        let consumer = self.consumer();
-        if !consumer.group_metadata().is_some_and(|member| member.is_member()) {
-            let gone = Error::of(Known::RD_KAFKA_RESP_ERR__ASSIGNMENT_LOST.into());
-            return Outcome::Aborted(trouble(&gone, About::Group(&self.route.source.group)));
-        }
-        let offsets = self.with_ids(offsets);
-        let Err(error) = consumer.commit_offsets(&offsets, OFFSETS_WITHIN) else {
-            return Outcome::Committed { lost: 0 };
-        };
-        let found = trouble(&error, About::Group(&self.route.source.group));
-        match (error.code.known(), found.kind) {
-            // The broker has answered, with a refusal.
-            (_, TroubleKind::Moved | TroubleKind::Denied) => Outcome::Aborted(found),
-            (_, TroubleKind::Duplicate) => Outcome::Broken(found),
-            (
-                Known::RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE
-                | Known::RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS
-                | Known::RD_KAFKA_RESP_ERR_NOT_COORDINATOR
-                | Known::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART
-                | Known::RD_KAFKA_RESP_ERR_OFFSET_METADATA_TOO_LARGE,
-                TroubleKind::Passing,
-            ) => Outcome::Aborted(found),
-            (_, TroubleKind::Passing) => {
-                self.unknown = Some(unsent);
-                Outcome::Unknown(found)
-            }
         }
     }
 }
@@ -526,7 +460,7 @@ impl Broker for Session {
                 _ => TopicError::Trouble(trouble(&error, About::Write(name))),
             })?,
         };
-        let slot = self.producer.add_topic(name, TOPIC_WITHIN).map_err(TopicError::Trouble)?;
+        let slot = self.committer.add_topic(name, TOPIC_WITHIN).map_err(TopicError::Trouble)?;
         let info = TopicInfo { slot, partitions };
         self.slots.insert(name.clone(), info);
         Ok(info)
@@ -537,66 +471,16 @@ impl Broker for Session {
         if self.broken {
             return Outcome::Broken(passing(Known::RD_KAFKA_RESP_ERR__STATE, "the session has ended"));
         }
-        if self.unknown.is_some() {
-            return Outcome::Unknown(passing(
-                Known::RD_KAFKA_RESP_ERR__STATE,
-                "what became of the last commit is not known yet",
-            ));
-        }
-        if outputs.is_empty() && offsets.is_empty() {
-            return Outcome::Committed { lost: 0 };
-        }
-        let outcome = match self.route.delivery {
-            Delivery::ExactlyOnce if Mutation::OffsetsOutside.is_on() => match self.commit(offsets, 0) {
-                Outcome::Committed { .. } => {
-                    self.producer.transact(outputs, &OffsetMap::new(), &self.topic_ids, &mut || None)
-                }
-                other => other,
-            },
-            Delivery::ExactlyOnce => {
-                let consumer = Arc::clone(self.queue.client());
-                self.producer.transact(outputs, offsets, &self.topic_ids, &mut || consumer.group_metadata())
-            }
-            Delivery::AtLeastOnce => self.send_then_commit(outputs, offsets),
-            Delivery::AtMostOnce => self.commit_then_send(outputs, offsets),
-        };
-        if matches!(outcome, Outcome::Unknown(_)) {
-            self.unknown.get_or_insert(0);
-        }
-        outcome
+        self.committer.transact(self.queue.client(), outputs, offsets, &self.topic_ids)
     }
 
     fn settle(&mut self, offsets: &OffsetMap) -> Outcome {
         if self.broken {
             return Outcome::Broken(passing(Known::RD_KAFKA_RESP_ERR__STATE, "the session has ended"));
         }
-        let Some(unsent) = self.unknown else {
-            return Outcome::Aborted(passing(Known::RD_KAFKA_RESP_ERR__STATE, "nothing is unsettled"));
-        };
-        if self.route.delivery == Delivery::ExactlyOnce {
-            // Ends the old transaction one way or the other before anything is read.
-            if let Err(trouble) = self.producer.renew(INIT_WITHIN) {
-                return Outcome::Unknown(trouble);
-            }
-        }
-        let found = match self.consumer().committed(offsets.keys().cloned(), OFFSETS_WITHIN) {
-            Ok(found) if !offsets.is_empty() => found,
-            Ok(_) => Vec::new(),
-            Err(_) if offsets.is_empty() => Vec::new(),
-            Err(error) => return Outcome::Unknown(trouble(&error, About::Group(&self.route.source.group))),
-        };
-        self.unknown = None;
-        let reached = |test: fn(i64, i64) -> bool| found.iter().all(|found| test(found.offset, offsets[&found.at]));
-        if !found.is_empty() && reached(|committed, ours| committed == ours) {
-            return Outcome::Committed { lost: unsent };
-        }
-        if reached(|committed, ours| committed < ours) {
-            let message = "the commit of unknown outcome did not succeed";
-            return Outcome::Aborted(passing(Known::RD_KAFKA_RESP_ERR__FAIL, message));
-        }
-        self.broken = true;
-        let message = "the group's offsets are not where this worker left them: another member has moved them";
-        Outcome::Broken(Trouble { kind: TroubleKind::Moved, ..passing(Known::RD_KAFKA_RESP_ERR__CONFLICT, message) })
+        let outcome = self.committer.settle(self.queue.client(), offsets);
+        self.broken = matches!(outcome, Outcome::Broken(_));
+        outcome
     }
 
     fn close(&mut self, leave: bool, deadline: Duration) {
@@ -604,7 +488,7 @@ impl Broker for Session {
             return;
         }
         let until = Instant::now() + deadline;
-        self.producer.discard();
+        self.committer.discard();
         if leave && self.is_named && !self.broken {
             self.leave(until);
         }

@@ -1,6 +1,7 @@
 //! FLOOR 0: the words everything else is written in. No I/O, no outside library but `std`, `serde` and the digest.
 
 mod batch;
+pub mod clock;
 mod digest;
 mod fault;
 mod items;

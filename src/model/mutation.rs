@@ -1,6 +1,6 @@
 //! Ways to be wrong on purpose. The checkers of exactly-once must notice each of them: one that stays silent has no teeth.
 //!
-//! Without the feature `mutations`, which only the tests turn on, [`Mutation::is_on`] is a constant `false`.
+//! Without the feature `testing`, which only the tests turn on, [`Mutation::is_on`] is a constant `false`.
 
 /// A rule of exactly-once that can be broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,14 +30,14 @@ impl Mutation {
     }
 
     /// Whether the rule is broken now: on this thread, or in this process.
-    #[cfg(not(feature = "mutations"))]
+    #[cfg(not(feature = "testing"))]
     #[inline(always)]
     pub const fn is_on(self) -> bool {
         false
     }
 }
 
-#[cfg(feature = "mutations")]
+#[cfg(feature = "testing")]
 mod switch {
     use super::Mutation;
     use std::cell::Cell;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::ports::{CallError, CallOutput, Step, Usage, Verdict};
-use crate::model::{Fault, FaultCode, Item, Items, PluginName, SourceBatch};
+use crate::model::{Fault, FaultCode, Item, Items, PluginName, SourceBatch, clock};
 
 /// The plugins of one route, with instances that belong to one worker.
 pub struct Chain {
@@ -65,7 +65,7 @@ pub struct Budget {
 impl Budget {
     /// `total` from now.
     pub fn of(total: Duration) -> Self {
-        Self { deadline: Instant::now() + total }
+        Self { deadline: clock::now() + total }
     }
 
     /// Whether nothing is left.
@@ -74,7 +74,7 @@ impl Budget {
     }
 
     fn left(&self) -> Duration {
-        self.deadline.saturating_duration_since(Instant::now())
+        self.deadline.saturating_duration_since(clock::now())
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::report::HeldPartition;
 use super::unit::{After, Attempts};
-use crate::model::{Offset, SourceBatch, TopicPartition};
+use crate::model::{Offset, SourceBatch, TopicPartition, clock};
 
 /// First wait of a stopped partition before it tries again by itself.
 const RESTART_FIRST: Duration = Duration::from_secs(1);
@@ -117,7 +117,7 @@ impl Lane {
             After::Isolate(before) => self.isolate_before = before,
             After::Wait { attempts, wait, fault } => {
                 self.attempts = attempts;
-                let (until, code, message) = (Instant::now() + wait, fault.code.to_string(), fault.message);
+                let (until, code, message) = (clock::now() + wait, fault.code.to_string(), fault.message);
                 self.state = State::Still { until, code, message, stopped: false };
             }
             After::Stop { code, message } => self.stop(code, message),
@@ -130,7 +130,7 @@ impl Lane {
         self.stops = (front, stops);
         self.attempts = Attempts::default();
         let wait = RESTART_FIRST.saturating_mul(1 << (stops - 1).min(16)).min(RESTART_LONGEST);
-        let (until, code) = (Instant::now() + wait, code.to_owned());
+        let (until, code) = (clock::now() + wait, code.to_owned());
         self.state = State::Still { until, code, message, stopped: true };
     }
 
@@ -141,7 +141,7 @@ impl Lane {
 
     /// Starts a partition that stands still, now if `now`, else if its time has come. Returns whether it did.
     pub(super) fn wake(&mut self, now: bool) -> bool {
-        let wakes = matches!(&self.state, State::Still { until, .. } if now || *until <= Instant::now());
+        let wakes = matches!(&self.state, State::Still { until, .. } if now || *until <= clock::now());
         if wakes {
             self.state = State::Flowing;
         }
@@ -168,9 +168,9 @@ impl Lane {
         let (until, code, message, stopped) = match &self.state {
             State::Flowing => return None,
             State::Still { until, code, message, stopped } => (*until, code.as_str(), message, *stopped),
-            State::Lost { message } => (Instant::now(), "offset_lost", message, true),
+            State::Lost { message } => (clock::now(), "offset_lost", message, true),
         };
-        let wait = until.saturating_duration_since(Instant::now());
+        let wait = until.saturating_duration_since(clock::now());
         Some(HeldPartition {
             partition: self.partition.clone(),
             offset: self.front_offset(),

@@ -16,7 +16,7 @@ use super::ports::{Broker, Event, Outcome, Trouble, TroubleKind};
 use super::report::{Health, Phase, Report};
 use super::task::{Bounds, Task};
 use super::unit::{After, Bench, Round, Unit};
-use crate::model::{Digest, Fault, FaultCode, Mutation, PluginName, RouteName, TopicPartition};
+use crate::model::{Digest, Fault, FaultCode, Mutation, PluginName, RouteName, TopicPartition, clock};
 
 /// Longest a poll waits, so that orders from outside are taken soon.
 const POLL_LONGEST: Duration = Duration::from_millis(100);
@@ -148,7 +148,7 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
         if let Some(broken) = self.gather() {
             return Turn::Exit(Exit::Broken(broken));
         }
-        if self.trouble.as_ref().is_some_and(|backoff| backoff.until > Instant::now()) {
+        if self.trouble.as_ref().is_some_and(|backoff| backoff.until > clock::now()) {
             return Turn::Again;
         }
         if self.rounds.is_empty()
@@ -205,7 +205,7 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
 
     /// Serves the group and takes records: until the bounds of a transaction are reached, or nothing more is there now.
     fn gather(&mut self) -> Option<Trouble> {
-        let began = Instant::now();
+        let began = clock::now();
         let mut wait = self.longest_wait();
         let (mut records, mut bytes) = (0, 0);
         loop {
@@ -226,7 +226,9 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
             }
             (records, bytes) = (records + got.0, bytes + got.1);
             let bounds = self.task.bounds;
-            let full = records >= bounds.records || bytes >= bounds.bytes || began.elapsed() >= bounds.interval;
+            let full = records >= bounds.records
+                || bytes >= bounds.bytes
+                || clock::now().duration_since(began) >= bounds.interval;
             if got.0 == 0 || full || !self.rounds.is_empty() {
                 return None;
             }
@@ -241,7 +243,7 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
             return Duration::ZERO;
         }
         let soonest = self.lanes.values().filter_map(Lane::wakes_at).chain(backoff).min();
-        soonest.map_or(POLL_LONGEST, |at| at.saturating_duration_since(Instant::now()).min(POLL_LONGEST))
+        soonest.map_or(POLL_LONGEST, |at| at.saturating_duration_since(clock::now()).min(POLL_LONGEST))
     }
 
     /// Takes one event; of records, how many and how large.
@@ -320,7 +322,7 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
         self.destinations.refresh();
         let budget = Budget::of(self.task.bounds.processing);
         let mut left = (self.task.bounds.records, self.task.bounds.bytes);
-        let mut round = Round { units: Vec::new(), since: Some(Instant::now()) };
+        let mut round = Round { units: Vec::new(), since: Some(clock::now()) };
         // No partition is always first: one that keeps plugins busy must not starve the others.
         let first = fastrand::usize(0..partitions.len());
         for partition in partitions[first..].iter().chain(&partitions[..first]) {
@@ -385,11 +387,11 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
     /// Gives the first round to the broker.
     fn commit_first(&mut self) -> Turn {
         let Some(round) = self.rounds.front() else { return Turn::Again };
-        let began = Instant::now();
+        let began = clock::now();
         let offsets = round.offsets();
         self.report.transaction_begins();
         let outcome = if self.unknown { self.broker.settle(&offsets) } else { self.broker.transact(round, &offsets) };
-        self.report.transaction(outcome_label(&outcome), began.elapsed());
+        self.report.transaction(outcome_label(&outcome), clock::now().duration_since(began));
         self.unknown = matches!(outcome, Outcome::Unknown(_));
         match outcome {
             Outcome::Committed { lost } => self.committed(lost),
@@ -491,16 +493,16 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
             TroubleKind::Moved | TroubleKind::Passing => backoff(BACKOFF, tries),
             TroubleKind::Denied | TroubleKind::Duplicate => backoff(BACKOFF_DENIED, tries),
         };
-        self.trouble = Some(Backoff { trouble, tries, until: Instant::now() + wait });
+        self.trouble = Some(Backoff { trouble, tries, until: clock::now() + wait });
     }
 
     // ---- the end ----------------------------------------------------------------------
 
     /// What is in work is committed if it can be; then the membership ends. Records that were not begun stay uncommitted.
     fn drain(&mut self, leave: bool, within: Duration) -> Turn {
-        let deadline = Instant::now() + within;
+        let deadline = clock::now() + within;
         self.tell(Phase::Draining);
-        while !self.rounds.is_empty() && Instant::now() < deadline {
+        while !self.rounds.is_empty() && clock::now() < deadline {
             if let Turn::Exit(exit) = self.commit_first() {
                 return Turn::Exit(exit);
             }
@@ -510,7 +512,7 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
                 return Turn::Exit(Exit::Broken(broken));
             }
         }
-        self.broker.close(leave, deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1)));
+        self.broker.close(leave, deadline.saturating_duration_since(clock::now()).max(Duration::from_secs(1)));
         Turn::Exit(Exit::Drained)
     }
 
@@ -538,7 +540,7 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
         let phase = match &self.trouble {
             _ if *self.paused => Phase::Paused,
             Some(Backoff { trouble, tries, until }) if *tries > 1 => {
-                let next_attempt = SystemTime::now() + until.saturating_duration_since(Instant::now());
+                let next_attempt = SystemTime::now() + until.saturating_duration_since(clock::now());
                 let trouble = trouble.clone();
                 match trouble.kind {
                     TroubleKind::Passing | TroubleKind::Moved => Phase::Waiting { trouble, next_attempt },

@@ -1,0 +1,60 @@
+//! The time that deadlines, waits and back-offs go by.
+//!
+//! Without the feature `testing` it is the system's. With it, a thread can be given a clock that only the simulation moves.
+
+/// Now.
+#[cfg(not(feature = "testing"))]
+#[inline(always)]
+pub fn now() -> std::time::Instant {
+    std::time::Instant::now()
+}
+
+#[cfg(feature = "testing")]
+pub use simulated::{SimulatedClock, now};
+
+#[cfg(feature = "testing")]
+mod simulated {
+    use std::cell::RefCell;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+    use std::time::{Duration, Instant};
+
+    thread_local! {
+        static HERE: RefCell<Option<SimulatedClock>> = const { RefCell::new(None) };
+    }
+
+    /// A clock that stands still until it is told to go on. Its copies are the same clock.
+    #[derive(Debug, Clone)]
+    pub struct SimulatedClock {
+        origin: Instant,
+        nanos: Arc<AtomicU64>,
+    }
+
+    impl Default for SimulatedClock {
+        fn default() -> Self {
+            Self { origin: Instant::now(), nanos: Arc::default() }
+        }
+    }
+
+    impl SimulatedClock {
+        /// How far it has gone.
+        pub fn elapsed(&self) -> Duration {
+            Duration::from_nanos(self.nanos.load(SeqCst))
+        }
+
+        /// Moves it on to this time, if that is not past.
+        pub fn advance_to(&self, elapsed: Duration) {
+            self.nanos.fetch_max(u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX), SeqCst);
+        }
+
+        /// This thread goes by it from now on.
+        pub fn rule_this_thread(&self) {
+            HERE.set(Some(self.clone()));
+        }
+    }
+
+    /// Now.
+    pub fn now() -> Instant {
+        HERE.with_borrow(|clock| clock.as_ref().map_or_else(Instant::now, |clock| clock.origin + clock.elapsed()))
+    }
+}
