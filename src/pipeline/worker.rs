@@ -350,6 +350,7 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
         let lane = self.lanes.get(partition).expect("its name was taken from the map");
         let work: Vec<_> = lane.work().map(|(batch, range)| (batch.clone(), range)).collect();
         let attempts = lane.attempts;
+        let before = round.units.len();
         for (batch, whole) in work {
             let Some(range) = within(&*batch, whole.clone(), left) else { return Ok(()) };
             let isolate = self.lanes[partition].isolated(&*batch, range.clone());
@@ -357,11 +358,11 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
             let halted = processed.halt.is_some();
             let unit = Unit::build(processed, range.clone(), attempts, &mut self.bench())?;
             let complete = unit.range.end == whole.end && unit.after == After::Flow && !halted;
-            if unit.is_empty() {
-                let lane = self.lanes.get_mut(partition).expect("as above");
-                lane.follow(unit.after);
-            } else {
-                round.units.push(unit);
+            match round.units[before..].last_mut() {
+                _ if !unit.is_empty() => round.units.push(unit),
+                // What precedes it comes first: until that is committed, its own tries are what the lane has to count.
+                Some(preceding) => preceding.after = unit.after,
+                None => self.lanes.get_mut(partition).expect("as above").follow(unit.after),
             }
             if !complete {
                 return Ok(());

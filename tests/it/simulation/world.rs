@@ -1,494 +1,500 @@
-//! The simulated world: a source log, a broker with transactions, plugins that misbehave by what a record says.
+//! The simulated world: whose turn it is, what time it is, what goes wrong. One seed decides all of it.
+//!
+//! Each process of millrace is a thread, but only one runs at a time: whoever makes a simulated call passes the turn on to
+//! the one that is due next. So anything can happen between any two calls of another.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::{ControlFlow, Range};
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use millrace::model::{
-    Digest, Fault, FaultCode, Field, Item, Items, Offset, OffsetMap, PluginName, SourceBatch, Span, TopicName,
-    TopicPartition,
-};
-use millrace::pipeline::ports::{
-    Broker, CallError, CallOutput, Event, Outcome, Outputs, Step, TopicError, TopicInfo, Trouble, TroubleKind, Usage,
-    Verdict,
-};
-use millrace::pipeline::report::{Fate, Health, Report, Tally};
+use millrace::config::settings::Delivery;
+use millrace::model::clock::SimulatedClock;
 use millrace::pipeline::task::Task;
 use millrace::pipeline::worker::Order;
-use millrace::policy::{Disposition, OnError, partition_for_key};
+use millrace::policy::OnError;
 
-const PARTITIONS: i32 = 4;
-const RECORDS: usize = 60;
-const OUT: u16 = 0;
-const DEAD: u16 = 1;
+use super::checker::Checker;
+pub(super) use super::faults::Call;
+use super::faults::{Failing, TABLE};
+use super::kafka::{Kafka, TRANSACTION_TIMEOUT};
+use super::records::{Kind, PARTITIONS, Source};
 
-/// Key, value and what is done to it.
-type Record = (Vec<u8>, Vec<u8>, Kind);
+/// Prints each step, for a seed that has failed.
+pub(super) const TRACE: &str = "SIMULATION_TRACE";
 
-/// What is done to a record, written in its value.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Kind {
-    Plain,
-    Drop,
-    Fan,
-    Refuse,
-    Trap,
-    RetryOnce,
-    RetryForEver,
-    TooLarge,
+/// After faults have ceased, all must be done within so many calls.
+const CALLS_TO_FINISH: u64 = 40_000;
+
+/// What a seed stands for.
+#[derive(Clone)]
+pub(super) struct Scenario {
+    pub(super) seed: u64,
+    pub(super) delivery: Delivery,
+    pub(super) on_error: OnError,
+    /// The names of the processes; those without one are dynamic members.
+    pub(super) instances: Vec<Option<String>>,
+    /// A second process of the first one's name begins after so many calls.
+    pub(super) twin_after: Option<u64>,
+    /// How many of 1,000 calls fail, until so many calls were made.
+    pub(super) faults: u32,
+    pub(super) faults_until: u64,
+    /// What is done to the records of each source partition, where that is not drawn.
+    pub(super) kinds: Option<&'static [Kind]>,
+    /// Most records of one batch.
+    pub(super) batch: usize,
+    /// The calls before or after which a process dies: at the how manieth.
+    pub(super) crashes: Vec<(Call, Moment, u32)>,
 }
 
-const KINDS: [Kind; 8] =
-    [Kind::Plain, Kind::Drop, Kind::Fan, Kind::Refuse, Kind::Trap, Kind::RetryOnce, Kind::RetryForEver, Kind::TooLarge];
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Moment {
+    Before,
+    After,
+}
+
+/// A process of millrace, from its start to its end.
+pub(super) struct Process {
+    /// Which actor it is a process of.
+    pub(super) actor: usize,
+    pub(super) instance: Option<String>,
+    /// While it lives.
+    pub(super) orders: Option<Sender<Order>>,
+    /// Makes the task of a generation.
+    pub(super) task: Box<dyn Fn(u64) -> Task + Send>,
+    /// The generation of the last task that it was given, and of the last that it worked by.
+    pub(super) handed_out: u64,
+    pub(super) worked_by: u64,
+    /// Outputs of a round in at_most_once of which it is not known whether they were sent.
+    pub(super) in_doubt: u64,
+}
 
 pub(super) struct World {
-    rng: fastrand::Rng,
-    logs: BTreeMap<TopicPartition, Vec<Record>>,
-    committed: OffsetMap,
-    /// What a read_committed reader sees: topic, partition, value.
-    visible: Vec<(u16, i32, Vec<u8>)>,
-    then: Disposition,
-    /// Nothing goes wrong but what records say.
-    pub(super) calm: bool,
-    /// Makes the task of a generation: the configuration changes now and then.
-    pub(super) reload: Option<Box<dyn Fn(u64) -> Task + Send>>,
-    /// The generations of the tasks that were handed out, and of those whose outputs were given to the broker.
-    pub(super) handed_out: u64,
-    pub(super) met: BTreeSet<u64>,
-    transactions: u32,
-    idle_polls: u32,
+    pub(super) scenario: Scenario,
+    pub(super) rng: fastrand::Rng,
+    pub(super) kafka: Kafka,
+    pub(super) sources: Vec<Source>,
+    pub(super) checker: Checker,
+    pub(super) processes: Vec<Process>,
+    /// The producers that live, with the actor they belong to, and whether a transaction is open in them.
+    pub(super) producers: BTreeMap<u64, (usize, bool)>,
+    pub(super) producers_ever: u64,
+    /// What has happened, and how often.
+    pub(super) met: BTreeMap<String, u64>,
+    /// The generation of the configuration.
+    pub(super) generation: u64,
+    /// How long the call of the moment takes.
+    pub(super) wait: Duration,
+    /// Outputs that may be missing in at_most_once: counted, or in doubt when a process died.
+    pub(super) losses: u64,
+    /// Source records that were counted as routed, and whether some may have gone uncounted.
+    pub(super) counted: u64,
+    pub(super) uncounted: bool,
+    pub(super) draining: bool,
+    pub(super) steps: u64,
+    calm_since: Option<u64>,
+    clock: SimulatedClock,
+    trace: DefaultHasher,
+    /// Whether each step is printed.
+    tells: bool,
+    running: usize,
+    wakes: Vec<Option<Duration>>,
+    wrong: Option<String>,
+}
+
+/// What a run came to.
+pub(super) struct Summary {
+    pub(super) trace: u64,
+    pub(super) met: BTreeMap<String, u64>,
+    pub(super) looks: u64,
+    pub(super) compared: u64,
+    pub(super) read: u64,
+    pub(super) repeated: u64,
 }
 
 impl World {
-    pub(super) fn new(seed: u64, on_error: &OnError) -> Arc<Mutex<Self>> {
-        let mut rng = fastrand::Rng::with_seed(seed);
-        let topic = TopicName::new("in").unwrap();
-        let logs = (0..PARTITIONS).map(|partition| {
-            let records = (0..RECORDS).map(|offset| {
-                let kind = if rng.u8(0..10) < 7 { Kind::Plain } else { KINDS[rng.usize(0..KINDS.len())] };
-                let key = format!("k{}", rng.u8(0..20)).into_bytes();
-                (key, format!("{partition}/{offset}/{kind:?}").into_bytes(), kind)
-            });
-            (TopicPartition { topic: topic.clone(), partition }, records.collect())
-        });
-        let logs = logs.collect();
-        Arc::new(Mutex::new(Self {
-            rng,
-            logs,
-            committed: OffsetMap::new(),
-            visible: Vec::new(),
-            then: on_error.then.clone(),
-            calm: false,
-            reload: None,
-            handed_out: 1,
-            met: BTreeSet::new(),
-            transactions: 0,
-            idle_polls: 0,
-        }))
+    pub(super) fn now(&self) -> Duration {
+        self.clock.elapsed()
     }
 
-    fn chance(&mut self, percent: u8) -> bool {
-        !self.calm && self.rng.u8(0..100) < percent
+    pub(super) fn is_calm(&self) -> bool {
+        self.calm_since.is_some()
     }
 
-    pub(super) fn refuses(&self) -> bool {
-        self.logs.values().flatten().any(|(.., kind)| *kind == Kind::TooLarge)
+    pub(super) fn chance(&mut self, of_1000: u32) -> bool {
+        !self.is_calm() && self.rng.u32(0..1000) < of_1000
     }
 
-    fn is_at_fault(kind: Kind) -> bool {
-        matches!(kind, Kind::Refuse | Kind::Trap | Kind::RetryForEver | Kind::TooLarge)
+    pub(super) fn meet(&mut self, what: impl Into<String>) {
+        *self.met.entry(what.into()).or_default() += 1;
     }
 
-    /// How far a partition gets: to its end, or to the first record at fault where faults stop it.
-    fn end_of(&self, records: &[Record]) -> usize {
-        let stop = records.iter().position(|(.., kind)| Self::is_at_fault(*kind));
-        match self.then {
-            Disposition::Stop => stop.unwrap_or(records.len()),
-            Disposition::Skip | Disposition::DeadLetter(_) => records.len(),
+    pub(super) fn trace(&mut self, what: impl Debug) {
+        let what = format!("{what:?}");
+        what.hash(&mut self.trace);
+        if self.tells {
+            println!("{:>9.3} s, {}: {what}", self.now().as_secs_f64(), self.running);
         }
     }
 
-    fn is_done(&self) -> bool {
-        self.logs.iter().all(|(partition, records)| {
-            self.committed.get(partition).copied().unwrap_or(0) as usize >= self.end_of(records)
-        })
-    }
-
-    pub(super) fn check(&self, seed: u64, news: &News) {
-        for (partition, records) in &self.logs {
-            let end = self.end_of(records);
-            let committed = self.committed.get(partition).copied().unwrap_or(0) as usize;
-            assert_eq!(committed, end, "seed {seed}: committed offset of {partition}");
-            let mut expected: BTreeMap<(u16, i32), Vec<Vec<u8>>> = BTreeMap::new();
-            for (key, value, kind) in &records[..end] {
-                let out = (OUT, partition_for_key(key, PARTITIONS));
-                let copies = match kind {
-                    Kind::Plain | Kind::RetryOnce => 1,
-                    Kind::Fan => 3,
-                    Kind::Drop => 0,
-                    _ => {
-                        if matches!(self.then, Disposition::DeadLetter(_)) {
-                            let dead = (DEAD, partition_for_key(key, PARTITIONS));
-                            expected.entry(dead).or_default().push(value.clone());
-                        }
-                        0
-                    }
-                };
-                expected.entry(out).or_default().extend((0..copies).map(|_| value.clone()));
-            }
-            let prefix = format!("{}/", partition.partition).into_bytes();
-            for place in expected.keys().copied().chain([(OUT, 0), (DEAD, 0)]).collect::<BTreeSet<_>>() {
-                let seen: Vec<_> = self
-                    .visible
-                    .iter()
-                    .filter(|(topic, to, value)| (*topic, *to) == place && value.starts_with(&prefix))
-                    .map(|(.., value)| String::from_utf8_lossy(value).into_owned())
-                    .collect();
-                let expected = expected.get(&place).cloned().unwrap_or_default();
-                let expected: Vec<_> =
-                    expected.iter().map(|value| String::from_utf8_lossy(value).into_owned()).collect();
-                assert_eq!(seen, expected, "seed {seed}: {partition} in topic and partition {place:?}");
-            }
+    /// How the call of the moment fails, if it does.
+    pub(super) fn fault(&mut self, call: Call) -> Option<Failing> {
+        let (_, ways) = TABLE.iter().find(|(of, _)| *of == call)?;
+        // (of which there are many more)
+        let rare = if call == Call::Produce { 10 } else { 1 };
+        if self.is_calm() || self.rng.u32(0..1000 * rare) >= self.scenario.faults {
+            return None;
         }
-        let consumed: u64 =
-            news.tallies.iter().flat_map(|tally| &tally.consumed).map(|(_, [records, _])| records).sum();
-        let sessions_lost_a_commit = news.consumed_may_miss;
-        let all: usize = self.logs.values().map(|records| self.end_of(records)).sum();
-        assert!(
-            consumed as usize == all || (sessions_lost_a_commit && (consumed as usize) < all),
-            "seed {seed}: counted {consumed} of {all} records consumed"
-        );
-        assert!(self.transactions > 0, "seed {seed}: nothing was committed");
+        let way = ways[self.rng.usize(0..ways.len())];
+        self.meet(met_fault(call, &way));
+        self.trace(way);
+        Some(way)
     }
-}
 
-struct Fetched {
-    partition: TopicPartition,
-    first: Offset,
-    records: Vec<Record>,
-}
+    /// Between nothing and `most`.
+    pub(super) fn some(&mut self, most: Duration) -> Duration {
+        most.mul_f64(self.rng.f64())
+    }
 
-impl SourceBatch for Fetched {
-    fn topic_partition(&self) -> &TopicPartition {
-        &self.partition
+    pub(super) fn say_wrong(&mut self, what: impl Into<String>) {
+        self.wrong.get_or_insert(what.into());
     }
-    fn len(&self) -> usize {
-        self.records.len()
-    }
-    fn offset(&self, index: usize) -> Offset {
-        self.first + index as Offset
-    }
-    fn timestamp(&self, _: usize) -> i64 {
-        1_500_000_000_000
-    }
-    fn key(&self, index: usize) -> Option<&[u8]> {
-        Some(&self.records[index].0)
-    }
-    fn value(&self, index: usize) -> Option<&[u8]> {
-        Some(&self.records[index].1)
-    }
-    fn header_count(&self, _: usize) -> usize {
-        0
-    }
-    fn header(&self, _: usize, _: usize) -> (&[u8], Option<&[u8]>) {
-        unreachable!("there are none")
-    }
-}
 
-pub(super) struct SimulatedBroker {
-    world: Arc<Mutex<World>>,
-    orders: Sender<Order>,
-    assigned: BTreeMap<TopicPartition, Offset>,
-    paused: BTreeSet<TopicPartition>,
-    /// What `settle` will find.
-    hidden: Option<bool>,
-    told_to_drain: bool,
-}
-
-fn trouble(kind: TroubleKind, code: &str) -> Trouble {
-    Trouble { code: code.into(), message: "simulated".into(), kind }
-}
-
-impl SimulatedBroker {
-    pub(super) fn join(world: &Arc<Mutex<World>>, orders: Sender<Order>) -> Self {
-        Self {
-            world: Arc::clone(world),
-            orders,
-            assigned: BTreeMap::new(),
-            paused: BTreeSet::new(),
-            hidden: None,
-            told_to_drain: false,
+    fn dies(&mut self, call: Call, moment: Moment) -> bool {
+        if self.is_calm() {
+            return false;
         }
+        let Some(at) = self.scenario.crashes.iter().position(|(of, when, _)| (*of, *when) == (call, moment)) else {
+            return false;
+        };
+        if self.scenario.crashes[at].2 > 0 {
+            self.scenario.crashes[at].2 -= 1;
+            return false;
+        }
+        self.scenario.crashes.remove(at);
+        self.meet(format!("crash {moment:?} {call:?}"));
+        true
     }
 
-    fn reload(&self, world: &mut World) {
-        if world.reload.is_some() && !self.told_to_drain && world.chance(5) {
-            world.handed_out += 1;
-            let task = world.reload.as_ref().map(|task| task(world.handed_out));
-            self.orders.send(Order::Swap(Box::new(task.expect("it was there a line ago")))).unwrap();
+    /// What happens without anybody asking for it.
+    fn happen(&mut self) {
+        if self.calm_since.is_none() && self.steps >= self.scenario.faults_until {
+            self.calm_since = Some(self.steps);
         }
-    }
-
-    fn rebalance(&mut self, world: &mut World, events: &mut Vec<Event>) {
-        let (mut gone, mut come) = (Vec::new(), Vec::new());
-        for partition in world.logs.keys().cloned().collect::<Vec<_>>() {
-            let has = self.assigned.contains_key(&partition);
-            if has && world.chance(5) {
-                self.assigned.remove(&partition);
-                self.paused.remove(&partition);
-                gone.push(partition);
-            } else if !has && (world.calm || world.rng.bool()) {
-                let from = world.committed.get(&partition).copied().unwrap_or(0);
-                self.assigned.insert(partition.clone(), from);
-                come.push(partition);
-            }
+        let now = self.now();
+        for _ in 0..self.kafka.end_timed_out(now) {
+            self.meet("transaction timed out");
         }
-        if !gone.is_empty() {
-            events.push(Event::Revoked(gone));
-        }
-        if !come.is_empty() {
-            events.push(Event::Assigned(come));
-        }
-    }
-
-    fn commit(world: &mut World, written: Vec<(u16, i32, Vec<u8>)>, offsets: &OffsetMap) {
-        world.transactions += 1;
-        world.visible.extend(written);
-        for (partition, offset) in offsets {
-            let before = world.committed.insert(partition.clone(), *offset).unwrap_or(0);
-            assert!(before <= *offset, "{partition}: the committed offset went back from {before} to {offset}");
-        }
-    }
-}
-
-impl Broker for SimulatedBroker {
-    fn poll(&mut self, _: Duration, records: usize, events: &mut Vec<Event>) {
-        let world = Arc::clone(&self.world);
-        let mut world = world.lock().unwrap();
-        world.idle_polls += 1;
-        if world.is_done() && !self.told_to_drain {
-            self.told_to_drain = true;
-            self.orders.send(Order::Drain { leave: false, within: Duration::from_secs(5) }).unwrap();
-        }
-        assert!(world.idle_polls < 200_000, "no progress");
-        self.reload(&mut world);
-        self.rebalance(&mut world, events);
-        let mut left = records;
-        for (partition, position) in &mut self.assigned {
-            let log = &world.logs[partition];
-            let most = left.min(log.len() - *position as usize);
-            if most == 0 || self.paused.contains(partition) {
-                continue;
-            }
-            let count = fastrand_within(&mut world.rng.clone(), most);
-            world.rng.u8(..);
-            if count == 0 {
-                continue;
-            }
-            let log = &world.logs[partition];
-            let taken = log[*position as usize..*position as usize + count].to_vec();
-            let batch = Fetched { partition: partition.clone(), first: *position, records: taken };
-            *position += count as Offset;
-            left -= count;
-            events.push(Event::Records(Arc::new(batch)));
-        }
-        if world.chance(1) {
-            events.push(Event::Broken(trouble(TroubleKind::Passing, "_FATAL")));
-        }
-    }
-
-    fn pause(&mut self, partitions: &[TopicPartition]) {
-        self.paused.extend(partitions.iter().cloned());
-    }
-
-    fn resume(&mut self, partitions: &[TopicPartition]) {
-        partitions.iter().for_each(|partition| assert!(self.paused.remove(partition), "{partition} was not paused"));
-    }
-
-    fn topic(&mut self, name: &TopicName) -> Result<TopicInfo, TopicError> {
-        let mut world = self.world.lock().unwrap();
-        if world.chance(2) {
-            return Err(TopicError::Trouble(trouble(TroubleKind::Moved, "_TRANSPORT")));
-        }
-        let slot = if name.as_str() == "out" { OUT } else { DEAD };
-        Ok(TopicInfo { slot, partitions: PARTITIONS })
-    }
-
-    fn transact(&mut self, outputs: &dyn Outputs, offsets: &OffsetMap) -> Outcome {
-        assert_eq!(self.hidden, None, "nothing may be given while an outcome is unknown");
-        let mut world = self.world.lock().unwrap();
-        world.idle_polls = 0;
-        for partition in offsets.keys() {
-            assert!(self.assigned.contains_key(partition), "{partition} is committed and is not ours");
-        }
-        let (mut written, mut refused) = (Vec::new(), None);
-        let mut generations = BTreeSet::new();
-        outputs.for_each(&mut |output| {
-            let value = output.value.unwrap_or_default().to_vec();
-            if output.topic == OUT && value.ends_with(b"TooLarge") && refused.is_none() {
-                refused = Some(written.len());
-            }
-            if output.topic == OUT {
-                generations.insert(output.timestamp as u64);
-            }
-            written.push((output.topic, output.partition, value));
-            ControlFlow::Continue(())
-        });
-        assert_eq!(written.len(), outputs.len());
-        assert!(generations.len() <= 1, "a transaction of several generations: {generations:?}");
-        let last = world.met.last().copied().unwrap_or_default();
-        assert!(generations.iter().all(|generation| *generation >= last), "{generations:?} after {last}");
-        world.met.extend(generations);
-        if world.chance(10) {
-            let codes = [("_TIMED_OUT", TroubleKind::Moved), ("ILLEGAL_GENERATION", TroubleKind::Moved)];
-            let (code, kind) = codes[world.rng.usize(0..2)];
-            return Outcome::Aborted(trouble(kind, code));
-        }
-        if let Some(index) = refused {
-            let output = (world.calm || world.rng.bool()).then_some(index);
-            return Outcome::Rejected { output, message: "MSG_SIZE_TOO_LARGE".into() };
-        }
-        if world.chance(10) {
-            let durable = world.rng.bool();
-            if durable {
-                Self::commit(&mut world, written, offsets);
-            }
-            if world.rng.u8(0..4) == 0 {
-                return Outcome::Broken(trouble(TroubleKind::Passing, "_FENCED"));
-            }
-            self.hidden = Some(durable);
-            return Outcome::Unknown(trouble(TroubleKind::Moved, "_TIMED_OUT"));
-        }
-        Self::commit(&mut world, written, offsets);
-        Outcome::Committed { lost: 0 }
-    }
-
-    fn settle(&mut self, _: &OffsetMap) -> Outcome {
-        let durable = self.hidden.expect("something is unknown");
-        if self.world.lock().unwrap().chance(30) {
-            return Outcome::Unknown(trouble(TroubleKind::Moved, "_TIMED_OUT"));
-        }
-        self.hidden = None;
-        match durable {
-            true => Outcome::Committed { lost: 0 },
-            false => Outcome::Aborted(trouble(TroubleKind::Moved, "_TIMED_OUT")),
-        }
-    }
-
-    fn close(&mut self, _: bool, _: Duration) {}
-}
-
-fn fastrand_within(rng: &mut fastrand::Rng, most: usize) -> usize {
-    rng.usize(0..=most)
-}
-
-/// A plugin that does what the record says; only the first of the chain misbehaves, both pass the rest.
-pub(super) struct SimulatedStep {
-    name: PluginName,
-    digest: Digest,
-    /// Of the task that it belongs to: stamped on what it passes, as its timestamp.
-    generation: u64,
-    asked_again: BTreeSet<Vec<u8>>,
-}
-
-impl SimulatedStep {
-    pub(super) fn new(name: &str, generation: u64) -> Self {
-        let (digest, asked_again) = (Digest::of(name.as_bytes()), BTreeSet::new());
-        Self { name: PluginName::new(name).unwrap(), digest, generation, asked_again }
-    }
-}
-
-impl Step for SimulatedStep {
-    fn plugin(&self) -> &PluginName {
-        &self.name
-    }
-
-    fn sha256(&self) -> &Digest {
-        &self.digest
-    }
-
-    fn call(&mut self, items: &mut Items, range: Range<usize>, _: Duration) -> Result<CallOutput, CallError> {
-        let mut output = CallOutput::default();
-        let mut chunk = Vec::new();
-        let acts = self.name.as_str() == "first";
-        let alone = range.len() == 1;
-        for (position, index) in range.clone().enumerate() {
-            let item = &items.list[index];
-            let value = items.value(item).unwrap().to_vec();
-            let text = String::from_utf8(value.clone()).unwrap();
-            let verdict = match text.rsplit('/').next().unwrap() {
-                "Drop" if !acts => Verdict::Drop,
-                "Trap" if !acts => {
-                    return Err(CallError::Fault { code: FaultCode::Trapped, message: "simulated".into() });
+        self.late_requests_arrive(now);
+        self.group_moves(now);
+        if self.chance(8) && !self.draining {
+            self.meet("reload");
+            self.generation += 1;
+            let generation = self.generation;
+            for process in &mut self.processes {
+                if let Some(orders) = &process.orders {
+                    process.handed_out = generation;
+                    let _ = orders.send(Order::Swap(Box::new((process.task)(generation))));
                 }
-                "RetryForEver" if acts => return Err(CallError::Retry("later".into())),
-                "RetryOnce" if acts && !alone && self.asked_again.insert(value.clone()) => {
-                    return Err(CallError::Retry("later".into()));
-                }
-                "Refuse" if acts => Verdict::Refuse,
-                "Fan" if acts => {
-                    for _ in 0..2 {
-                        let start = chunk.len() as u32;
-                        chunk.extend_from_slice(&value);
-                        let span = Span { chunk: items.chunks.len() as u32, start, end: chunk.len() as u32 };
-                        output.emitted.push((position as u32, Item { value: Field::Bytes(span), ..item.clone() }));
-                    }
-                    Verdict::Pass
-                }
-                _ => Verdict::Pass,
-            };
-            output.verdicts.push(verdict);
+            }
         }
-        items.chunks.push(chunk);
-        for item in &mut items.list[range] {
-            item.timestamp = Some(self.generation as i64);
+        if self.chance(3) {
+            self.meet("pause");
+            for orders in self.processes.iter().filter_map(|process| process.orders.as_ref()) {
+                let _ = orders.send(Order::Pause);
+                let _ = orders.send(Order::Resume);
+            }
         }
-        // (emission order need not be the records' order)
-        output.emitted.reverse();
-        Ok(output)
     }
 
-    fn take_usage(&mut self) -> Usage {
-        Usage::default()
+    fn late_requests_arrive(&mut self, now: Duration) {
+        let mut at = 0;
+        while at < self.kafka.late.len() {
+            let is_old = now.saturating_sub(self.kafka.late[at].since) > Duration::from_secs(30);
+            if is_old || self.rng.u8(0..20) == 0 {
+                let late = self.kafka.late.remove(at);
+                let result = self.kafka.end(&late.id, late.epoch, late.commit);
+                let name = if late.commit { "commit" } else { "abort" };
+                self.meet(format!("late {name} {}", if result.is_ok() { "taken" } else { "refused" }));
+            } else {
+                at += 1;
+            }
+        }
     }
 
-    fn shutdown(&mut self) {}
+    fn group_moves(&mut self, now: Duration) {
+        for (member, timed_out) in self.kafka.dead_members(now) {
+            if timed_out || self.chance(20) {
+                self.meet("session timed out");
+                self.kafka.remove(member);
+            }
+        }
+        let members: Vec<_> = self.kafka.members.keys().copied().collect();
+        if members.is_empty() {
+            return;
+        }
+        for partition in self.kafka.unowned() {
+            if self.rng.bool() {
+                let to = members[self.rng.usize(0..members.len())];
+                self.kafka.assign(partition, to);
+                self.meet("assigned");
+            }
+        }
+        if self.chance(25) {
+            self.kafka.ask_back(self.rng.usize(0..PARTITIONS));
+            self.meet("asked back");
+        }
+        if self.chance(4) {
+            // The member does not know yet: a zombie, until it hears of it.
+            self.kafka.remove(members[self.rng.usize(0..members.len())]);
+            self.meet("member thrown out");
+        }
+    }
+
+    fn look(&mut self) {
+        if let Err(wrong) = self.checker.look(&self.kafka, &self.sources) {
+            self.say_wrong(wrong);
+        }
+        if let Some(since) = self.calm_since
+            && self.steps - since > CALLS_TO_FINISH
+        {
+            self.say_wrong(format!("STUCK: not done {CALLS_TO_FINISH} calls after the faults have ceased"));
+        }
+        let is_done = |(at, source): (usize, &Source)| source.before(self.kafka.committed[at]) >= source.end;
+        if !self.draining && self.sources.iter().enumerate().all(is_done) {
+            self.draining = true;
+            self.calm_since.get_or_insert(self.steps);
+            for orders in self.processes.iter().filter_map(|process| process.orders.as_ref()) {
+                let _ = orders.send(Order::Drain { leave: false, within: Duration::from_secs(60) });
+            }
+        }
+    }
+
+    /// The end of a process, in whichever way.
+    pub(super) fn end_process(&mut self, number: usize) {
+        self.processes[number].orders = None;
+        self.doubt(number);
+        let now = self.now();
+        self.kafka.process_died(number, now);
+    }
+
+    /// A session of the process is over: what was in doubt stays so.
+    pub(super) fn doubt(&mut self, number: usize) {
+        let in_doubt = std::mem::take(&mut self.processes[number].in_doubt);
+        self.losses += in_doubt;
+        self.uncounted = true;
+    }
+
+    /// A younger process of the same name lives.
+    pub(super) fn has_younger_twin(&self, number: usize) -> bool {
+        let instance = &self.processes[number].instance;
+        let mut younger = self.processes[number + 1..].iter();
+        instance.is_some() && younger.any(|process| process.instance == *instance && process.orders.is_some())
+    }
+
+    fn pass_on(&mut self) {
+        let due = |(actor, wake): (usize, &Option<Duration>)| wake.map(|wake| (wake, actor));
+        match self.wakes.iter().enumerate().filter_map(due).min() {
+            Some((wake, actor)) => {
+                self.clock.advance_to(wake);
+                self.running = actor;
+            }
+            // The last place is that of whoever started it all.
+            None => self.running = self.wakes.len(),
+        }
+    }
 }
 
-/// What the worker told.
-#[derive(Default)]
-pub(super) struct News {
-    pub(super) faults: Vec<(Offset, FaultCode)>,
-    pub(super) tallies: Vec<Tally>,
-    /// The generation of the task that was taken up last.
-    pub(super) taken_up: u64,
-    /// What came of the last transaction was not known.
-    pub(super) is_unknown: bool,
-    /// A session broke after a commit that it did not learn of: those records are not counted.
-    pub(super) consumed_may_miss: bool,
+pub(super) fn met_fault(call: Call, way: &Failing) -> String {
+    format!("{call:?}: {} {:?} {:?}", way.name(), way.flag, way.effect)
 }
 
-impl Report for News {
-    fn taken_up(&mut self, task: &Task) {
-        self.taken_up = task.generation;
+struct Shared {
+    world: Mutex<World>,
+    turns: Vec<Condvar>,
+}
+
+/// One of those who take turns.
+#[derive(Clone)]
+pub(super) struct Actor {
+    shared: Arc<Shared>,
+    me: usize,
+}
+
+/// Why a thread unwinds that has not panicked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unwound {
+    /// The process died, as after `kill -9`.
+    Died,
+    /// The run is over.
+    Over,
+}
+
+impl Actor {
+    pub(super) fn lock(&self) -> MutexGuard<'_, World> {
+        self.shared.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn health(&mut self, _: &Health) {}
-    fn transaction_begins(&mut self) {}
-    fn transaction(&mut self, outcome: &'static str, _: Duration) {
-        self.consumed_may_miss |= matches!(outcome, "unknown" | "broken");
-        self.is_unknown = outcome == "unknown";
+    pub(super) fn number(&self) -> usize {
+        self.me
     }
-    fn committed(&mut self, tally: &Tally) {
-        self.tallies.push(tally.clone());
+
+    /// A simulated call: something may happen first, the process may die before or after it, the invariants are looked
+    /// at, and then it is somebody else's turn.
+    pub(super) fn call<T>(&self, call: Call, act: impl FnOnce(&mut World) -> T) -> T {
+        let mut world = self.lock();
+        world.steps += 1;
+        if world.dies(call, Moment::Before) {
+            self.unwind(world, Unwound::Died);
+        }
+        // These are inside of the client or of the process: nobody else could tell when they happen.
+        let takes_turns = !matches!(call, Call::Plugin | Call::Begin | Call::Produce);
+        if takes_turns {
+            world.happen();
+        }
+        let result = act(&mut world);
+        world.look();
+        world.trace((self.me, call));
+        let now = world.now();
+        now.hash(&mut world.trace);
+        if world.wrong.is_some() {
+            self.unwind(world, Unwound::Over);
+        }
+        if world.dies(call, Moment::After) {
+            self.unwind(world, Unwound::Died);
+        }
+        if takes_turns {
+            let mut takes = std::mem::take(&mut world.wait) + world.some(Duration::from_millis(3));
+            if world.chance(2) {
+                world.meet("stopped for long");
+                takes += world.some(3 * TRANSACTION_TIMEOUT);
+            }
+            self.sleep_in(world, takes);
+        }
+        result
     }
-    fn fault(&mut self, _: &TopicPartition, offset: Offset, fault: &Fault, _: Fate) {
-        self.faults.push((offset, fault.code));
+
+    /// Nothing for a while.
+    pub(super) fn sleep(&self, wait: Duration) {
+        self.sleep_in(self.lock(), wait);
     }
-    fn usage(&mut self, _: &PluginName, _: Usage) {}
-    fn trouble(&mut self, _: &Trouble) {}
-    fn lost(&mut self, _: &TopicPartition, _: u64, _: &str) {}
-    fn rebalanced(&mut self) {}
+
+    fn sleep_in(&self, mut world: MutexGuard<'_, World>, wait: Duration) {
+        let wake = world.now() + wait;
+        world.wakes[self.me] = Some(wake);
+        world.pass_on();
+        let next = world.running;
+        if next != self.me {
+            self.shared.turns[next].notify_one();
+        }
+        self.wait_for_turn(world);
+    }
+
+    fn wait_for_turn(&self, mut world: MutexGuard<'_, World>) {
+        while world.running != self.me {
+            world = self.shared.turns[self.me].wait(world).unwrap_or_else(PoisonError::into_inner);
+        }
+        if world.wrong.is_some() {
+            self.unwind(world, Unwound::Over);
+        }
+    }
+
+    fn unwind(&self, world: MutexGuard<'_, World>, why: Unwound) -> ! {
+        drop(world);
+        // (which calls no panic hook)
+        std::panic::resume_unwind(Box::new(why))
+    }
+
+    /// To be called once it is on its own thread, before anything else.
+    pub(super) fn begin(&self) {
+        let world = self.lock();
+        world.clock.rule_this_thread();
+        self.wait_for_turn(world);
+    }
+
+    /// It takes no more turns.
+    pub(super) fn finish(&self) {
+        let mut world = self.lock();
+        world.wakes[self.me] = None;
+        world.pass_on();
+        let next = world.running;
+        self.shared.turns[next].notify_one();
+    }
+}
+
+/// Runs a scenario with one thread for each of `actors`, and says what was wrong, if anything.
+pub(super) fn run(scenario: Scenario, actors: usize, live: impl Fn(Actor) + Sync) -> Result<Summary, String> {
+    let mut rng = fastrand::Rng::with_seed(scenario.seed);
+    let then = &scenario.on_error.then;
+    let sources = (0..PARTITIONS).map(|number| Source::new(&mut rng, number, scenario.kinds, then)).collect();
+    let world = World {
+        checker: Checker::new(scenario.delivery),
+        scenario,
+        rng,
+        kafka: Kafka::default(),
+        sources,
+        processes: Vec::new(),
+        producers: BTreeMap::new(),
+        producers_ever: 0,
+        met: BTreeMap::new(),
+        generation: 1,
+        wait: Duration::ZERO,
+        losses: 0,
+        counted: 0,
+        uncounted: false,
+        draining: false,
+        steps: 0,
+        calm_since: None,
+        clock: SimulatedClock::default(),
+        trace: DefaultHasher::new(),
+        tells: std::env::var_os(TRACE).is_some(),
+        running: actors,
+        wakes: vec![Some(Duration::ZERO); actors],
+        wrong: None,
+    };
+    let turns = (0..=actors).map(|_| Condvar::new()).collect();
+    let shared = Arc::new(Shared { world: Mutex::new(world), turns });
+    let actor = |me| Actor { shared: Arc::clone(&shared), me };
+    std::thread::scope(|scope| {
+        for me in 0..actors {
+            let (actor, live) = (actor(me), &live);
+            scope.spawn(move || live(actor));
+        }
+        let starter = actor(actors);
+        let mut world = starter.lock();
+        world.pass_on();
+        starter.shared.turns[world.running].notify_one();
+        while world.running != actors {
+            world = starter.shared.turns[actors].wait(world).unwrap_or_else(PoisonError::into_inner);
+        }
+    });
+    let starter = actor(actors);
+    let mut world = starter.lock();
+    world.finish_up()?;
+    let (trace, met) = (world.trace.finish(), std::mem::take(&mut world.met));
+    let Checker { looks, compared, read, repeated, .. } = world.checker;
+    Ok(Summary { trace, met, looks, compared, read, repeated })
+}
+
+impl World {
+    /// Waits until the last transaction has timed out; all must have been done by then.
+    fn finish_up(&mut self) -> Result<(), String> {
+        self.clock.advance_to(self.now() + 2 * TRANSACTION_TIMEOUT);
+        let now = self.now();
+        self.kafka.end_timed_out(now);
+        self.look();
+        if let Some(wrong) = self.wrong.take() {
+            return Err(wrong);
+        }
+        self.checker.finish(&self.kafka, &self.sources, self.losses)?;
+        let all: usize = self.sources.iter().map(|source| source.end).sum();
+        let (counted, all) = (self.counted, all as u64);
+        let may_differ = self.uncounted || self.scenario.delivery != Delivery::ExactlyOnce;
+        if counted > all && self.scenario.delivery == Delivery::ExactlyOnce || counted != all && !may_differ {
+            return Err(format!("COUNT: {counted} of {all} records were counted as routed"));
+        }
+        Ok(())
+    }
 }

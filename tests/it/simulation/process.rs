@@ -1,0 +1,443 @@
+//! A process of millrace in the simulated world: sessions one after the other, each with the real worker and the real
+//! committer, until it is drained or dies.
+
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use millrace::config::settings::{Delivery, Destination, Target};
+use millrace::kafka::seam::{Committer, CommitterOptions, Known, Timeouts, TopicIds};
+use millrace::model::{
+    DestinationName, Fault, GroupId, Mutation, Offset, OffsetMap, PluginName, RouteName, TopicName, TopicPartition,
+};
+use millrace::pipeline::chain::Chain;
+use millrace::pipeline::ports::{
+    Broker, Event, Outcome, Outputs, Step, TopicError, TopicInfo, Trouble, TroubleKind, Usage,
+};
+use millrace::pipeline::report::{Fate, Health, Report, Tally};
+use millrace::pipeline::task::{Bounds, Task};
+use millrace::pipeline::worker::{Exit, Order, RouteWorker};
+use millrace::policy::{OnError, Partitioning};
+
+use super::clients::{SimulatedConsumer, SimulatedProducer, number};
+use super::faults::Flag;
+use super::kafka::TRANSACTION_TIMEOUT;
+use super::records::{PARTITIONS, SimulatedStep};
+use super::world::{Actor, Call, Process, Unwound, World};
+
+/// The life of a machine: processes one after the other where they die, all of one name if it has one.
+pub(super) fn live(actor: &Actor, instance: Option<&str>, from_step: u64, mutation: Option<Mutation>) {
+    let life = || {
+        actor.begin();
+        while actor.lock().steps < from_step && !actor.lock().draining {
+            actor.sleep(Duration::from_millis(20));
+        }
+        loop {
+            match catch_unwind(AssertUnwindSafe(|| process(actor, instance))) {
+                Ok(()) => break,
+                Err(why) => match why.downcast_ref::<Unwound>() {
+                    Some(Unwound::Died) => {
+                        let mut world = actor.lock();
+                        let number = world.processes.iter().rposition(|process| process.actor == actor.number());
+                        world.end_process(number.expect("it was running"));
+                        let wait = world.some(Duration::from_secs(60));
+                        drop(world);
+                        actor.sleep(wait);
+                    }
+                    Some(Unwound::Over) => std::panic::resume_unwind(why),
+                    None => {
+                        let said = why.downcast_ref::<String>().map(String::as_str);
+                        let said = said.or(why.downcast_ref::<&str>().copied()).unwrap_or("no text");
+                        actor.lock().say_wrong(format!("PANIC: {said}"));
+                        break;
+                    }
+                },
+            }
+        }
+    };
+    let _ = catch_unwind(AssertUnwindSafe(|| match mutation {
+        Some(mutation) => mutation.during(life),
+        None => life(),
+    }));
+    actor.finish();
+}
+
+fn process(actor: &Actor, instance: Option<&str>) {
+    let (orders, mailbox) = channel();
+    let mut world = actor.lock();
+    if world.draining {
+        return;
+    }
+    let number = world.processes.len();
+    let (delivery, on_error, generation) = (world.scenario.delivery, world.scenario.on_error.clone(), world.generation);
+    let maker = (actor.clone(), on_error.clone());
+    world.processes.push(Process {
+        actor: actor.number(),
+        instance: instance.map(str::to_owned),
+        orders: Some(orders),
+        task: Box::new(move |generation| task(&maker.0, maker.1.clone(), generation)),
+        handed_out: generation,
+        worked_by: 0,
+        in_doubt: 0,
+    });
+    fastrand::seed(world.rng.u64(..));
+    drop(world);
+    let ends = run_sessions(actor, number, delivery, task(actor, on_error, generation), &mailbox);
+    let mut world = actor.lock();
+    if let Some(news) = ends {
+        let handed_out = world.processes[number].handed_out;
+        // A task that waits for an outcome waits with it, also at the end.
+        if news.taken_up != handed_out && !news.is_unknown {
+            world.say_wrong(format!("SWAP: goes by generation {}, was given {handed_out}", news.taken_up));
+        }
+    }
+    world.end_process(number);
+}
+
+/// What the last worker told, where it was drained; nothing where the process was ended in another way.
+fn run_sessions(
+    actor: &Actor,
+    process: usize,
+    delivery: Delivery,
+    mut task: Task,
+    mailbox: &Receiver<Order>,
+) -> Option<News> {
+    let route = RouteName::new("sim").unwrap();
+    let (mut paused, mut tries) = (false, 0);
+    let mut news = News { actor: actor.clone(), taken_up: task.generation, is_unknown: false };
+    loop {
+        let opened = Session::open(actor, process, delivery);
+        let exit = opened.map_or_else(Exit::Broken, |session| {
+            RouteWorker::new(session, &route, 0, &mut task, &mut paused, mailbox, &mut news).run()
+        });
+        let trouble = match exit {
+            Exit::Drained => return Some(news),
+            Exit::Broken(trouble) => trouble,
+        };
+        let mut world = actor.lock();
+        world.doubt(process);
+        world.meet(format!("session broken, {:?}", trouble.kind));
+        if trouble.kind == TroubleKind::Duplicate && world.has_younger_twin(process) {
+            // As the documentation tells the operator to.
+            world.meet("elder twin ended");
+            return None;
+        }
+        if world.draining {
+            return None;
+        }
+        drop(world);
+        tries += 1;
+        let first = if trouble.kind == TroubleKind::Duplicate { 45_000 } else { 100 };
+        actor.sleep(Duration::from_millis(first << tries.min(5)));
+    }
+}
+
+fn task(actor: &Actor, on_error: OnError, generation: u64) -> Task {
+    let step = |name| {
+        let step = SimulatedStep::new(actor.clone(), name, generation);
+        (Box::new(step) as Box<dyn Step>, Duration::from_secs(1))
+    };
+    let steps = ["first", "second"].map(step).into();
+    Task {
+        chain: Chain::new(steps, 16, 4096),
+        destinations: vec![Destination {
+            name: DestinationName::new("out").unwrap(),
+            target: Target::Topic(TopicName::new("out").unwrap()),
+            partition: Partitioning::Key,
+            default: true,
+        }],
+        on_error,
+        bounds: Bounds {
+            interval: Duration::from_millis(5),
+            records: 24,
+            bytes: 4096,
+            processing: Duration::from_secs(30),
+            held: 4096,
+        },
+        generation,
+    }
+}
+
+/// A session as `kafka::Session` is one: the real committer, on simulated clients.
+struct Session {
+    actor: Actor,
+    process: usize,
+    delivery: Delivery,
+    instance: Option<String>,
+    committer: Committer<SimulatedProducer>,
+    consumer: SimulatedConsumer,
+    /// The number of the record to fetch next; none where the group has not told yet.
+    positions: BTreeMap<usize, Option<usize>>,
+    paused: BTreeSet<usize>,
+    slots: BTreeMap<TopicName, TopicInfo>,
+    is_unknown: bool,
+}
+
+impl Session {
+    fn open(actor: &Actor, process: usize, delivery: Delivery) -> Result<Self, Trouble> {
+        let instance = actor.lock().processes[process].instance.clone();
+        let id = instance.clone().unwrap_or_else(|| format!("random-{process}"));
+        let maker = (actor.clone(), (delivery == Delivery::ExactlyOnce).then(|| id.clone()));
+        let make =
+            move || Ok(SimulatedProducer::new(maker.0.clone(), maker.1.clone(), delivery == Delivery::AtLeastOnce));
+        let options = CommitterOptions {
+            delivery,
+            group: GroupId::new("sim").unwrap(),
+            transactional_id: id,
+            is_static: instance.is_some(),
+            timeouts: Timeouts { transaction: TRANSACTION_TIMEOUT, delivery: TRANSACTION_TIMEOUT * 4 / 5 },
+        };
+        let committer = Committer::open(options, Box::new(make))?;
+        let mut world = actor.lock();
+        let id = world.kafka.join(process, instance.clone());
+        let generation = world.kafka.generation;
+        drop(world);
+        Ok(Self {
+            actor: actor.clone(),
+            process,
+            delivery,
+            instance,
+            committer,
+            consumer: SimulatedConsumer { actor: actor.clone(), id: Cell::new(id), generation: Cell::new(generation) },
+            positions: BTreeMap::new(),
+            paused: BTreeSet::new(),
+            slots: BTreeMap::new(),
+            is_unknown: false,
+        })
+    }
+
+    /// What the client has heard from the group: rebalances are served here, and only here.
+    fn serve_group(&mut self, world: &mut World, events: &mut Vec<Event>) {
+        let id = self.consumer.id.get();
+        self.consumer.generation.set(world.kafka.generation);
+        let Some(member) = world.kafka.members.get_mut(&id) else {
+            let lost: Vec<_> = std::mem::take(&mut self.positions).into_keys().collect();
+            self.paused.clear();
+            if !lost.is_empty() {
+                world.meet("assignment lost");
+                events.push(Event::Revoked(lost.into_iter().map(partition).collect()));
+            }
+            if world.kafka.is_fenced(id) {
+                world.meet("fenced by a twin");
+                events
+                    .push(Event::Broken(trouble(TroubleKind::Duplicate, Known::RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID)));
+            } else {
+                self.consumer.id.set(world.kafka.join(self.process, self.instance.clone()));
+            }
+            return;
+        };
+        let revoked = std::mem::take(&mut member.to_revoke);
+        member.assigned.retain(|at| !revoked.contains(at));
+        let assigned: Vec<_> = std::mem::take(&mut member.to_assign).difference(&revoked).copied().collect();
+        let revoked: Vec<_> = revoked.into_iter().filter(|at| self.positions.remove(at).is_some()).collect();
+        self.paused.retain(|at| !revoked.contains(at));
+        if !revoked.is_empty() {
+            world.meet("revoked");
+            events.push(Event::Revoked(revoked.into_iter().map(partition).collect()));
+        }
+        if !assigned.is_empty() {
+            self.positions.extend(assigned.iter().map(|at| (*at, None)));
+            events.push(Event::Assigned(assigned.into_iter().map(partition).collect()));
+        }
+    }
+
+    fn fetch(&mut self, world: &mut World, mut left: usize, events: &mut Vec<Event>) {
+        for (at, position) in &mut self.positions {
+            if position.is_none() {
+                // Held back while a transaction on it is open.
+                *position = world.kafka.stable_committed(*at).map(|committed| world.sources[*at].before(committed));
+            }
+            let Some(from) = *position else {
+                world.meet("fetch waits for a transaction");
+                continue;
+            };
+            let most = left.min(world.sources[*at].records.len() - from);
+            if most == 0 || self.paused.contains(at) {
+                continue;
+            }
+            let count = world.rng.usize(0..=most.min(world.scenario.batch));
+            if count > 0 {
+                events.push(Event::Records(world.sources[*at].fetch(partition(*at), from, count)));
+                *position = Some(from + count);
+                left -= count;
+            }
+        }
+    }
+
+    fn poll_fault(&mut self, world: &mut World, events: &mut Vec<Event>) {
+        let Some(way) = world.fault(Call::Poll) else { return };
+        let kind = match way.known {
+            Known::RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID | Known::RD_KAFKA_RESP_ERR_UNRELEASED_INSTANCE_ID => {
+                TroubleKind::Duplicate
+            }
+            Known::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED => TroubleKind::Denied,
+            _ => TroubleKind::Passing,
+        };
+        match way.known {
+            Known::RD_KAFKA_RESP_ERR__MAX_POLL_EXCEEDED => world.kafka.remove(self.consumer.id.get()),
+            known if way.flag == Flag::Fatal => events.push(Event::Broken(trouble(kind, known))),
+            known => events.push(Event::Trouble(trouble(kind, known))),
+        }
+    }
+
+    /// Notes what is given to the committer, and checks that it is the work of one task.
+    fn note(&self, outputs: &dyn Outputs) {
+        let mut generations = BTreeSet::new();
+        outputs.for_each(&mut |output| {
+            // (a dead letter has its source's timestamp)
+            generations.extend(u64::try_from(output.timestamp).ok().filter(|stamp| *stamp < 1_000_000));
+            ControlFlow::Continue(())
+        });
+        let mut world = self.actor.lock();
+        let process = &mut world.processes[self.process];
+        process.in_doubt = if self.delivery == Delivery::AtMostOnce { outputs.len() as u64 } else { 0 };
+        let last = process.worked_by;
+        process.worked_by = generations.last().copied().unwrap_or(last);
+        if generations.len() > 1 || generations.first().is_some_and(|first| *first < last) {
+            world.say_wrong(format!("GENERATION: a transaction of {generations:?} after one of {last}"));
+        }
+    }
+
+    fn done(&mut self, outcome: &Outcome, offsets: &OffsetMap) {
+        let was_unknown = std::mem::replace(&mut self.is_unknown, matches!(outcome, Outcome::Unknown(_)));
+        let mut world = self.actor.lock();
+        world.trace((outcome, offsets.values().collect::<Vec<_>>()));
+        match outcome {
+            Outcome::Unknown(_) => world.meet("outcome unknown"),
+            // What stays in doubt is accounted for when the session ends.
+            Outcome::Broken(_) => {}
+            Outcome::Committed { .. } if was_unknown => {
+                world.meet("unknown, and it was committed");
+                if offsets.is_empty() {
+                    world.doubt(self.process);
+                }
+            }
+            // All its partitions were taken away: nobody asks any more.
+            Outcome::Aborted(_) if was_unknown && offsets.is_empty() => {
+                world.meet("unknown, and its partitions are gone");
+                world.doubt(self.process);
+            }
+            Outcome::Aborted(_) if was_unknown => world.meet("unknown, and it was not committed"),
+            Outcome::Committed { .. } => world.meet("committed"),
+            Outcome::Aborted(_) => world.meet("aborted"),
+            Outcome::Rejected { .. } => world.meet("rejected"),
+        }
+        if !matches!(outcome, Outcome::Unknown(_) | Outcome::Broken(_)) {
+            world.processes[self.process].in_doubt = 0;
+        }
+    }
+}
+
+impl Broker for Session {
+    fn poll(&mut self, wait: Duration, records: usize, events: &mut Vec<Event>) {
+        let actor = self.actor.clone();
+        actor.call(Call::Poll, |world| {
+            if world.producers.values().any(|(of, is_open)| *of == actor.number() && *is_open) {
+                world.say_wrong("OPEN: the group is served while a transaction is open");
+            }
+            self.poll_fault(world, events);
+            self.serve_group(world, events);
+            self.fetch(world, records, events);
+            if events.is_empty() {
+                // (a slow machine: nobody would learn from many more empty polls)
+                world.wait = wait * world.rng.u32(1..10);
+            }
+        });
+    }
+
+    fn pause(&mut self, partitions: &[TopicPartition]) {
+        self.paused.extend(partitions.iter().map(number));
+    }
+
+    fn resume(&mut self, partitions: &[TopicPartition]) {
+        partitions.iter().for_each(|partition| {
+            self.paused.remove(&number(partition));
+        });
+    }
+
+    fn topic(&mut self, name: &TopicName) -> Result<TopicInfo, TopicError> {
+        if let Some(info) = self.slots.get(name) {
+            return Ok(*info);
+        }
+        let slot = self.committer.add_topic(name, Duration::from_secs(5)).map_err(TopicError::Trouble)?;
+        let info = TopicInfo { slot, partitions: PARTITIONS as i32 };
+        self.slots.insert(name.clone(), info);
+        Ok(info)
+    }
+
+    fn transact(&mut self, outputs: &dyn Outputs, offsets: &OffsetMap) -> Outcome {
+        self.note(outputs);
+        let outcome = self.committer.transact(&self.consumer, outputs, offsets, &TopicIds::new());
+        self.done(&outcome, offsets);
+        outcome
+    }
+
+    fn settle(&mut self, offsets: &OffsetMap) -> Outcome {
+        let outcome = self.committer.settle(&self.consumer, offsets);
+        self.done(&outcome, offsets);
+        outcome
+    }
+
+    fn close(&mut self, leave: bool, _: Duration) {
+        let mut world = self.actor.lock();
+        if self.instance.is_none() || leave {
+            world.kafka.remove(self.consumer.id.get());
+        }
+    }
+}
+
+fn partition(number: usize) -> TopicPartition {
+    TopicPartition { topic: TopicName::new("in").unwrap(), partition: number as i32 }
+}
+
+fn trouble(kind: TroubleKind, known: Known) -> Trouble {
+    let code = millrace::kafka::seam::Code::from(known).name().into();
+    Trouble { code, message: "simulated".into(), kind }
+}
+
+/// What the workers of a process tell.
+struct News {
+    actor: Actor,
+    /// The generation of the task that was taken up last.
+    taken_up: u64,
+    /// What came of the last transaction was not known.
+    is_unknown: bool,
+}
+
+impl Report for News {
+    fn taken_up(&mut self, task: &Task) {
+        self.taken_up = task.generation;
+        self.actor.lock().meet("task swapped");
+    }
+    fn health(&mut self, _: &Health) {}
+    fn transaction_begins(&mut self) {}
+    fn transaction(&mut self, outcome: &'static str, _: Duration) {
+        self.is_unknown = outcome == "unknown";
+    }
+    fn committed(&mut self, tally: &Tally) {
+        self.actor.lock().counted += tally.consumed.iter().map(|(_, [records, _])| records).sum::<u64>();
+    }
+    fn fault(&mut self, at: &TopicPartition, offset: Offset, fault: &Fault, fate: Fate) {
+        self.actor.lock().trace((at.partition, offset, fault.code, fate));
+        let fate = match fate {
+            Fate::Retried(_) => "retried",
+            Fate::Stopped => "stopped",
+            Fate::Skipped => "skipped",
+            Fate::DeadLettered => "dead letter",
+        };
+        self.actor.lock().meet(format!("{}, {fate}", fault.code));
+    }
+    fn usage(&mut self, _: &PluginName, _: Usage) {}
+    fn trouble(&mut self, trouble: &Trouble) {
+        self.actor.lock().trace((&trouble.code, trouble.kind));
+    }
+    fn lost(&mut self, _: &TopicPartition, records: u64, _: &str) {
+        let mut world = self.actor.lock();
+        world.losses += records;
+        world.meet("losses counted");
+    }
+    fn rebalanced(&mut self) {}
+}
