@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
+use millrace::config::settings::Delivery;
 use millrace::model::{Digest, FaultCode, Field, Item, Items, Offset, PluginName, SourceBatch, Span, TopicPartition};
 use millrace::pipeline::ports::{CallError, CallOutput, Step, Usage, Verdict};
 use millrace::policy::{Disposition, partition_for_key};
@@ -41,8 +42,13 @@ const KINDS: [Kind; 8] =
     [Kind::Plain, Kind::Drop, Kind::Fan, Kind::Refuse, Kind::Trap, Kind::RetryOnce, Kind::RetryForEver, Kind::TooLarge];
 
 impl Kind {
-    fn is_at_fault(self) -> bool {
-        matches!(self, Self::Refuse | Self::Trap | Self::RetryForEver | Self::TooLarge)
+    /// In at_most_once it is too late for `on_error` once a destination refuses a record: that is a loss, and counted.
+    fn is_at_fault(self, delivery: Delivery) -> bool {
+        match self {
+            Self::Refuse | Self::Trap | Self::RetryForEver => true,
+            Self::TooLarge => delivery != Delivery::AtMostOnce,
+            Self::Plain | Self::Drop | Self::Fan | Self::RetryOnce => false,
+        }
     }
 }
 
@@ -69,13 +75,19 @@ pub(super) struct Source {
     pub(super) records: Vec<Record>,
     /// How many records get done: all, or those before the first at fault where faults stop a partition.
     pub(super) end: usize,
-    /// For each place, in order, the records of which it gets an output.
+    /// For each place, in order, the records of which it gets an output once they are done.
     pub(super) expected: [Vec<usize>; PLACES],
 }
 
 impl Source {
     /// Records of these kinds, or of such as are drawn.
-    pub(super) fn new(rng: &mut fastrand::Rng, partition: usize, kinds: Option<&[Kind]>, then: &Disposition) -> Self {
+    pub(super) fn new(
+        rng: &mut fastrand::Rng,
+        partition: usize,
+        kinds: Option<&[Kind]>,
+        then: &Disposition,
+        delivery: Delivery,
+    ) -> Self {
         let mut draw = || if rng.u8(0..10) < 7 { Kind::Plain } else { KINDS[rng.usize(0..KINDS.len())] };
         let kinds = kinds.map_or_else(|| (0..RECORDS).map(|_| draw()).collect(), <[Kind]>::to_vec);
         let (mut records, mut offset) = (Vec::new(), 0);
@@ -85,20 +97,19 @@ impl Source {
             let key = format!("k{}", rng.u8(0..20)).into_bytes();
             records.push(Record { offset, key, value: format!("{partition}/{number}/{kind:?}").into_bytes() });
         }
-        let stop = kinds.iter().position(|kind| kind.is_at_fault()).filter(|_| *then == Disposition::Stop);
+        let stop = kinds.iter().position(|kind| kind.is_at_fault(delivery)).filter(|_| *then == Disposition::Stop);
         let end = stop.unwrap_or(records.len());
         let mut expected: [Vec<usize>; PLACES] = Default::default();
-        for (number, (record, kind)) in records.iter().zip(kinds).enumerate().take(end) {
+        for (number, (record, kind)) in records.iter().zip(kinds).enumerate() {
             let to = partition_for_key(&record.key, PARTITIONS as i32);
-            let (is_dead_letter, copies) = match kind {
-                Kind::Plain | Kind::RetryOnce => (false, 1),
-                Kind::Fan => (false, 3),
-                Kind::Drop => (false, 0),
-                Kind::Refuse | Kind::Trap | Kind::RetryForEver | Kind::TooLarge => {
-                    (true, usize::from(matches!(then, Disposition::DeadLetter(_))))
-                }
+            let is_at_fault = kind.is_at_fault(delivery);
+            let copies = match kind {
+                _ if is_at_fault => usize::from(matches!(then, Disposition::DeadLetter(_))),
+                Kind::Drop => 0,
+                Kind::Fan => 3,
+                _ => 1,
             };
-            expected[place(is_dead_letter, to)].extend(std::iter::repeat_n(number, copies));
+            expected[place(is_at_fault, to)].extend(std::iter::repeat_n(number, copies));
         }
         Self { records, end, expected }
     }

@@ -427,8 +427,9 @@ impl Actor {
 /// Runs a scenario with one thread for each of `actors`, and says what was wrong, if anything.
 pub(super) fn run(scenario: Scenario, actors: usize, live: impl Fn(Actor) + Sync) -> Result<Summary, String> {
     let mut rng = fastrand::Rng::with_seed(scenario.seed);
-    let then = &scenario.on_error.then;
-    let sources = (0..PARTITIONS).map(|number| Source::new(&mut rng, number, scenario.kinds, then)).collect();
+    let Scenario { on_error, delivery, kinds, .. } = &scenario;
+    let source = |number| Source::new(&mut rng, number, *kinds, &on_error.then, *delivery);
+    let sources = (0..PARTITIONS).map(source).collect();
     let world = World {
         checker: Checker::new(scenario.delivery),
         scenario,
