@@ -26,7 +26,7 @@ use super::clients::{SimulatedConsumer, SimulatedProducer, number};
 use super::faults::Flag;
 use super::kafka::TRANSACTION_TIMEOUT;
 use super::records::{PARTITIONS, SimulatedStep};
-use super::world::{Actor, Call, Process, Unwound, World};
+use super::world::{Actor, Call, Process, Scenario, Unwound, World};
 
 /// The life of a machine: processes one after the other where they die, all of one name if it has one.
 pub(super) fn live(actor: &Actor, instance: Option<&str>, from_step: u64, mutation: Option<Mutation>) {
@@ -72,20 +72,22 @@ fn process(actor: &Actor, instance: Option<&str>) {
         return;
     }
     let number = world.processes.len();
-    let (delivery, on_error, generation) = (world.scenario.delivery, world.scenario.on_error.clone(), world.generation);
-    let maker = (actor.clone(), on_error.clone());
+    let Scenario { delivery, round, ref on_error, .. } = world.scenario;
+    let (generation, maker, on_error) = (world.generation, actor.clone(), on_error.clone());
+    let make = move |generation| task(&maker, on_error.clone(), round, generation);
+    let first = make(generation);
     world.processes.push(Process {
         actor: actor.number(),
         instance: instance.map(str::to_owned),
         orders: Some(orders),
-        task: Box::new(move |generation| task(&maker.0, maker.1.clone(), generation)),
+        task: Box::new(make),
         handed_out: generation,
         worked_by: 0,
         in_doubt: 0,
     });
     fastrand::seed(world.rng.u64(..));
     drop(world);
-    let ends = run_sessions(actor, number, delivery, task(actor, on_error, generation), &mailbox);
+    let ends = run_sessions(actor, number, delivery, first, &mailbox);
     let mut world = actor.lock();
     if let Some(news) = ends {
         let handed_out = world.processes[number].handed_out;
@@ -135,7 +137,7 @@ fn run_sessions(
     }
 }
 
-fn task(actor: &Actor, on_error: OnError, generation: u64) -> Task {
+fn task(actor: &Actor, on_error: OnError, records: usize, generation: u64) -> Task {
     let step = |name| {
         let step = SimulatedStep::new(actor.clone(), name, generation);
         (Box::new(step) as Box<dyn Step>, Duration::from_secs(1))
@@ -152,7 +154,7 @@ fn task(actor: &Actor, on_error: OnError, generation: u64) -> Task {
         on_error,
         bounds: Bounds {
             interval: Duration::from_millis(5),
-            records: 24,
+            records,
             bytes: 4096,
             processing: Duration::from_secs(30),
             held: 4096,
@@ -343,7 +345,7 @@ impl Broker for Session {
             self.fetch(world, records, events);
             if events.is_empty() {
                 // (a slow machine: nobody would learn from many more empty polls)
-                world.wait = wait * world.rng.u32(1..10);
+                world.wait = wait * world.rng.u32(1..30);
             }
         });
     }

@@ -14,7 +14,7 @@ use super::world::{Actor, Call};
 
 /// Of the source, of the destination and of the dead-letter topic.
 pub(super) const PARTITIONS: usize = 3;
-const RECORDS: usize = 30;
+const RECORDS: usize = 50;
 
 /// The destination's partitions, then the dead-letter topic's.
 pub(super) const PLACES: usize = 2 * PARTITIONS;

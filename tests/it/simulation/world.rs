@@ -43,8 +43,9 @@ pub(super) struct Scenario {
     pub(super) faults_until: u64,
     /// What is done to the records of each source partition, where that is not drawn.
     pub(super) kinds: Option<&'static [Kind]>,
-    /// Most records of one batch.
+    /// Most records of one batch, and of one transaction.
     pub(super) batch: usize,
+    pub(super) round: usize,
     /// The calls before or after which a process dies: at the how manieth.
     pub(super) crashes: Vec<(Call, Moment, u32)>,
 }
@@ -142,9 +143,14 @@ impl World {
     /// How the call of the moment fails, if it does.
     pub(super) fn fault(&mut self, call: Call) -> Option<Failing> {
         let (_, ways) = TABLE.iter().find(|(of, _)| *of == call)?;
-        // (of which there are many more)
-        let rare = if call == Call::Produce { 10 } else { 1 };
-        if self.is_calm() || self.rng.u32(0..1000 * rare) >= self.scenario.faults {
+        // (there are many more of some)
+        let of = match call {
+            Call::Produce => 10_000,
+            Call::Poll => 5_000,
+            Call::SendOffsets | Call::Commit | Call::Abort | Call::CommitOffsets | Call::Committed => 500,
+            _ => 1_000,
+        };
+        if self.is_calm() || self.rng.u32(0..of) >= self.scenario.faults {
             return None;
         }
         let way = ways[self.rng.usize(0..ways.len())];
@@ -366,8 +372,10 @@ impl Actor {
             self.unwind(world, Unwound::Died);
         }
         if takes_turns {
-            let mut takes = std::mem::take(&mut world.wait) + world.some(Duration::from_millis(3));
-            if world.chance(2) {
+            // Often it goes on at once: passing the turn on costs more than all else.
+            let latency = if world.rng.bool() { Duration::ZERO } else { world.some(Duration::from_millis(6)) };
+            let mut takes = std::mem::take(&mut world.wait) + latency;
+            if world.chance(4) {
                 world.meet("stopped for long");
                 takes += world.some(3 * TRANSACTION_TIMEOUT);
             }
