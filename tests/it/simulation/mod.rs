@@ -132,6 +132,7 @@ fn every_promise_holds_whatever_fails_and_whenever() {
         "assigned",
         "assignment lost",
         "committed",
+        "count compared",
         "elder twin ended",
         "fenced by a twin",
         "fetch waits for a transaction",

@@ -17,7 +17,7 @@ use millrace::pipeline::chain::Chain;
 use millrace::pipeline::ports::{
     Broker, Event, Outcome, Outputs, Step, TopicError, TopicInfo, Trouble, TroubleKind, Usage,
 };
-use millrace::pipeline::report::{Fate, Health, Report, Tally};
+use millrace::pipeline::report::{Fate, Health, Phase, Report, Tally};
 use millrace::pipeline::task::{Bounds, Task};
 use millrace::pipeline::worker::{Exit, Order, RouteWorker};
 use millrace::policy::{OnError, Partitioning};
@@ -83,7 +83,7 @@ fn process(actor: &Actor, instance: Option<&str>) {
         task: Box::new(make),
         handed_out: generation,
         worked_by: 0,
-        in_doubt: 0,
+        in_doubt: None,
     });
     fastrand::seed(world.rng.u64(..));
     drop(world);
@@ -91,8 +91,8 @@ fn process(actor: &Actor, instance: Option<&str>) {
     let mut world = actor.lock();
     if let Some(news) = ends {
         let handed_out = world.processes[number].handed_out;
-        // A task that waits for an outcome waits with it, also at the end.
-        if news.taken_up != handed_out && !news.is_unknown {
+        // One that waits for an outcome still does when the worker is drained.
+        if news.taken_up != handed_out && !news.drained_unknown {
             world.say_wrong(format!("SWAP: goes by generation {}, was given {handed_out}", news.taken_up));
         }
     }
@@ -109,7 +109,7 @@ fn run_sessions(
 ) -> Option<News> {
     let route = RouteName::new("sim").unwrap();
     let (mut paused, mut tries) = (false, 0);
-    let mut news = News { actor: actor.clone(), taken_up: task.generation, is_unknown: false };
+    let mut news = News { actor: actor.clone(), taken_up: task.generation, is_unknown: false, drained_unknown: false };
     loop {
         let opened = Session::open(actor, process, delivery);
         let exit = opened.map_or_else(Exit::Broken, |session| {
@@ -167,7 +167,6 @@ fn task(actor: &Actor, on_error: OnError, records: usize, generation: u64) -> Ta
 struct Session {
     actor: Actor,
     process: usize,
-    delivery: Delivery,
     instance: Option<String>,
     committer: Committer<SimulatedProducer>,
     consumer: SimulatedConsumer,
@@ -200,7 +199,6 @@ impl Session {
         Ok(Self {
             actor: actor.clone(),
             process,
-            delivery,
             instance,
             committer,
             consumer: SimulatedConsumer { actor: actor.clone(), id: Cell::new(id), generation: Cell::new(generation) },
@@ -295,7 +293,7 @@ impl Session {
         });
         let mut world = self.actor.lock();
         let process = &mut world.processes[self.process];
-        process.in_doubt = if self.delivery == Delivery::AtMostOnce { outputs.len() as u64 } else { 0 };
+        process.in_doubt = Some(outputs.len() as u64);
         let last = process.worked_by;
         process.worked_by = generations.last().copied().unwrap_or(last);
         if generations.len() > 1 || generations.first().is_some_and(|first| *first < last) {
@@ -313,6 +311,7 @@ impl Session {
             Outcome::Broken(_) => {}
             Outcome::Committed { .. } if was_unknown => {
                 world.meet("unknown, and it was committed");
+                world.count_in_doubt = true;
                 if offsets.is_empty() {
                     world.doubt(self.process);
                 }
@@ -328,7 +327,7 @@ impl Session {
             Outcome::Rejected { .. } => world.meet("rejected"),
         }
         if !matches!(outcome, Outcome::Unknown(_) | Outcome::Broken(_)) {
-            world.processes[self.process].in_doubt = 0;
+            world.processes[self.process].in_doubt = None;
         }
     }
 }
@@ -405,8 +404,9 @@ struct News {
     actor: Actor,
     /// The generation of the task that was taken up last.
     taken_up: u64,
-    /// What came of the last transaction was not known.
+    /// What came of the last transaction is not known; and was not when the worker was told to drain.
     is_unknown: bool,
+    drained_unknown: bool,
 }
 
 impl Report for News {
@@ -414,7 +414,9 @@ impl Report for News {
         self.taken_up = task.generation;
         self.actor.lock().meet("task swapped");
     }
-    fn health(&mut self, _: &Health) {}
+    fn health(&mut self, health: &Health) {
+        self.drained_unknown |= health.phase == Phase::Draining && self.is_unknown;
+    }
     fn transaction_begins(&mut self) {}
     fn transaction(&mut self, outcome: &'static str, _: Duration) {
         self.is_unknown = outcome == "unknown";
