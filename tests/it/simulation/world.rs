@@ -46,6 +46,8 @@ pub(super) struct Scenario {
     /// Most records of one batch, and of one transaction.
     pub(super) batch: usize,
     pub(super) round: usize,
+    /// Whether the checker looks at who commits, and does not only see what comes of it.
+    pub(super) asks_for_owners: bool,
     /// The calls before or after which a process dies: at the how manieth.
     pub(super) crashes: Vec<(Call, Moment, u32)>,
 }
@@ -94,6 +96,7 @@ pub(super) struct World {
     /// commit of unknown outcome was found done: it may have been another's.
     pub(super) counted: u64,
     pub(super) count_in_doubt: bool,
+    paused: bool,
     pub(super) draining: bool,
     pub(super) steps: u64,
     calm_since: Option<u64>,
@@ -134,10 +137,18 @@ impl World {
     }
 
     pub(super) fn trace(&mut self, what: impl Debug) {
-        let what = format!("{what:?}");
-        what.hash(&mut self.trace);
+        format!("{what:?}").hash(&mut self.trace);
+        self.tell(what);
+    }
+
+    fn trace_call(&mut self, call: Call) {
+        (self.running, call as u8, self.now()).hash(&mut self.trace);
+        self.tell(call);
+    }
+
+    fn tell(&self, what: impl Debug) {
         if self.tells {
-            println!("{:>9.3} s, {}: {what}", self.now().as_secs_f64(), self.running);
+            println!("{:>9.3} s, {}: {what:?}", self.now().as_secs_f64(), self.running);
         }
     }
 
@@ -207,11 +218,11 @@ impl World {
                 }
             }
         }
-        if self.chance(3) {
-            self.meet("pause");
+        if if self.paused { self.is_calm() || self.chance(30) } else { self.chance(2) } {
+            self.paused = !self.paused;
+            self.meet(if self.paused { "paused" } else { "resumed" });
             for orders in self.processes.iter().filter_map(|process| process.orders.as_ref()) {
-                let _ = orders.send(Order::Pause);
-                let _ = orders.send(Order::Resume);
+                let _ = orders.send(if self.paused { Order::Pause } else { Order::Resume });
             }
         }
     }
@@ -364,9 +375,7 @@ impl Actor {
         }
         let result = act(&mut world);
         world.look();
-        world.trace((self.me, call));
-        let now = world.now();
-        now.hash(&mut world.trace);
+        world.trace_call(call);
         if world.wrong.is_some() {
             self.unwind(world, Unwound::Over);
         }
@@ -437,14 +446,15 @@ impl Actor {
 /// Runs a scenario with one thread for each of `actors`, and says what was wrong, if anything.
 pub(super) fn run(scenario: Scenario, actors: usize, live: impl Fn(Actor) + Sync) -> Result<Summary, String> {
     let mut rng = fastrand::Rng::with_seed(scenario.seed);
-    let Scenario { on_error, delivery, kinds, .. } = &scenario;
+    let Scenario { on_error, delivery, kinds, asks_for_owners, .. } = &scenario;
+    let asks_for_owners = *asks_for_owners;
     let source = |number| Source::new(&mut rng, number, *kinds, &on_error.then, *delivery);
     let sources = (0..PARTITIONS).map(source).collect();
     let world = World {
         checker: Checker::new(scenario.delivery),
         scenario,
         rng,
-        kafka: Kafka::default(),
+        kafka: Kafka::new(asks_for_owners),
         sources,
         processes: Vec::new(),
         producers: BTreeMap::new(),
@@ -455,6 +465,7 @@ pub(super) fn run(scenario: Scenario, actors: usize, live: impl Fn(Actor) + Sync
         losses: 0,
         counted: 0,
         count_in_doubt: false,
+        paused: false,
         draining: false,
         steps: 0,
         calm_since: None,
