@@ -13,6 +13,7 @@ mod kafka_session;
 mod newcomer;
 mod plan;
 mod plugin_contract;
+mod rebalances;
 mod reload;
 mod routes;
 mod simulation;
