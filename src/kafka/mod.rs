@@ -9,9 +9,11 @@ mod mock;
 mod positions;
 mod producer;
 mod raw;
+mod raw_admin;
 mod rebalance;
 mod session;
 mod topics;
+mod watchdog;
 
 pub use client_options::{ClientKind, check_properties};
 pub use limits::raise_open_files;

@@ -24,6 +24,7 @@ use super::raw::{
 };
 use super::rebalance::{Assignment, Change, list};
 use super::topics::{Cluster, LeftOut, Topics, loops, source_topics};
+use super::watchdog::Watchdog;
 
 /// How long opening a session may wait for its producer to be ready.
 const INIT_WITHIN: Duration = Duration::from_secs(10);
@@ -98,6 +99,7 @@ pub struct Session {
     /// Partitions to be taken up again once their offset can be had, with what was said when they stopped.
     to_resolve: BTreeMap<TopicPartition, (Instant, String)>,
     told: HashMap<String, Instant>,
+    watchdog: Watchdog,
     /// Nothing more is to be done: closed, or of no more use.
     broken: bool,
     closed: bool,
@@ -150,6 +152,7 @@ impl Session {
             unknown: None,
             to_resolve: BTreeMap::new(),
             told: HashMap::new(),
+            watchdog: Watchdog::default(),
             broken: false,
             closed: false,
         };
@@ -196,6 +199,9 @@ impl Session {
         if !messages.is_empty() && records > 1 {
             self.queue.consume(Duration::ZERO, records - 1, &mut messages);
         }
+        if messages.len() < records {
+            self.watchdog.drained();
+        }
         let during = self.take_changes(events);
         let (fetched, failed): (Vec<_>, Vec<_>) = messages.drain(..).partition(|message| message.error().is_none());
         self.messages = messages;
@@ -209,6 +215,9 @@ impl Session {
                 let moved = passing(Known::RD_KAFKA_RESP_ERR__OUTDATED, message);
                 events.push(Event::Broken(Trouble { kind: TroubleKind::Moved, ..moved }));
                 return;
+            }
+            if Mutation::Deaf.is_due() {
+                let _ = self.consumer().pause(&list(std::slice::from_ref(batch.topic_partition())));
             }
             events.push(Event::Records(batch));
         }
@@ -407,6 +416,16 @@ impl Session {
         }
     }
 
+    /// A client that has gone deaf is given up.
+    fn watch(&mut self, events: &mut Vec<Event>) {
+        let (assignment, to_resolve) = (&self.assignment, &self.to_resolve);
+        let flows = |at: &TopicPartition, position| assignment.flows(at, position) && !to_resolve.contains_key(at);
+        if let Some(stalled) = self.watchdog.look(self.queue.client(), flows) {
+            self.broken = true;
+            events.push(Event::Broken(stalled));
+        }
+    }
+
     // Outcomes
 
     /// at_least_once: every output is acknowledged before the offsets are committed.
@@ -490,6 +509,7 @@ impl Broker for Session {
         self.fetch(wait, records.max(1), events);
         self.resolve(events);
         self.serve_errors(events);
+        self.watch(events);
     }
 
     fn pause(&mut self, partitions: &[TopicPartition]) {

@@ -10,6 +10,7 @@ mod end_to_end;
 mod faults;
 mod java_partitions;
 mod kafka_session;
+mod liveness;
 mod newcomer;
 mod plan;
 mod plugin_contract;

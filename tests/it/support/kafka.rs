@@ -224,6 +224,16 @@ impl Kafka {
         .expect("the end of the transaction");
     }
 
+    /// Leaves a transaction with these records open. It stays open with the value, at most a minute.
+    pub(crate) fn leave_records_pending(&self, topic: &str, records: &[Record]) -> impl Sized + use<> {
+        let producer = self.producer(&[("transactional.id", &super::unique("test"))]);
+        producer.init_transactions(TIMEOUT).expect("a transactional producer");
+        producer.begin_transaction().expect("a transaction");
+        send(&producer, topic, records);
+        delivered(&producer, topic, records.len());
+        producer
+    }
+
     /// Leaves a transaction open that takes this group on, to `offset` of the topic's first partition, as a process does
     /// that dies at the wrong moment. It stays open with the value.
     pub(crate) fn leave_offsets_pending(&self, group: &str, topic: &str, offset: i64) -> impl Sized {
