@@ -122,6 +122,7 @@ impl RunningRoute {
                 news,
                 paused: false,
                 tries: 0,
+                yields: false,
             };
             let ended = AtEnd(ended.clone());
             let thread = std::thread::Builder::new().name(format!("{}-{number}", route.name));
@@ -213,6 +214,8 @@ struct Life {
     task: Task,
     paused: bool,
     tries: u32,
+    /// A process with the same `instance` has taken the work over.
+    yields: bool,
 }
 
 impl Life {
@@ -270,6 +273,7 @@ impl Life {
             instance: &self.clients.instance,
             left_out: &self.force.left_out,
             memory: plan.memory,
+            yields: self.yields,
         })
     }
 
@@ -281,7 +285,7 @@ impl Life {
             TroubleKind::Denied => doubled(Duration::from_secs(1), Duration::from_secs(60)),
             TroubleKind::Duplicate => doubled(self.force.plan.load().session_timeout, Duration::from_secs(300)),
         };
-        let is_twin = trouble.kind == TroubleKind::Duplicate;
+        self.yields = trouble.kind == TroubleKind::Duplicate;
         let until = Instant::now() + wait;
         let next_attempt = SystemTime::now() + wait;
         self.news.trouble(&trouble);
@@ -293,7 +297,7 @@ impl Life {
             match orders.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Err(RecvTimeoutError::Timeout) => return false,
                 Ok(Order::Restart) => {
-                    self.tries = 0;
+                    (self.tries, self.yields) = (0, false);
                     return false;
                 }
                 Ok(Order::Pause) => self.paused = true,
@@ -303,7 +307,7 @@ impl Life {
                     self.task = *task;
                     self.news.taken_up(&self.task);
                     // What kept the old task from its work may not keep the new one; a twin of this process does.
-                    if !is_twin {
+                    if !self.yields {
                         self.tries = 0;
                         return false;
                     }

@@ -13,6 +13,7 @@ mod raw_admin;
 mod rebalance;
 mod session;
 mod topics;
+mod twins;
 mod watchdog;
 
 pub use client_options::{ClientKind, check_properties};

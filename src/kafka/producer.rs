@@ -328,7 +328,7 @@ impl Producer {
         // The broker fences too: whoever is older than the transaction's timeout was ended by it. Without an instance
         // nobody else can come by our id.
         if self.is_static && began.elapsed() < self.timeouts.transaction / 2 {
-            return Stop::Discard(Outcome::Broken(duplicate(id, &found)));
+            return Stop::Discard(Outcome::Broken(Trouble { kind: TroubleKind::Duplicate, ..found }));
         }
         Stop::Discard(Outcome::Aborted(Trouble { kind: TroubleKind::Passing, ..found }))
     }
@@ -514,17 +514,5 @@ fn left() -> Trouble {
         code: "_ASSIGNMENT_LOST".into(),
         message: "the worker is not a member of its group at the moment".into(),
         kind: TroubleKind::Moved,
-    }
-}
-
-fn duplicate(id: &str, fenced: &Trouble) -> Trouble {
-    Trouble {
-        code: fenced.code.clone(),
-        message: format!(
-            "another live process uses the transactional id {id}, so has the same `instance`: give each process its \
-             own; {}",
-            fenced.message
-        ),
-        kind: TroubleKind::Duplicate,
     }
 }

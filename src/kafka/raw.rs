@@ -771,10 +771,12 @@ impl GroupMetadata {
     /// Whether it names a member. Without one the broker fences nothing: never to be sent.
     pub(super) fn is_member(&self) -> bool {
         // SAFETY: ours and live; the text is its own.
-        unsafe {
-            ffi::rd_kafka_consumer_group_metadata_generation_id(self.0) >= 0
-                && !text(ffi::rd_kafka_consumer_group_metadata_member_id(self.0)).is_empty()
-        }
+        unsafe { ffi::rd_kafka_consumer_group_metadata_generation_id(self.0) >= 0 && !self.member_id().is_empty() }
+    }
+    /// What the group calls us; empty outside of it.
+    pub(super) fn member_id(&self) -> String {
+        // SAFETY: ours and live; the text is its own.
+        text(unsafe { ffi::rd_kafka_consumer_group_metadata_member_id(self.0) })
     }
 }
 

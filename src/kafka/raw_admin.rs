@@ -108,6 +108,8 @@ pub(super) struct Members(pub(super) Vec<Member>);
 /// A member of a group, as its coordinator tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Member {
+    /// What the group calls it.
+    pub(super) id: String,
     /// Its `group.instance.id`; empty where it has none.
     pub(super) instance: String,
     pub(super) client_id: String,
@@ -143,6 +145,7 @@ impl Answer for Members {
                 members.extend((0..ffi::rd_kafka_ConsumerGroupDescription_member_count(group)).map(|nth| {
                     let member = ffi::rd_kafka_ConsumerGroupDescription_member(group, nth);
                     Member {
+                        id: text(ffi::rd_kafka_MemberDescription_consumer_id(member)),
                         instance: text(ffi::rd_kafka_MemberDescription_group_instance_id(member)),
                         client_id: text(ffi::rd_kafka_MemberDescription_client_id(member)),
                         host: text(ffi::rd_kafka_MemberDescription_host(member)),

@@ -24,6 +24,7 @@ use super::raw::{
 };
 use super::rebalance::{Assignment, Change, list};
 use super::topics::{Cluster, LeftOut, Topics, loops, source_topics};
+use super::twins;
 use super::watchdog::Watchdog;
 
 /// How long opening a session may wait for its producer to be ready.
@@ -53,6 +54,8 @@ pub struct SessionOptions<'a> {
     pub left_out: &'a Arc<ArcSwap<LeftOut>>,
     /// Bytes that the clients may buffer.
     pub memory: u64,
+    /// Whether a process with the same `instance` has taken the work over: it keeps it for as long as it lives.
+    pub yields: bool,
 }
 
 /// Who a process is among those of its groups.
@@ -81,7 +84,8 @@ pub struct Session {
     route: Route,
     cluster: Cluster,
     left_out: Arc<ArcSwap<LeftOut>>,
-    is_named: bool,
+    /// The `group.instance.id`, where membership is static.
+    member: Option<String>,
     queue: ConsumerQueue,
     assignment: Arc<Assignment>,
     producer: Producer,
@@ -119,6 +123,11 @@ impl Session {
         let id = format!("{}.{}.{}.{worker}", kafka.prefix, route.source.group, instance.as_str());
         let member = instance.is_named().then(|| format!("{}.{worker}", instance.as_str()));
 
+        if let Some(member) = member.as_deref().filter(|_| options.yields)
+            && let Some(twin) = cluster.twin(&route.source.group, member, None, OFFSETS_WITHIN)
+        {
+            return Err(twins::trouble(member, Some(&twin), None));
+        }
         let mut producer = Producer::new(
             format!("{label}, producer"),
             client_options::producer(kafka, route, &client_id, &id, *memory),
@@ -139,7 +148,7 @@ impl Session {
             route: (*route).clone(),
             cluster: (*cluster).clone(),
             left_out: Arc::clone(options.left_out),
-            is_named: instance.is_named(),
+            member,
             queue,
             assignment,
             producer,
@@ -316,11 +325,23 @@ impl Session {
         }
         let fatal = self.consumer().fatal_error().filter(|_| error.fatal || is_fatal(error));
         let found = trouble(fatal.as_ref().unwrap_or(error), about);
-        if fatal.is_some() || (found.kind == TroubleKind::Duplicate && self.is_named) {
+        if fatal.is_some() || (found.kind == TroubleKind::Duplicate && self.member.is_some()) {
             self.broken = true;
-            events.push(Event::Broken(found));
+            events.push(Event::Broken(self.with_twin(found)));
         } else if self.is_news(&found.code) {
             events.push(Event::Trouble(found));
+        }
+    }
+
+    /// Says of a twin where it is.
+    fn with_twin(&self, found: Trouble) -> Trouble {
+        match &self.member {
+            Some(member) if found.kind == TroubleKind::Duplicate => {
+                let own = self.consumer().group_metadata().map(|own| own.member_id());
+                let twin = self.cluster.twin(&self.route.source.group, member, own.as_deref(), twins::SEEN_WITHIN);
+                twins::trouble(member, twin.as_ref(), Some(&found))
+            }
+            _ => found,
         }
     }
 
@@ -580,10 +601,14 @@ impl Broker for Session {
             Delivery::AtLeastOnce => self.send_then_commit(outputs, offsets),
             Delivery::AtMostOnce => self.commit_then_send(outputs, offsets),
         };
-        if matches!(outcome, Outcome::Unknown(_)) {
-            self.unknown.get_or_insert(0);
+        match outcome {
+            Outcome::Unknown(_) => {
+                self.unknown.get_or_insert(0);
+                outcome
+            }
+            Outcome::Broken(trouble) => Outcome::Broken(self.with_twin(trouble)),
+            Outcome::Committed { .. } | Outcome::Aborted(_) | Outcome::Rejected { .. } => outcome,
         }
-        outcome
     }
 
     fn settle(&mut self, offsets: &OffsetMap) -> Outcome {
@@ -625,7 +650,7 @@ impl Broker for Session {
         }
         let until = Instant::now() + deadline;
         self.producer.discard();
-        if leave && self.is_named && !self.broken {
+        if leave && self.member.is_some() && !self.broken {
             self.leave(until);
         }
         let (done, is_done) = mpsc::channel();
