@@ -15,7 +15,7 @@ use super::status::Time;
 use crate::config::Settings;
 use crate::kafka::{self, Cluster, Instance, LeftOut, Session, SessionOptions};
 use crate::model::RouteName;
-use crate::pipeline::ports::{Trouble, TroubleKind};
+use crate::pipeline::ports::{Broker, Event, Trouble, TroubleKind};
 use crate::pipeline::report::{Health, Phase, Report};
 use crate::pipeline::task::Task;
 use crate::pipeline::worker::{Exit, Order, RouteWorker};
@@ -266,8 +266,12 @@ impl Life {
                 *started = true;
             }
         }
+        self.join(&plan)
+    }
+
+    fn join(&self, plan: &RoutePlan) -> Result<Session, Trouble> {
         Session::open(&SessionOptions {
-            cluster,
+            cluster: &self.clients.cluster,
             route: &plan.route,
             worker: plan.first_worker + self.number,
             instance: &self.clients.instance,
@@ -275,6 +279,19 @@ impl Life {
             memory: plan.memory,
             yields: self.yields,
         })
+    }
+
+    /// A static member outlives its sessions, and what it owns waits for it. One that has none now and is to leave joins
+    /// for a moment, since only a member can leave. Where it cannot, the group gives it up after its session timeout.
+    fn leave(&self, within: Duration) {
+        let deadline = Instant::now() + within;
+        let Ok(mut session) = self.join(&self.force.plan.load()) else { return };
+        let mut events = Vec::new();
+        let has_joined = |event: &Event| matches!(event, Event::Assigned(_) | Event::Broken(_));
+        while !events.iter().any(has_joined) && Instant::now() < deadline {
+            session.poll(Duration::from_millis(100), 1, &mut events);
+        }
+        session.close(true, deadline.saturating_duration_since(Instant::now()));
     }
 
     /// Waits before the next session, taking orders meanwhile. True: told to drain.
@@ -313,7 +330,16 @@ impl Life {
                     }
                 }
                 Ok(Order::Bound(bounds)) => self.task.bounds = bounds,
-                Ok(Order::Drain { .. }) | Err(RecvTimeoutError::Disconnected) => {
+                Ok(Order::Drain { leave, within }) => {
+                    // (a twin that has taken the name keeps it)
+                    if leave && self.clients.instance.is_named() && !self.yields {
+                        self.tell(Phase::Draining);
+                        self.leave(within);
+                    }
+                    self.tell(Phase::Stopped);
+                    return true;
+                }
+                Err(RecvTimeoutError::Disconnected) => {
                     self.tell(Phase::Stopped);
                     return true;
                 }

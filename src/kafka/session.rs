@@ -74,7 +74,8 @@ impl Instance {
             Self::Named(name) | Self::Random(name) => name,
         }
     }
-    fn is_named(&self) -> bool {
+    /// Whether the operator gave it.
+    pub fn is_named(&self) -> bool {
         matches!(self, Self::Named(_))
     }
 }

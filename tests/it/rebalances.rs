@@ -164,3 +164,27 @@ fn of_two_processes_with_one_instance_the_younger_keeps_the_work_and_the_older_s
     older.await_state("copy", "running", PATIENCE);
     topics.assert_exact();
 }
+
+// ---- leaving --------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_route_that_is_removed_while_it_waits_leaves_its_group_although_its_membership_is_static() {
+    let mut topics = Topics::new(4);
+    let process = |instance: &str| topics.config(&format!("instance: {instance}"), "session.timeout.ms: 45000", "");
+    let (here, there) = (process("here"), process("there"));
+    let (mut one, other) = (Daemon::start(here.path()), Daemon::start(there.path()));
+    let owns = |daemon: &Daemon, count: usize| topics.owned(daemon).first().is_some_and(|owned| owned.len() == count);
+    wait_until(PATIENCE, "each has two partitions", || owns(&one, 2) && owns(&other, 2));
+    // Its next process stays a member, and finds that it cannot work.
+    assert_eq!(one.sigterm_and_wait(PATIENCE), Some(0));
+    here.edit(|yaml| yaml.replace(&format!("topic: {}", topics.destination), "topic: nowhere"));
+    let one = Daemon::start(here.path());
+    one.await_state("copy", "waiting", PATIENCE);
+    assert!(owns(&other, 2));
+    here.edit(|yaml| yaml.replace("  copy:", "  copy:\n    enabled: false"));
+    // Far sooner than the session timeout.
+    wait_until(Duration::from_secs(20), "the other has all partitions", || owns(&other, 4));
+    topics.send(40);
+    topics.await_committed();
+    topics.assert_exact();
+}
