@@ -62,8 +62,10 @@ pub(super) struct RunningRoute {
     clients: Arc<Clients>,
     force: Arc<Force>,
     report: RouteReport,
+    metrics: Metrics,
+    ended: Arc<dyn Fn() + Send + Sync>,
     workers: Vec<Sender<Order>>,
-    /// Workers that have not ended.
+    /// Workers that have not ended, those among them that were told to go.
     alive: usize,
 }
 
@@ -77,9 +79,9 @@ struct Force {
 }
 
 /// Calls it when dropped, however the thread ends that holds it.
-struct AtEnd<F: Fn()>(F);
+struct AtEnd(Arc<dyn Fn() + Send + Sync>);
 
-impl<F: Fn()> Drop for AtEnd<F> {
+impl Drop for AtEnd {
     fn drop(&mut self) {
         (self.0)();
     }
@@ -92,52 +94,70 @@ impl RunningRoute {
         clients: &Arc<Clients>,
         shared: &Shared,
         generation: u64,
-        ended: impl Fn() + Send + Clone + 'static,
+        ended: impl Fn() + Send + Sync + 'static,
     ) -> Self {
-        let route = &plan.route;
-        let report = shared.board.route(&route.name, plan.facts());
         let force = Arc::new(Force {
             plan: ArcSwap::new(Arc::clone(&plan)),
             left_out: Arc::new(ArcSwap::new(Arc::clone(&plan.left_out))),
             generation: AtomicU64::new(generation),
             started: Mutex::new(false),
         });
-        let workers = (0..route.workers).map(|number| {
-            let mut metrics = shared.metrics.route(&route.name);
-            metrics.follow(
-                plan.named_topics(),
-                plan.plugins().map(|(name, _)| name),
-                route.destinations.iter().map(|to| &to.name),
-            );
-            let status = report.worker(number);
-            status.taken_up(generation);
-            let news = WorkerNews::new(route.name.clone(), number, metrics, status);
-            let (orders, mailbox) = channel();
-            let life = Life {
-                route: route.name.clone(),
-                task: plan.task(generation),
-                force: Arc::clone(&force),
-                clients: Arc::clone(clients),
-                number,
-                news,
-                paused: false,
-                tries: 0,
-                yields: false,
-            };
-            let ended = AtEnd(ended.clone());
-            let thread = std::thread::Builder::new().name(format!("{}-{number}", route.name));
-            let thread = thread.spawn(move || {
-                let _ended = ended;
-                life.run(&mailbox);
-            });
-            // Nobody waits for it: it says when it is done. One that cannot be started has said so already.
-            if let Err(error) = thread {
-                tracing::error!(route = %route.name, worker = number, "the worker's thread cannot be started: {error}");
-            }
-            orders
+        let mut route = Self {
+            report: shared.board.route(&plan.route.name, plan.facts()),
+            metrics: shared.metrics.clone(),
+            ended: Arc::new(ended),
+            workers: Vec::new(),
+            alive: 0,
+            clients: Arc::clone(clients),
+            force,
+            plan,
+        };
+        route.fill(generation);
+        route
+    }
+
+    /// Starts the workers that it has not got yet.
+    fn fill(&mut self, generation: u64) {
+        for number in self.workers.len()..usize::from(self.plan.route.workers) {
+            let number = u16::try_from(number).expect("a route has at most 512 workers");
+            self.workers.push(self.start_worker(number, generation));
+            self.alive += 1;
+        }
+    }
+
+    fn start_worker(&self, number: u16, generation: u64) -> Sender<Order> {
+        let (plan, route) = (&self.plan, &self.plan.route);
+        let mut metrics = self.metrics.route(&route.name);
+        metrics.follow(
+            plan.named_topics(),
+            plan.plugins().map(|(name, _)| name),
+            route.destinations.iter().map(|to| &to.name),
+        );
+        let status = self.report.worker(number);
+        status.taken_up(generation);
+        let (orders, mailbox) = channel();
+        let life = Life {
+            route: route.name.clone(),
+            task: plan.task(generation),
+            force: Arc::clone(&self.force),
+            clients: Arc::clone(&self.clients),
+            number,
+            news: WorkerNews::new(route.name.clone(), number, metrics, status),
+            paused: false,
+            tries: 0,
+            yields: false,
+        };
+        let ended = AtEnd(Arc::clone(&self.ended));
+        let thread = std::thread::Builder::new().name(format!("{}-{number}", route.name));
+        let thread = thread.spawn(move || {
+            let _ended = ended;
+            life.run(&mailbox);
         });
-        let workers: Vec<_> = workers.collect();
-        Self { alive: workers.len(), workers, plan, clients: Arc::clone(clients), force, report }
+        // Nobody waits for it: it says when it is done. One that cannot be started has said so already.
+        if let Err(error) = thread {
+            tracing::error!(route = %route.name, worker = number, "the worker's thread cannot be started: {error}");
+        }
+        orders
     }
 
     /// What it runs.
@@ -150,14 +170,24 @@ impl RunningRoute {
         &self.clients
     }
 
-    /// Goes on as `plan` says, which asks for the same source, delivery and workers: each worker takes it up between two
-    /// transactions.
-    pub(super) fn swap(&mut self, plan: Arc<RoutePlan>, generation: u64) {
+    /// Goes on as `plan` says, which asks for the same source and delivery: each worker takes it up between two
+    /// transactions. Workers that are too many leave the group, `within` that time; those that are missing join it.
+    pub(super) fn swap(&mut self, plan: Arc<RoutePlan>, generation: u64, within: Duration) {
         self.take(&plan);
         self.force.generation.store(generation, Relaxed);
         self.report.changed(plan.facts());
+        let stay = self.workers.len().min(usize::from(plan.route.workers));
+        for worker in self.workers.drain(stay..) {
+            let _ = worker.send(Order::Drain { leave: true, within });
+        }
         self.order(|| Order::Swap(Box::new(plan.task(generation))));
         self.plan = plan;
+        self.fill(generation);
+    }
+
+    /// Whether none of its workers has ended, or is about to.
+    pub(super) fn is_whole(&self) -> bool {
+        self.alive == self.workers.len()
     }
 
     /// Goes on as it is, within the bounds of `plan`, which is the same in all else.

@@ -1,14 +1,15 @@
 //! Who works on which partition, and what it costs when that changes: protocols of groups, members that come and go.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::LazyLock;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
 use crate::support::config::Config;
 use crate::support::daemon::Daemon;
 use crate::support::kafka::{Cluster, ConsumedRecord, Isolation, Kafka, Record};
+use crate::support::load::Load;
 use crate::support::{unique, wait_for, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -38,7 +39,7 @@ impl Topics {
     fn new(partitions: i32) -> Self {
         let (source, destination) = (unique("group"), unique("group-out"));
         for topic in [&source, &destination] {
-            kafka().create_topic(topic, partitions, &[]);
+            kafka().create_topic(topic, partitions, &[("message.timestamp.type", "LogAppendTime")]);
         }
         Self { source, destination, partitions, group: unique("members"), sent: 0 }
     }
@@ -85,16 +86,39 @@ routes:
         assert_eq!(arrived.iter().map(ConsumedRecord::text).collect::<Vec<_>>(), expected);
     }
 
-    /// The partitions that each worker of a process owns.
     fn owned(&self, daemon: &Daemon) -> Vec<BTreeSet<i64>> {
-        let route = daemon.route("copy");
-        let workers = route["workers"].as_array().map_or(0, Vec::len);
-        (0..workers).map(|worker| assignment(&route, worker, &self.source)).collect()
+        owned(daemon, &self.source)
     }
+
+    /// The longest time between two records of each partition that arrived since `began`, in ms.
+    fn pauses(&self, began: i64) -> BTreeMap<i64, i64> {
+        let mut times: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
+        for record in kafka().kcat_consume(&self.destination, Isolation::ReadCommitted) {
+            times.entry(record.partition.into()).or_default().push(record.timestamp);
+        }
+        let longest = |times: Vec<i64>| {
+            let since = times.partition_point(|time| *time < began).saturating_sub(1);
+            times[since..].windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or_default()
+        };
+        times.into_iter().map(|(partition, times)| (partition, longest(times))).collect()
+    }
+}
+
+/// In ms since 1970, as the broker counts.
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later than 1970");
+    i64::try_from(since.as_millis()).expect("and not that much")
 }
 
 fn kafka() -> &'static Kafka {
     &BROKER
+}
+
+/// The partitions of `topic` that each worker of a process owns.
+fn owned(daemon: &Daemon, topic: &str) -> Vec<BTreeSet<i64>> {
+    let route = daemon.route("copy");
+    let workers = route["workers"].as_array().map_or(0, Vec::len);
+    (0..workers).map(|worker| assignment(&route, worker, topic)).collect()
 }
 
 /// The partitions of `topic` that a worker of the route owns.
@@ -163,6 +187,135 @@ fn of_two_processes_with_one_instance_the_younger_keeps_the_work_and_the_older_s
     topics.await_committed();
     older.await_state("copy", "running", PATIENCE);
     topics.assert_exact();
+}
+
+// ---- members that come and go ---------------------------------------------------------------------------------------
+
+type Owners = BTreeMap<String, BTreeSet<i64>>;
+
+/// What a change of a group's members costs while records flow.
+struct Moves {
+    /// Partitions with another owner than before.
+    moved: BTreeSet<i64>,
+    /// The longest time between two records of each partition, in ms of the destination's clock.
+    pauses: BTreeMap<i64, i64>,
+}
+
+impl Moves {
+    /// `change` makes a member join. `owners` answers what each has, with what `change` has made.
+    fn during<T>(topics: &Topics, owners: impl Fn(Option<&T>) -> Owners, change: impl FnOnce() -> T) -> (T, Self) {
+        let ends = || kafka().end_offsets(&topics.destination, Isolation::ReadCommitted);
+        let all_flow = || {
+            let before = ends();
+            wait_until(PATIENCE, "every partition flows", || ends().iter().all(|(at, end)| *end > before[at]));
+        };
+        all_flow();
+        let (before, began) = (owners(None), now());
+        let made = change();
+        let mut after = Owners::new();
+        wait_until(PATIENCE, "the new member has its share", || {
+            after = owners(Some(&made));
+            let owned = after.values().map(BTreeSet::len).sum::<usize>();
+            owned == topics.partitions as usize && after.len() > before.len() && !after.values().any(BTreeSet::is_empty)
+        });
+        all_flow();
+        let owner = |owners: &Owners, partition: i64| {
+            owners.iter().find(|(_, owned)| owned.contains(&partition)).map(|(member, _)| member.clone())
+        };
+        let all = 0..i64::from(topics.partitions);
+        let moved = all.filter(|at| owner(&before, *at) != owner(&after, *at)).collect();
+        (made, Self { moved, pauses: topics.pauses(began) })
+    }
+
+    #[track_caller]
+    fn check(&self, what: &str, share: usize) {
+        let longest = |moved: bool| {
+            let of = self.pauses.iter().filter(|(partition, _)| self.moved.contains(partition) == moved);
+            of.map(|(_, pause)| *pause).max().unwrap_or_default()
+        };
+        let (moved, stayed) = (longest(true), longest(false));
+        println!("{what}: moved {:?}, longest pause {moved} ms; of those that stayed {stayed} ms", self.moved);
+        assert_eq!(self.moved.len(), share, "{what}: only the share of the new member moves");
+        assert!(moved < 10_000 && stayed < 5_000, "{what}: {:?}", self.pauses);
+    }
+}
+
+/// A name for each worker of a process, and what it owns.
+fn members(process: &str, daemon: &Daemon, topic: &str) -> Owners {
+    let owned = owned(daemon, topic).into_iter().enumerate();
+    owned.map(|(worker, owned)| (format!("{process}.{worker}"), owned)).collect()
+}
+
+#[test]
+fn a_worker_or_an_instance_that_is_added_moves_only_its_share_in_the_classic_protocol() {
+    check_joins("classic");
+}
+
+#[test]
+fn a_worker_or_an_instance_that_is_added_moves_only_its_share_in_the_consumer_protocol() {
+    check_joins("consumer");
+}
+
+fn check_joins(protocol: &str) {
+    let topics = Topics::new(6);
+    let protocol_of = format!("group.protocol: {protocol}");
+    let (here, there) = (topics.config("", &protocol_of, "workers: 2"), topics.config("", &protocol_of, "workers: 1"));
+    let source = &topics.source;
+    let load = Load::start(kafka(), source, 6, 300);
+    let one = Daemon::start(here.path());
+    let owners = |_: Option<&()>| members("one", &one, source);
+    wait_until(PATIENCE, "each worker has its share", || owners(None).values().map(BTreeSet::len).eq([3, 3]));
+    let more = || here.edit(|yaml| yaml.replace("workers: 2", "workers: 3"));
+    Moves::during(&topics, owners, more).1.check(&format!("{protocol}: a worker more"), 2);
+
+    let owners = |other: Option<&Daemon>| {
+        let mut owners = members("one", &one, source);
+        owners.extend(other.map(|other| members("other", other, source)).unwrap_or_default());
+        owners
+    };
+    let (other, moves) = Moves::during(&topics, owners, || Daemon::start(there.path()));
+    moves.check(&format!("{protocol}: an instance more"), 1);
+
+    // A worker less gives back what it had, and nothing else moves.
+    let before = owners(Some(&other));
+    here.edit(|yaml| yaml.replace("workers: 3", "workers: 2"));
+    wait_until(PATIENCE, "the others have taken it over", || {
+        let after = owners(Some(&other));
+        let kept = after.iter().all(|(member, owned)| owned.is_superset(&before[member]));
+        kept && !after.contains_key("one.2") && after.values().map(BTreeSet::len).sum::<usize>() == 6
+    });
+    one.await_state("copy", "running", PATIENCE);
+    let sent = load.stop();
+    topics.await_committed();
+    sent.assert_whole(&kafka().kcat_consume(&topics.destination, Isolation::ReadCommitted), protocol);
+}
+
+#[test]
+fn a_rolling_restart_of_all_named_instances_moves_no_partition() {
+    let topics = Topics::new(6);
+    let configs = ["red", "green", "blue"].map(|name| topics.config(&format!("instance: {name}"), "", ""));
+    let mut daemons = configs.each_ref().map(|config| Daemon::start(config.path()));
+    let owners = |daemons: &[Daemon; 3]| daemons.each_ref().map(|daemon| topics.owned(daemon)[0].clone());
+    wait_until(PATIENCE, "each has two partitions", || owners(&daemons).iter().all(|owned| owned.len() == 2));
+    let load = Load::start(kafka(), &topics.source, 6, 300);
+    // One of them may not have been told yet that it gets no more: records come behind that.
+    wait_until(PATIENCE, "all work", || kafka().committed(&topics.group, &topics.source).values().all(|end| *end > 50));
+    let (before, began) = (owners(&daemons), now());
+    let rebalances = |daemon: &Daemon| daemon.metric("millrace_rebalances_total", &[("route", "copy")]);
+    for number in 0..3 {
+        let told = daemons.each_ref().map(rebalances);
+        assert_eq!(daemons[number].sigterm_and_wait(PATIENCE), Some(0));
+        daemons[number] = Daemon::start(configs[number].path());
+        wait_until(PATIENCE, "it has its partitions again", || owners(&daemons)[number] == before[number]);
+        for other in (0..3).filter(|other| *other != number) {
+            assert_eq!(rebalances(&daemons[other]), told[other], "another member notices nothing");
+        }
+    }
+    assert_eq!(owners(&daemons), before);
+    let sent = load.stop();
+    topics.await_committed();
+    println!("a rolling restart: the longest pauses were {:?} ms", topics.pauses(began));
+    sent.assert_whole(&kafka().kcat_consume(&topics.destination, Isolation::ReadCommitted), "a rolling restart");
 }
 
 // ---- leaving --------------------------------------------------------------------------------------------------------
