@@ -180,7 +180,8 @@ impl Producer {
         if !flush(&client, deadline.min(began + self.timeouts.delivery + Duration::from_secs(1))) {
             let message = format!("outputs were not acknowledged within {:?}", self.timeouts.delivery);
             let slow = passing(Known::RD_KAFKA_RESP_ERR__MSG_TIMED_OUT, message);
-            return Err(Stop::AbortAndRenew(Outcome::Aborted(slow)));
+            // Who does not take outputs does not answer an abort either: the next producer's epoch ends the transaction.
+            return Err(Stop::Discard(Outcome::Aborted(slow)));
         }
         self.delivered(&client, began)?;
         if !offsets.is_empty() {

@@ -429,7 +429,10 @@ impl Session {
 
     fn serve_errors(&mut self, events: &mut Vec<Event>) {
         let mut errors = self.queue.client().context().take_errors();
-        errors.append(&mut self.producer.take_errors());
+        // Brokers close connections that are idle, and those of a producer may all be: the consumer knows whether they are
+        // away.
+        let all_down = Known::RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN.into();
+        errors.extend(self.producer.take_errors().into_iter().filter(|error| error.code != all_down));
         for error in errors {
             self.on_error(&error, None, events);
         }

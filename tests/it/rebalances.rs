@@ -1,30 +1,17 @@
 //! Who works on which partition, and what it costs when that changes: protocols of groups, members that come and go.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::LazyLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
 use crate::support::config::Config;
 use crate::support::daemon::Daemon;
-use crate::support::kafka::{Cluster, ConsumedRecord, Isolation, Kafka, Record};
+use crate::support::kafka::{ConsumedRecord, Isolation, Kafka, Record, impatient};
 use crate::support::load::Load;
 use crate::support::{unique, wait_for, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// A broker that gives members up after 2 s where the usual ones wait for at least 6 s, or 45 s in the `consumer` protocol.
-static BROKER: LazyLock<Cluster> = LazyLock::new(|| {
-    let short = [
-        "group.min.session.timeout.ms=1000",
-        "group.consumer.min.session.timeout.ms=1000",
-        "group.consumer.session.timeout.ms=2000",
-        "group.consumer.min.heartbeat.interval.ms=100",
-        "group.consumer.heartbeat.interval.ms=300",
-    ];
-    Cluster::start_with(1, &short)
-});
 
 /// A source and a destination with so many partitions.
 struct Topics {
@@ -111,7 +98,7 @@ fn now() -> i64 {
 }
 
 fn kafka() -> &'static Kafka {
-    &BROKER
+    impatient()
 }
 
 /// The partitions of `topic` that each worker of a process owns.
