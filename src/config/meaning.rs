@@ -6,7 +6,10 @@ use std::time::Duration;
 use super::decode::{At, did_you_mean};
 use super::places::{Places, PluginPlaces, PropertyScope, RoutePlaces};
 use super::problem::{Problem, Problems};
-use super::properties::{MAX_POLL_INTERVAL, RawProperty, SESSION_TIMEOUT, TRANSACTION_TIMEOUT, accept, written_millis};
+use super::properties::{
+    GROUP_PROTOCOL, MAX_POLL_INTERVAL, OF_CLASSIC_MEMBERS, RawProperty, SESSION_TIMEOUT, TRANSACTION_TIMEOUT, accept,
+    written, written_millis,
+};
 use super::raw::{Raw, RawDestination, RawOptions, RawPlugin, RawRoute, RawSource};
 use super::settings::{
     Admin, Batch, Delivery, Destination, Kafka, Log, LogFormat, LogLevel, OnOffsetLost, PipelineStep, Plugin,
@@ -293,11 +296,25 @@ impl Meaning<'_> {
 
 fn check_consumer(layers: &[&[RawProperty]], processing: &Bound<'_>, problems: &mut Problems) {
     let poll = Bound::property("max.poll.interval.ms", layers, MAX_POLL_INTERVAL);
+    processing.below(&poll, "the group would take the partitions away while plugins still work", problems);
+    if let Some(protocol) = written(layers, GROUP_PROTOCOL).filter(|it| it.value.value.reveal() == "consumer") {
+        return check_new_protocol(layers, protocol, problems);
+    }
     let session = Bound::property("session.timeout.ms", layers, SESSION_TIMEOUT);
     let heartbeat = Bound::property("heartbeat.interval.ms", layers, Duration::from_secs(3));
-    processing.below(&poll, "the group would take the partitions away while plugins still work", problems);
     session.at_most(&poll, "librdkafka refuses it", problems);
     heartbeat.below(&session, "the group would give the member up between two heartbeats", problems);
+}
+
+/// What members decide in the classic protocol only; librdkafka would refuse it when the route starts.
+fn check_new_protocol(layers: &[&[RawProperty]], protocol: &RawProperty, problems: &mut Problems) {
+    for (name, instead) in OF_CLASSIC_MEMBERS {
+        if let Some(property) = written(layers, name) {
+            let message = format!("`{name}` has no meaning with `group.protocol: consumer`");
+            let problem = Problem::at(&property.name.place, message).code("refused_property").help(*instead);
+            problems.push(problem.related(&protocol.name.place, "`group.protocol`"));
+        }
+    }
 }
 
 /// A duration that rests on another.

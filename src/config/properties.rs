@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::decode::At;
+use super::decode::{At, did_you_mean, one_of};
 use super::problem::{Problem, Problems};
 use super::settings::{Properties, PropertyValue, Route, Settings};
 use super::source::Place;
@@ -47,16 +47,32 @@ pub(super) fn accept(written: &[RawProperty], problems: &mut Problems) -> Proper
 fn refusal(property: &RawProperty) -> Option<Problem> {
     let name = property.name.value.as_str();
     let refused = |message: String| Problem::at(&property.name.place, message).code("refused_property");
-    let later = name == "group.protocol" && property.value.value.reveal() != "classic";
-    if later {
-        let message = "`group.protocol` is not available yet in this version of millrace";
-        return Some(Problem::at(&property.name.place, message).code("not_available").help("leave it out"));
+    if name == GROUP_PROTOCOL && !GROUP_PROTOCOLS.contains(&property.value.value.reveal()) {
+        let value = property.value.value.reveal();
+        let message = format!("expected {}, found `{value}`", one_of(&GROUP_PROTOCOLS));
+        let problem = Problem::at(&property.value.place, message).code("wrong_type");
+        return Some(match did_you_mean(value, &GROUP_PROTOCOLS) {
+            Some(near) => problem.help(format!("did you mean `{near}`?")),
+            None => problem,
+        });
     }
     if let Some((_, instead)) = REFUSED.iter().find(|(names, _)| names.contains(&name)) {
         return Some(refused(format!("`{name}` cannot be set: what millrace promises rests on it")).help(*instead));
     }
     with_a_unit(property)
 }
+
+/// Which protocol a consumer's group goes by: `classic`, or KIP-848's `consumer`.
+pub(super) const GROUP_PROTOCOL: &str = "group.protocol";
+const GROUP_PROTOCOLS: [&str; 2] = ["classic", "consumer"];
+
+/// What a member decides in the classic protocol, and the broker in the `consumer` protocol; and what to write there.
+pub(super) const OF_CLASSIC_MEMBERS: &[(&str, &str)] = &[
+    ("session.timeout.ms", "the brokers decide it: set their `group.consumer.session.timeout.ms`"),
+    ("heartbeat.interval.ms", "the brokers decide it: set their `group.consumer.heartbeat.interval.ms`"),
+    ("partition.assignment.strategy", "the brokers assign: name one of their assignors in `group.remote.assignor`"),
+    ("group.protocol.type", "leave it out"),
+];
 
 /// librdkafka takes plain numbers where everything else here has units.
 fn with_a_unit(property: &RawProperty) -> Option<Problem> {
@@ -175,9 +191,14 @@ fn millis(layers: &[&Properties], name: &str) -> Option<Duration> {
     value.reveal().parse().ok().map(Duration::from_millis)
 }
 
+/// A property in the first layer that has it.
+pub(super) fn written<'r>(layers: &[&'r [RawProperty]], name: &str) -> Option<&'r RawProperty> {
+    layers.iter().flat_map(|layer| layer.iter()).find(|property| property.name.value == name)
+}
+
 /// A number of milliseconds in the first layer that has it, with its place.
 pub(super) fn written_millis<'r>(layers: &[&'r [RawProperty]], name: &str) -> Option<(Duration, &'r Place)> {
-    let property = layers.iter().flat_map(|layer| layer.iter()).find(|property| property.name.value == name)?;
+    let property = written(layers, name)?;
     let millis = property.value.value.reveal().parse().ok()?;
     Some((Duration::from_millis(millis), &property.value.place))
 }

@@ -293,6 +293,10 @@ impl WorkerReport {
         }
         let worker = self.worker;
         self.entry.change(|route| {
+            // One that is leaving is not of the route any more.
+            if worker >= route.facts.workers {
+                return;
+            }
             let generation = route.generations.get(&worker).copied().unwrap_or_default();
             let status = WorkerStatus { worker, generation, phase, assignment: by_topic, stopped, retrying };
             route.workers.insert(worker, status);

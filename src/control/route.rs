@@ -15,7 +15,7 @@ use super::status::Time;
 use crate::config::Settings;
 use crate::kafka::{self, Cluster, Instance, LeftOut, Session, SessionOptions};
 use crate::model::RouteName;
-use crate::pipeline::ports::{Trouble, TroubleKind};
+use crate::pipeline::ports::{Broker, Event, Trouble, TroubleKind};
 use crate::pipeline::report::{Health, Phase, Report};
 use crate::pipeline::task::Task;
 use crate::pipeline::worker::{Exit, Order, RouteWorker};
@@ -62,8 +62,10 @@ pub(super) struct RunningRoute {
     clients: Arc<Clients>,
     force: Arc<Force>,
     report: RouteReport,
+    metrics: Metrics,
+    ended: Arc<dyn Fn() + Send + Sync>,
     workers: Vec<Sender<Order>>,
-    /// Workers that have not ended.
+    /// Workers that have not ended, those among them that were told to go.
     alive: usize,
 }
 
@@ -77,9 +79,9 @@ struct Force {
 }
 
 /// Calls it when dropped, however the thread ends that holds it.
-struct AtEnd<F: Fn()>(F);
+struct AtEnd(Arc<dyn Fn() + Send + Sync>);
 
-impl<F: Fn()> Drop for AtEnd<F> {
+impl Drop for AtEnd {
     fn drop(&mut self) {
         (self.0)();
     }
@@ -92,51 +94,70 @@ impl RunningRoute {
         clients: &Arc<Clients>,
         shared: &Shared,
         generation: u64,
-        ended: impl Fn() + Send + Clone + 'static,
+        ended: impl Fn() + Send + Sync + 'static,
     ) -> Self {
-        let route = &plan.route;
-        let report = shared.board.route(&route.name, plan.facts());
         let force = Arc::new(Force {
             plan: ArcSwap::new(Arc::clone(&plan)),
             left_out: Arc::new(ArcSwap::new(Arc::clone(&plan.left_out))),
             generation: AtomicU64::new(generation),
             started: Mutex::new(false),
         });
-        let workers = (0..route.workers).map(|number| {
-            let mut metrics = shared.metrics.route(&route.name);
-            metrics.follow(
-                plan.named_topics(),
-                plan.plugins().map(|(name, _)| name),
-                route.destinations.iter().map(|to| &to.name),
-            );
-            let status = report.worker(number);
-            status.taken_up(generation);
-            let news = WorkerNews::new(route.name.clone(), number, metrics, status);
-            let (orders, mailbox) = channel();
-            let life = Life {
-                route: route.name.clone(),
-                task: plan.task(generation),
-                force: Arc::clone(&force),
-                clients: Arc::clone(clients),
-                number,
-                news,
-                paused: false,
-                tries: 0,
-            };
-            let ended = AtEnd(ended.clone());
-            let thread = std::thread::Builder::new().name(format!("{}-{number}", route.name));
-            let thread = thread.spawn(move || {
-                let _ended = ended;
-                life.run(&mailbox);
-            });
-            // Nobody waits for it: it says when it is done. One that cannot be started has said so already.
-            if let Err(error) = thread {
-                tracing::error!(route = %route.name, worker = number, "the worker's thread cannot be started: {error}");
-            }
-            orders
+        let mut route = Self {
+            report: shared.board.route(&plan.route.name, plan.facts()),
+            metrics: shared.metrics.clone(),
+            ended: Arc::new(ended),
+            workers: Vec::new(),
+            alive: 0,
+            clients: Arc::clone(clients),
+            force,
+            plan,
+        };
+        route.fill(generation);
+        route
+    }
+
+    /// Starts the workers that it has not got yet.
+    fn fill(&mut self, generation: u64) {
+        for number in self.workers.len()..usize::from(self.plan.route.workers) {
+            let number = u16::try_from(number).expect("a route has at most 512 workers");
+            self.workers.push(self.start_worker(number, generation));
+            self.alive += 1;
+        }
+    }
+
+    fn start_worker(&self, number: u16, generation: u64) -> Sender<Order> {
+        let (plan, route) = (&self.plan, &self.plan.route);
+        let mut metrics = self.metrics.route(&route.name);
+        metrics.follow(
+            plan.named_topics(),
+            plan.plugins().map(|(name, _)| name),
+            route.destinations.iter().map(|to| &to.name),
+        );
+        let status = self.report.worker(number);
+        status.taken_up(generation);
+        let (orders, mailbox) = channel();
+        let life = Life {
+            route: route.name.clone(),
+            task: plan.task(generation),
+            force: Arc::clone(&self.force),
+            clients: Arc::clone(&self.clients),
+            number,
+            news: WorkerNews::new(route.name.clone(), number, metrics, status),
+            paused: false,
+            tries: 0,
+            yields: false,
+        };
+        let ended = AtEnd(Arc::clone(&self.ended));
+        let thread = std::thread::Builder::new().name(format!("{}-{number}", route.name));
+        let thread = thread.spawn(move || {
+            let _ended = ended;
+            life.run(&mailbox);
         });
-        let workers: Vec<_> = workers.collect();
-        Self { alive: workers.len(), workers, plan, clients: Arc::clone(clients), force, report }
+        // Nobody waits for it: it says when it is done. One that cannot be started has said so already.
+        if let Err(error) = thread {
+            tracing::error!(route = %route.name, worker = number, "the worker's thread cannot be started: {error}");
+        }
+        orders
     }
 
     /// What it runs.
@@ -149,14 +170,24 @@ impl RunningRoute {
         &self.clients
     }
 
-    /// Goes on as `plan` says, which asks for the same source, delivery and workers: each worker takes it up between two
-    /// transactions.
-    pub(super) fn swap(&mut self, plan: Arc<RoutePlan>, generation: u64) {
+    /// Goes on as `plan` says, which asks for the same source and delivery: each worker takes it up between two
+    /// transactions. Workers that are too many leave the group, `within` that time; those that are missing join it.
+    pub(super) fn swap(&mut self, plan: Arc<RoutePlan>, generation: u64, within: Duration) {
         self.take(&plan);
         self.force.generation.store(generation, Relaxed);
         self.report.changed(plan.facts());
+        let stay = self.workers.len().min(usize::from(plan.route.workers));
+        for worker in self.workers.drain(stay..) {
+            let _ = worker.send(Order::Drain { leave: true, within });
+        }
         self.order(|| Order::Swap(Box::new(plan.task(generation))));
         self.plan = plan;
+        self.fill(generation);
+    }
+
+    /// Whether none of its workers has ended, or is about to.
+    pub(super) fn is_whole(&self) -> bool {
+        self.alive == self.workers.len()
     }
 
     /// Goes on as it is, within the bounds of `plan`, which is the same in all else.
@@ -213,6 +244,8 @@ struct Life {
     task: Task,
     paused: bool,
     tries: u32,
+    /// A process with the same `instance` has taken the work over.
+    yields: bool,
 }
 
 impl Life {
@@ -263,14 +296,32 @@ impl Life {
                 *started = true;
             }
         }
+        self.join(&plan)
+    }
+
+    fn join(&self, plan: &RoutePlan) -> Result<Session, Trouble> {
         Session::open(&SessionOptions {
-            cluster,
+            cluster: &self.clients.cluster,
             route: &plan.route,
             worker: plan.first_worker + self.number,
             instance: &self.clients.instance,
             left_out: &self.force.left_out,
             memory: plan.memory,
+            yields: self.yields,
         })
+    }
+
+    /// A static member outlives its sessions, and what it owns waits for it. One that has none now and is to leave joins
+    /// for a moment, since only a member can leave. Where it cannot, the group gives it up after its session timeout.
+    fn leave(&self, within: Duration) {
+        let deadline = Instant::now() + within;
+        let Ok(mut session) = self.join(&self.force.plan.load()) else { return };
+        let mut events = Vec::new();
+        let has_joined = |event: &Event| matches!(event, Event::Assigned(_) | Event::Broken(_));
+        while !events.iter().any(has_joined) && Instant::now() < deadline {
+            session.poll(Duration::from_millis(100), 1, &mut events);
+        }
+        session.close(true, deadline.saturating_duration_since(Instant::now()));
     }
 
     /// Waits before the next session, taking orders meanwhile. True: told to drain.
@@ -281,7 +332,7 @@ impl Life {
             TroubleKind::Denied => doubled(Duration::from_secs(1), Duration::from_secs(60)),
             TroubleKind::Duplicate => doubled(self.force.plan.load().session_timeout, Duration::from_secs(300)),
         };
-        let is_twin = trouble.kind == TroubleKind::Duplicate;
+        self.yields = trouble.kind == TroubleKind::Duplicate;
         let until = Instant::now() + wait;
         let next_attempt = SystemTime::now() + wait;
         self.news.trouble(&trouble);
@@ -293,7 +344,7 @@ impl Life {
             match orders.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Err(RecvTimeoutError::Timeout) => return false,
                 Ok(Order::Restart) => {
-                    self.tries = 0;
+                    (self.tries, self.yields) = (0, false);
                     return false;
                 }
                 Ok(Order::Pause) => self.paused = true,
@@ -303,13 +354,22 @@ impl Life {
                     self.task = *task;
                     self.news.taken_up(&self.task);
                     // What kept the old task from its work may not keep the new one; a twin of this process does.
-                    if !is_twin {
+                    if !self.yields {
                         self.tries = 0;
                         return false;
                     }
                 }
                 Ok(Order::Bound(bounds)) => self.task.bounds = bounds,
-                Ok(Order::Drain { .. }) | Err(RecvTimeoutError::Disconnected) => {
+                Ok(Order::Drain { leave, within }) => {
+                    // (a twin that has taken the name keeps it)
+                    if leave && self.clients.instance.is_named() && !self.yields {
+                        self.tell(Phase::Draining);
+                        self.leave(within);
+                    }
+                    self.tell(Phase::Stopped);
+                    return true;
+                }
+                Err(RecvTimeoutError::Disconnected) => {
                     self.tell(Phase::Stopped);
                     return true;
                 }

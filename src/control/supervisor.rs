@@ -163,7 +163,7 @@ impl Supervisor {
                 Some(_) if slot.draining => {}
                 Some(next) => match need(&slot.route, next, clients) {
                     Need::Nothing => slot.route.keep(Arc::clone(next)),
-                    Need::Swap => slot.route.swap(Arc::clone(next), *generation),
+                    Need::Swap => slot.route.swap(Arc::clone(next), *generation, plan.settings.shutdown_timeout),
                     Need::Restart { leave } => slot.drain(leave, plan),
                     Need::Reconnect { .. } => self.turns.push_back(name.clone()),
                 },
@@ -250,7 +250,7 @@ impl Supervisor {
             let leave = match need(&slot.route, next, &clients) {
                 Need::Restart { leave } | Need::Reconnect { leave } if !slot.draining => leave,
                 Need::Swap if !slot.draining => {
-                    slot.route.swap(Arc::clone(next), generation);
+                    slot.route.swap(Arc::clone(next), generation, plan.settings.shutdown_timeout);
                     continue;
                 }
                 _ => continue,
@@ -314,16 +314,17 @@ fn need(running: &RunningRoute, next: &Arc<RoutePlan>, clients: &Arc<Clients>) -
     }
     let (route, wanted) = (&is.route, &next.route);
     // Members that come back under the same names need not leave: a static member's partitions then wait for it.
-    let same_members = is.first_worker == next.first_worker
-        && route.workers == wanted.workers
+    let same_names = is.first_worker == next.first_worker
         && route.source.group == wanted.source.group
         && route.delivery == wanted.delivery
         && running.clients().names(clients);
-    let leave = !same_members;
+    let as_many = route.workers == wanted.workers;
+    let leave = !same_names || !as_many;
     if !Arc::ptr_eq(running.clients(), clients) {
         return Need::Reconnect { leave };
     }
-    if !same_members || route.source != wanted.source {
+    // A worker that joins must not meet one of its name that has yet to leave.
+    if !same_names || route.source != wanted.source || !(as_many || running.is_whole()) {
         return Need::Restart { leave };
     }
     if is.does_the_same(next) { Need::Nothing } else { Need::Swap }

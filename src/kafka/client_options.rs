@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::config::settings::{Delivery, Kafka, Properties, Route};
 
-use super::raw;
+use super::{raw, watchdog};
 
 /// Which clients a set of properties is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,6 +199,8 @@ pub(super) fn consumer(kafka: &Kafka, route: &Route, client_id: &str, instance: 
             // Every reset is decided here, where it can be counted.
             ("auto.offset.reset", "error"),
             ("enable.partition.eof", "false"),
+            // What the watchdog looks at.
+            ("statistics.interval.ms", &watchdog::look_every().as_millis().to_string()),
             ("allow.auto.create.topics", "false"),
         ],
     );

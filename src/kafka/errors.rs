@@ -25,11 +25,19 @@ pub(super) enum About<'a> {
 pub(super) fn trouble(error: &Error, about: About<'_>) -> Trouble {
     let kind = kind(error.code);
     let mut message = if error.message.is_empty() { error.code.text().to_owned() } else { error.message.clone() };
+    if error.code == Known::RD_KAFKA_RESP_ERR_UNRELEASED_INSTANCE_ID.into() {
+        message.push_str(STILL_A_MEMBER);
+    }
     if let Some(acl) = missing_acl(error.code, about) {
         message = format!("{message}; {acl}");
     }
     Trouble { code: error.code.name().to_owned(), message, kind }
 }
+
+/// The `consumer` protocol refuses a static member while one of its name has not left. As a rule that is the process
+/// before this one, which was killed: so it passes.
+const STILL_A_MEMBER: &str = ": a member of the same `instance` has not left the group; the brokers give one that died \
+                              up after their `group.consumer.session.timeout.ms`, one that lives has to be stopped";
 
 /// A trouble of our own making.
 pub(super) fn passing(code: Known, message: impl Into<String>) -> Trouble {
@@ -47,7 +55,7 @@ fn kind(code: Code) -> TroubleKind {
         | RD_KAFKA_RESP_ERR_MEMBER_ID_REQUIRED
         | RD_KAFKA_RESP_ERR__MAX_POLL_EXCEEDED
         | RD_KAFKA_RESP_ERR__ASSIGNMENT_LOST => TroubleKind::Moved,
-        RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID | RD_KAFKA_RESP_ERR_UNRELEASED_INSTANCE_ID => TroubleKind::Duplicate,
+        RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID => TroubleKind::Duplicate,
         RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED
         | RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED
         | RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED

@@ -10,10 +10,13 @@ mod mock;
 mod positions;
 mod producer;
 mod raw;
+mod raw_admin;
 mod rebalance;
 pub mod seam;
 mod session;
 mod topics;
+mod twins;
+mod watchdog;
 
 pub use client_options::{ClientKind, check_properties};
 pub use limits::raise_open_files;

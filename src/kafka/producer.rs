@@ -166,7 +166,8 @@ impl<C: ProducerClient> Producer<C> {
         if !flush(&client, deadline.min(began + self.timeouts.delivery + Duration::from_secs(1))) {
             let message = format!("outputs were not acknowledged within {:?}", self.timeouts.delivery);
             let slow = passing(Known::RD_KAFKA_RESP_ERR__MSG_TIMED_OUT, message);
-            return Err(Stop::AbortAndRenew(Outcome::Aborted(slow)));
+            // Who does not take outputs does not answer an abort either: the next producer's epoch ends the transaction.
+            return Err(Stop::Discard(Outcome::Aborted(slow)));
         }
         self.delivered(&client, began)?;
         if !offsets.is_empty() {
@@ -307,7 +308,7 @@ impl<C: ProducerClient> Producer<C> {
         // The broker fences too: whoever is older than the transaction's timeout was ended by it. Without an instance
         // nobody else can come by our id.
         if self.is_static && clock::now().duration_since(began) < self.timeouts.transaction / 2 {
-            return Stop::Discard(Outcome::Broken(duplicate(id, &found)));
+            return Stop::Discard(Outcome::Broken(Trouble { kind: TroubleKind::Duplicate, ..found }));
         }
         Stop::Discard(Outcome::Aborted(Trouble { kind: TroubleKind::Passing, ..found }))
     }
@@ -493,17 +494,5 @@ fn left() -> Trouble {
         code: "_ASSIGNMENT_LOST".into(),
         message: "the worker is not a member of its group at the moment".into(),
         kind: TroubleKind::Moved,
-    }
-}
-
-fn duplicate(id: &str, fenced: &Trouble) -> Trouble {
-    Trouble {
-        code: fenced.code.clone(),
-        message: format!(
-            "another live process uses the transactional id {id}, so has the same `instance`: give each process its \
-             own; {}",
-            fenced.message
-        ),
-        kind: TroubleKind::Duplicate,
     }
 }

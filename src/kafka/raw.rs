@@ -3,7 +3,10 @@
 //!
 //! A client handle must outlive every message, topic and queue taken from it, and destroying it may block. So whoever
 //! holds one of those holds an [`Arc`] of the [`Client`], and the last one out destroys it on a thread of its own.
-#![expect(unsafe_code, reason = "librdkafka's batch calls and transactions are C; this is the one file that speaks it")]
+#![expect(
+    unsafe_code,
+    reason = "librdkafka's batch calls and transactions are C; this file and `raw_admin.rs` speak it"
+)]
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
@@ -43,6 +46,12 @@ impl Code {
     pub fn text(self) -> &'static str {
         // SAFETY: as for `name`.
         unsafe { CStr::from_ptr(c::err2str(self.0)) }.to_str().unwrap_or("unknown error")
+    }
+    /// # Safety
+    /// `event` is a live event.
+    pub(super) unsafe fn of_event(event: *mut ffi::rd_kafka_event_t) -> Self {
+        // SAFETY: the caller's promise.
+        Self::from(unsafe { ffi::rd_kafka_event_error(event) })
     }
     fn check(self) -> Result<(), Error> {
         if self == Self::NONE { Ok(()) } else { Err(Error::of(self)) }
@@ -129,6 +138,7 @@ pub(super) struct Context {
     errors: Mutex<Vec<Error>>,
     failures: Mutex<Failures>,
     rebalance: Option<Box<dyn Rebalance>>,
+    statistics: Mutex<Option<String>>,
     logged: Mutex<HashMap<String, Logged>>,
 }
 
@@ -168,12 +178,17 @@ impl Context {
             errors: Mutex::default(),
             failures: Mutex::default(),
             rebalance,
+            statistics: Mutex::default(),
             logged: Mutex::default(),
         }
     }
     /// The errors that the client reported since this was last asked; a fatal one is marked.
     pub(super) fn take_errors(&self) -> Vec<Error> {
         std::mem::take(&mut lock(&self.errors))
+    }
+    /// The client's latest statistics (JSON), if there were any since this was last asked.
+    pub(super) fn take_statistics(&self) -> Option<String> {
+        lock(&self.statistics).take()
     }
     /// The delivery failures since this was last asked.
     pub(super) fn take_failures(&self) -> Failures {
@@ -219,6 +234,7 @@ impl Client {
             ffi::rd_kafka_conf_set_opaque(conf.0, Arc::as_ptr(&context).cast_mut().cast());
             ffi::rd_kafka_conf_set_log_cb(conf.0, Some(on_log));
             ffi::rd_kafka_conf_set_error_cb(conf.0, Some(on_error));
+            ffi::rd_kafka_conf_set_stats_cb(conf.0, Some(on_statistics));
             if context.rebalance.is_some() {
                 ffi::rd_kafka_conf_set_rebalance_cb(conf.0, Some(on_rebalance));
             }
@@ -304,14 +320,14 @@ pub(super) fn check_property(name: &str, value: &str) -> Result<(), String> {
 }
 
 impl Handle {
-    fn ptr(&self) -> *mut ffi::rd_kafka_t {
+    pub(super) fn ptr(&self) -> *mut ffi::rd_kafka_t {
         self.0.as_ptr()
     }
 
     /// Serves callbacks of a producer (for a consumer, consuming does).
     pub(super) fn serve(&self, wait: Duration) {
         // SAFETY: a live handle.
-        unsafe { ffi::rd_kafka_poll(self.ptr(), millis(wait)) };
+        unsafe { ffi::rd_kafka_poll(self.ptr(), to_millis(wait)) };
     }
 
     /// The fatal error that the client is in, if it is.
@@ -327,7 +343,7 @@ impl Handle {
 
     pub(super) fn init_transactions(&self, wait: Duration) -> Result<(), Error> {
         // SAFETY: a live handle; so in all calls below.
-        Error::take(unsafe { ffi::rd_kafka_init_transactions(self.ptr(), millis(wait)) })
+        Error::take(unsafe { ffi::rd_kafka_init_transactions(self.ptr(), to_millis(wait)) })
     }
     pub(super) fn begin_transaction(&self) -> Result<(), Error> {
         // SAFETY: see above.
@@ -340,20 +356,22 @@ impl Handle {
         wait: Duration,
     ) -> Result<(), Error> {
         // SAFETY: see above; both are live and only read.
-        Error::take(unsafe { ffi::rd_kafka_send_offsets_to_transaction(self.ptr(), offsets.0, group.0, millis(wait)) })
+        Error::take(unsafe {
+            ffi::rd_kafka_send_offsets_to_transaction(self.ptr(), offsets.0, group.0, to_millis(wait))
+        })
     }
     pub(super) fn commit_transaction(&self, wait: Duration) -> Result<(), Error> {
         // SAFETY: see above.
-        Error::take(unsafe { ffi::rd_kafka_commit_transaction(self.ptr(), millis(wait)) })
+        Error::take(unsafe { ffi::rd_kafka_commit_transaction(self.ptr(), to_millis(wait)) })
     }
     pub(super) fn abort_transaction(&self, wait: Duration) -> Result<(), Error> {
         // SAFETY: see above.
-        Error::take(unsafe { ffi::rd_kafka_abort_transaction(self.ptr(), millis(wait)) })
+        Error::take(unsafe { ffi::rd_kafka_abort_transaction(self.ptr(), to_millis(wait)) })
     }
     /// Sends at once what waits for its linger time and waits for its acknowledgements; whether none is outstanding.
     pub(super) fn flush(&self, wait: Duration) -> bool {
         // SAFETY: see above.
-        unsafe { ffi::rd_kafka_flush(self.ptr(), millis(wait)) == Known::RD_KAFKA_RESP_ERR_NO_ERROR }
+        unsafe { ffi::rd_kafka_flush(self.ptr(), to_millis(wait)) == Known::RD_KAFKA_RESP_ERR_NO_ERROR }
     }
 
     // Group membership.
@@ -419,7 +437,7 @@ impl Handle {
     ) -> Result<Vec<Committed>, Error> {
         let list = PartitionList::of(partitions.into_iter().map(|partition| (partition, OFFSET_INVALID)));
         // SAFETY: see above; offsets, notes and errors of the list are written.
-        Code::from(unsafe { ffi::rd_kafka_committed(self.ptr(), list.0, millis(wait)) }).check()?;
+        Code::from(unsafe { ffi::rd_kafka_committed(self.ptr(), list.0, to_millis(wait)) }).check()?;
         let notes = list.notes();
         let offsets = list.offsets()?;
         Ok(offsets.into_iter().zip(notes).map(|((at, offset), note)| Committed { at, offset, note }).collect())
@@ -433,7 +451,7 @@ impl Handle {
             let code = ffi::rd_kafka_commit_queue(self.ptr(), offsets.0, queue, None, ptr::null_mut());
             let mut result = Code::from(code);
             if result == Code::NONE {
-                let event = ffi::rd_kafka_queue_poll(queue, millis(wait));
+                let event = ffi::rd_kafka_queue_poll(queue, to_millis(wait));
                 result = if event.is_null() {
                     Code::from(Known::RD_KAFKA_RESP_ERR__TIMED_OUT)
                 } else {
@@ -456,7 +474,7 @@ impl Handle {
     ) -> Result<Vec<(TopicPartition, Offset)>, Error> {
         let list = PartitionList::of(times);
         // SAFETY: see above; offsets and errors of the list are written.
-        Code::from(unsafe { ffi::rd_kafka_offsets_for_times(self.ptr(), list.0, millis(wait)) }).check()?;
+        Code::from(unsafe { ffi::rd_kafka_offsets_for_times(self.ptr(), list.0, to_millis(wait)) }).check()?;
         list.offsets()
     }
     /// The first offset that the partition's log holds and the next one to be read at its end.
@@ -471,7 +489,7 @@ impl Handle {
                 partition.partition,
                 &raw mut low,
                 &raw mut high,
-                millis(wait),
+                to_millis(wait),
             )
         };
         Code::from(code).check().map(|()| (low, high))
@@ -488,7 +506,7 @@ impl Handle {
             let collection = ffi::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len());
             ffi::rd_kafka_DescribeTopics(self.ptr(), collection, ptr::null(), queue);
             ffi::rd_kafka_TopicCollection_destroy(collection);
-            let event = ffi::rd_kafka_queue_poll(queue, millis(wait));
+            let event = ffi::rd_kafka_queue_poll(queue, to_millis(wait));
             let result = if event.is_null() {
                 Err(Error::of(Known::RD_KAFKA_RESP_ERR__TIMED_OUT.into()))
             } else {
@@ -522,7 +540,7 @@ impl Handle {
         let only = only.map_or(ptr::null_mut(), |topic| topic.topic.as_ptr());
         // SAFETY: see above; `metadata` is written on success, is then ours, is copied and destroyed once.
         unsafe {
-            Code::from(ffi::rd_kafka_metadata(self.ptr(), all, only, &raw mut metadata, millis(wait))).check()?;
+            Code::from(ffi::rd_kafka_metadata(self.ptr(), all, only, &raw mut metadata, to_millis(wait))).check()?;
             let copied = copy_metadata(&*metadata);
             ffi::rd_kafka_metadata_destroy(metadata);
             Ok(copied)
@@ -703,6 +721,13 @@ impl PartitionList {
     }
 }
 
+impl PartitionList {
+    /// Good until the list is dropped.
+    pub(super) fn ptr(&self) -> *mut ffi::rd_kafka_topic_partition_list_t {
+        self.0
+    }
+}
+
 impl Drop for PartitionList {
     fn drop(&mut self) {
         // SAFETY: ours, destroyed once.
@@ -728,6 +753,21 @@ unsafe fn elements(list: *const ffi::rd_kafka_topic_partition_list_t) -> Vec<(To
     }
 }
 
+/// The offset that a call has found for a partition; `None` where it failed.
+///
+/// # Safety
+/// `element` is live, with a NUL-terminated name.
+pub(super) unsafe fn topic_partition(
+    element: *const ffi::rd_kafka_topic_partition_t,
+) -> Option<(TopicPartition, Offset)> {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let topic = TopicName::new(text((*element).topic)).ok()?;
+        let found = (TopicPartition { topic, partition: (*element).partition }, (*element).offset);
+        (read_code(&raw const (*element).err) == Code::NONE).then_some(found)
+    }
+}
+
 /// A member's identity in its group, with which the broker fences.
 pub(super) struct GroupMetadata(*mut ffi::rd_kafka_consumer_group_metadata_t);
 
@@ -735,10 +775,12 @@ impl GroupMetadata {
     /// Whether it names a member. Without one the broker fences nothing: never to be sent.
     pub(super) fn is_member(&self) -> bool {
         // SAFETY: ours and live; the text is its own.
-        unsafe {
-            ffi::rd_kafka_consumer_group_metadata_generation_id(self.0) >= 0
-                && !text(ffi::rd_kafka_consumer_group_metadata_member_id(self.0)).is_empty()
-        }
+        unsafe { ffi::rd_kafka_consumer_group_metadata_generation_id(self.0) >= 0 && !self.member_id().is_empty() }
+    }
+    /// What the group calls us; empty outside of it.
+    pub(super) fn member_id(&self) -> String {
+        // SAFETY: ours and live; the text is its own.
+        text(unsafe { ffi::rd_kafka_consumer_group_metadata_member_id(self.0) })
     }
 }
 
@@ -877,7 +919,7 @@ impl ConsumerQueue {
         self.slots.resize(count, ptr::null_mut());
         // SAFETY: a live queue, and room for `count` pointers; what is returned is ours.
         let fetched = unsafe {
-            ffi::rd_kafka_consume_batch_queue(self.queue.as_ptr(), millis(wait), self.slots.as_mut_ptr(), count)
+            ffi::rd_kafka_consume_batch_queue(self.queue.as_ptr(), to_millis(wait), self.slots.as_mut_ptr(), count)
         };
         let fetched = usize::try_from(fetched).unwrap_or(0);
         into.extend(self.slots.drain(..).take(fetched).filter_map(NonNull::new).map(Message));
@@ -1016,7 +1058,7 @@ unsafe fn bytes<'a>(data: *mut c_void, len: usize) -> Option<&'a [u8]> {
 }
 
 /// An owned copy of a C text; empty for null.
-fn text(text: *const c_char) -> String {
+pub(super) fn text(text: *const c_char) -> String {
     if text.is_null() {
         return String::new();
     }
@@ -1028,7 +1070,7 @@ fn c_topic(name: &str) -> CString {
     CString::new(name).expect("a topic's name has no NUL: it is checked where it is made")
 }
 
-fn millis(duration: Duration) -> c_int {
+pub(super) fn to_millis(duration: Duration) -> c_int {
     c_int::try_from(duration.as_millis()).unwrap_or(c_int::MAX)
 }
 
@@ -1052,6 +1094,15 @@ unsafe extern "C" fn on_error(client: *mut ffi::rd_kafka_t, code: c_int, reason:
     if errors.len() < FAILURES_KEPT {
         errors.push(error);
     }
+}
+
+unsafe extern "C" fn on_statistics(_: *mut ffi::rd_kafka_t, json: *mut c_char, _: usize, opaque: *mut c_void) -> c_int {
+    // SAFETY: librdkafka calls this with what `Client::new` set; the text is copied.
+    if let Some(context) = unsafe { context(opaque) } {
+        *lock(&context.statistics) = Some(text(json));
+    }
+    // It frees the text itself.
+    0
 }
 
 unsafe extern "C" fn on_delivery(

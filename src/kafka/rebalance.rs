@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use crate::model::TopicPartition;
+use crate::model::{Offset, TopicPartition};
 
 use super::raw::{Code, Committed, Handle, OFFSET_BEGINNING, OFFSET_INVALID, PartitionList, Rebalance, lock};
 
@@ -47,6 +47,14 @@ impl Assignment {
     pub(super) fn delivers(&self, partition: &TopicPartition) -> bool {
         let state = lock(&self.0);
         state.owned.contains(partition) && !state.stopped.contains(partition)
+    }
+    /// Ours, and neither stopped nor paused; nor one whose position the client itself asks for and has not got yet.
+    pub(super) fn flows(&self, partition: &TopicPartition, position: Option<Offset>) -> bool {
+        let state = lock(&self.0);
+        state.owned.contains(partition)
+            && !state.stopped.contains(partition)
+            && !state.paused.contains(partition)
+            && (position.is_some() || !state.unresolved.contains(partition))
     }
     pub(super) fn stop(&self, partition: &TopicPartition) {
         lock(&self.0).stopped.insert(partition.clone());

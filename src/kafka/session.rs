@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 
 use crate::config::settings::{OnOffsetLost, Route};
-use crate::model::{OffsetMap, TopicName, TopicPartition};
+use crate::model::{Mutation, OffsetMap, TopicName, TopicPartition};
 use crate::pipeline::ports::{Broker, Event, Outcome, Outputs, TopicError, TopicInfo, Trouble, TroubleKind};
 
 use super::client_options::{self, Timeouts};
@@ -25,6 +25,8 @@ use super::raw::{
 use super::rebalance::{Assignment, Change, list};
 use super::seam::{TopicIds, with_ids};
 use super::topics::{Cluster, LeftOut, Topics, loops, source_topics};
+use super::twins;
+use super::watchdog::Watchdog;
 
 /// How long the look-up of a topic may take.
 const TOPIC_WITHIN: Duration = Duration::from_secs(5);
@@ -51,6 +53,8 @@ pub struct SessionOptions<'a> {
     pub left_out: &'a Arc<ArcSwap<LeftOut>>,
     /// Bytes that the clients may buffer.
     pub memory: u64,
+    /// Whether a process with the same `instance` has taken the work over: it keeps it for as long as it lives.
+    pub yields: bool,
 }
 
 /// Who a process is among those of its groups.
@@ -69,7 +73,8 @@ impl Instance {
             Self::Named(name) | Self::Random(name) => name,
         }
     }
-    fn is_named(&self) -> bool {
+    /// Whether the operator gave it.
+    pub fn is_named(&self) -> bool {
         matches!(self, Self::Named(_))
     }
 }
@@ -79,7 +84,8 @@ pub struct Session {
     route: Route,
     cluster: Cluster,
     left_out: Arc<ArcSwap<LeftOut>>,
-    is_named: bool,
+    /// The `group.instance.id`, where membership is static.
+    member: Option<String>,
     queue: ConsumerQueue,
     assignment: Arc<Assignment>,
     committer: Committer<Arc<Client>>,
@@ -95,6 +101,7 @@ pub struct Session {
     /// Partitions to be taken up again once their offset can be had, with what was said when they stopped.
     to_resolve: BTreeMap<TopicPartition, (Instant, String)>,
     told: HashMap<String, Instant>,
+    watchdog: Watchdog,
     /// Nothing more is to be done: closed, or of no more use.
     broken: bool,
     closed: bool,
@@ -114,6 +121,11 @@ impl Session {
         let id = format!("{}.{}.{}.{worker}", kafka.prefix, route.source.group, instance.as_str());
         let member = instance.is_named().then(|| format!("{}.{worker}", instance.as_str()));
 
+        if let Some(member) = member.as_deref().filter(|_| options.yields)
+            && let Some(twin) = cluster.twin(&route.source.group, member, None, OFFSETS_WITHIN)
+        {
+            return Err(twins::trouble(member, Some(&twin), None));
+        }
         let properties = client_options::producer(kafka, route, &client_id, &id, *memory);
         let producer = format!("{label}, producer");
         let make = move || Client::new(Kind::Producer, &properties, Context::new(producer.clone(), None));
@@ -136,7 +148,7 @@ impl Session {
             route: (*route).clone(),
             cluster: (*cluster).clone(),
             left_out: Arc::clone(options.left_out),
-            is_named: instance.is_named(),
+            member,
             queue,
             assignment,
             committer,
@@ -148,6 +160,7 @@ impl Session {
             messages: Vec::new(),
             to_resolve: BTreeMap::new(),
             told: HashMap::new(),
+            watchdog: Watchdog::default(),
             broken: false,
             closed: false,
         };
@@ -194,6 +207,9 @@ impl Session {
         if !messages.is_empty() && records > 1 {
             self.queue.consume(Duration::ZERO, records - 1, &mut messages);
         }
+        if messages.len() < records {
+            self.watchdog.drained();
+        }
         let during = self.take_changes(events);
         let (fetched, failed): (Vec<_>, Vec<_>) = messages.drain(..).partition(|message| message.error().is_none());
         self.messages = messages;
@@ -207,6 +223,9 @@ impl Session {
                 let moved = passing(Known::RD_KAFKA_RESP_ERR__OUTDATED, message);
                 events.push(Event::Broken(Trouble { kind: TroubleKind::Moved, ..moved }));
                 return;
+            }
+            if Mutation::Deaf.is_due() {
+                let _ = self.consumer().pause(&list(std::slice::from_ref(batch.topic_partition())));
             }
             events.push(Event::Records(batch));
         }
@@ -305,11 +324,23 @@ impl Session {
         }
         let fatal = self.consumer().fatal_error().filter(|_| error.fatal || is_fatal(error));
         let found = trouble(fatal.as_ref().unwrap_or(error), about);
-        if fatal.is_some() || (found.kind == TroubleKind::Duplicate && self.is_named) {
+        if fatal.is_some() || (found.kind == TroubleKind::Duplicate && self.member.is_some()) {
             self.broken = true;
-            events.push(Event::Broken(found));
+            events.push(Event::Broken(self.with_twin(found)));
         } else if self.is_news(&found.code) {
             events.push(Event::Trouble(found));
+        }
+    }
+
+    /// Says of a twin where it is.
+    fn with_twin(&self, found: Trouble) -> Trouble {
+        match &self.member {
+            Some(member) if found.kind == TroubleKind::Duplicate => {
+                let own = self.consumer().group_metadata().map(|own| own.member_id());
+                let twin = self.cluster.twin(&self.route.source.group, member, own.as_deref(), twins::SEEN_WITHIN);
+                twins::trouble(member, twin.as_ref(), Some(&found))
+            }
+            _ => found,
         }
     }
 
@@ -391,12 +422,25 @@ impl Session {
 
     fn serve_errors(&mut self, events: &mut Vec<Event>) {
         let mut errors = self.queue.client().context().take_errors();
-        errors.append(&mut self.committer.take_errors());
+        // Brokers close connections that are idle, and those of a producer may all be: the consumer knows whether they are
+        // away.
+        let all_down = Known::RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN.into();
+        errors.extend(self.committer.take_errors().into_iter().filter(|error| error.code != all_down));
         for error in errors {
             self.on_error(&error, None, events);
         }
         if self.committer.take_stale_topics() {
             let _ = self.cluster.refresh_now(TOPIC_WITHIN);
+        }
+    }
+
+    /// A client that has gone deaf is given up.
+    fn watch(&mut self, events: &mut Vec<Event>) {
+        let (assignment, to_resolve) = (&self.assignment, &self.to_resolve);
+        let flows = |at: &TopicPartition, position| assignment.flows(at, position) && !to_resolve.contains_key(at);
+        if let Some(stalled) = self.watchdog.look(self.queue.client(), flows) {
+            self.broken = true;
+            events.push(Event::Broken(stalled));
         }
     }
 }
@@ -424,6 +468,7 @@ impl Broker for Session {
         self.fetch(wait, records.max(1), events);
         self.resolve(events);
         self.serve_errors(events);
+        self.watch(events);
     }
 
     fn pause(&mut self, partitions: &[TopicPartition]) {
@@ -471,7 +516,10 @@ impl Broker for Session {
         if self.broken {
             return Outcome::Broken(passing(Known::RD_KAFKA_RESP_ERR__STATE, "the session has ended"));
         }
-        self.committer.transact(self.queue.client(), outputs, offsets, &self.topic_ids)
+        match self.committer.transact(self.queue.client(), outputs, offsets, &self.topic_ids) {
+            Outcome::Broken(trouble) => Outcome::Broken(self.with_twin(trouble)),
+            outcome => outcome,
+        }
     }
 
     fn settle(&mut self, offsets: &OffsetMap) -> Outcome {
@@ -489,7 +537,7 @@ impl Broker for Session {
         }
         let until = Instant::now() + deadline;
         self.committer.discard();
-        if leave && self.is_named && !self.broken {
+        if leave && self.member.is_some() && !self.broken {
             self.leave(until);
         }
         let (done, is_done) = mpsc::channel();

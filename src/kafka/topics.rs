@@ -10,12 +10,14 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 
 use crate::config::settings::{Destination, Kafka, Source, Target, TopicSelector};
-use crate::model::TopicName;
+use crate::model::{GroupId, TopicName};
 use crate::pipeline::ports::Trouble;
 
 use super::client_options;
 use super::errors::{self, About, trouble};
 use super::raw::{self, Client, Context, Error, Kind, Topic, lock};
+use super::raw_admin::Member;
+use super::twins;
 
 /// How often the cluster is asked. New topics and partitions are taken up within 30 s of their creation.
 const REFRESH_EVERY: Duration = Duration::from_secs(10);
@@ -130,6 +132,11 @@ impl Cluster {
             return Ok(BTreeMap::new());
         }
         self.0.client.topic_ids(topics, wait)
+    }
+
+    /// The member of a group with this `group.instance.id` and another member id than `own`, waited for so long.
+    pub(super) fn twin(&self, group: &GroupId, instance: &str, own: Option<&str>, wait: Duration) -> Option<Member> {
+        twins::find(&self.0.client, group, instance, own, wait)
     }
 
     /// Asks for one topic, without creating it: its partitions, or why not.

@@ -13,10 +13,13 @@ pub enum Mutation {
     CommitRevoked,
     /// Offsets are committed beside the transaction, before it.
     OffsetsOutside,
+    /// Once, a session is made to fetch a partition no more, and is not told. Breaks no rule but that of progress: the
+    /// watchdog has to notice, and the records have to arrive all the same.
+    Deaf,
 }
 
 impl Mutation {
-    /// All of them.
+    /// All that break exactly-once.
     pub const ALL: [Self; 4] = [Self::NoRewind, Self::IgnoreProduceResult, Self::CommitRevoked, Self::OffsetsOutside];
 
     /// What stands in `MILLRACE_MUTATION` to turn it on for a process.
@@ -26,6 +29,7 @@ impl Mutation {
             Self::IgnoreProduceResult => "ignore-produce-result",
             Self::CommitRevoked => "commit-revoked",
             Self::OffsetsOutside => "offsets-outside",
+            Self::Deaf => "deaf",
         }
     }
 
@@ -35,6 +39,13 @@ impl Mutation {
     pub const fn is_on(self) -> bool {
         false
     }
+
+    /// The same, once in this process.
+    #[cfg(not(feature = "testing"))]
+    #[inline(always)]
+    pub const fn is_due(self) -> bool {
+        false
+    }
 }
 
 #[cfg(feature = "testing")]
@@ -42,6 +53,7 @@ mod switch {
     use super::Mutation;
     use std::cell::Cell;
     use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
     thread_local! {
         static HERE: Cell<Option<Mutation>> = const { Cell::new(None) };
@@ -53,10 +65,16 @@ mod switch {
             static PROCESS: OnceLock<Option<Mutation>> = OnceLock::new();
             let named = || {
                 let name = std::env::var("MILLRACE_MUTATION").ok()?;
-                let found = Self::ALL.into_iter().find(|mutation| mutation.name() == name);
+                let found = Self::ALL.into_iter().chain([Self::Deaf]).find(|mutation| mutation.name() == name);
                 Some(found.unwrap_or_else(|| panic!("MILLRACE_MUTATION={name} names no mutation")))
             };
             HERE.get() == Some(self) || *PROCESS.get_or_init(named) == Some(self)
+        }
+
+        /// The same, once in this process.
+        pub fn is_due(self) -> bool {
+            static WAS: AtomicBool = AtomicBool::new(false);
+            self.is_on() && !WAS.swap(true, Relaxed)
         }
 
         /// Runs `work` with the rule broken on this thread.

@@ -27,6 +27,10 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from
 /// The same where somebody has to act first.
 const BACKOFF_DENIED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
+/// The client that has lost all brokers says so every 10 s; that long it is believed. It tries again that often.
+const AWAY_FOR: Duration = Duration::from_secs(15);
+const AWAY_TRIES: Duration = Duration::from_secs(3);
+
 /// An order from outside.
 pub enum Order {
     /// Do this from the next transaction on.
@@ -73,6 +77,8 @@ pub struct RouteWorker<'a, B: Broker> {
     /// The first round's outcome is unknown.
     unknown: bool,
     trouble: Option<Backoff>,
+    /// All brokers were away when the client last said so; nothing has come of them since.
+    away: Option<(Trouble, Instant)>,
     next_task: Option<Box<Task>>,
     /// Whether the group has given it an assignment, be it empty.
     joined: bool,
@@ -118,6 +124,7 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
             rounds: VecDeque::new(),
             unknown: false,
             trouble: None,
+            away: None,
             next_task: None,
             joined: false,
             paused,
@@ -250,12 +257,14 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
     fn take_event(&mut self, event: Event) -> Result<(usize, usize), Trouble> {
         match event {
             Event::Records(batch) => {
+                self.away = None;
                 // Records of a partition that is not ours can only be leftovers of before a revoke.
                 return Ok(self.lanes.get_mut(batch.topic_partition()).map_or((0, 0), |lane| lane.push(batch)));
             }
             Event::Assigned(partitions) => {
                 self.report.rebalanced();
                 self.joined = true;
+                self.away = None;
                 for partition in partitions {
                     self.lanes.insert(partition.clone(), Lane::new(partition));
                 }
@@ -283,7 +292,12 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
                 // What is held was read before the gap; it is committed already or will be read no more.
                 self.report.lost(&partition, lost, &format!("{message}; goes on at offset {to}"));
             }
-            Event::Trouble(trouble) => self.report.trouble(&trouble),
+            Event::Trouble(trouble) => {
+                self.report.trouble(&trouble);
+                if trouble.code == "_ALL_BROKERS_DOWN" {
+                    self.away = Some((trouble, Instant::now()));
+                }
+            }
             Event::Broken(trouble) => return Err(trouble),
         }
         Ok((0, 0))
@@ -547,6 +561,11 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
                     TroubleKind::Passing | TroubleKind::Moved => Phase::Waiting { trouble, next_attempt },
                     TroubleKind::Denied | TroubleKind::Duplicate => Phase::Failed { trouble, next_attempt },
                 }
+            }
+            _ if self.away.as_ref().is_some_and(|(_, at)| at.elapsed() < AWAY_FOR) => {
+                let (trouble, at) = self.away.clone().expect("asked above");
+                let next_attempt = SystemTime::now() + AWAY_TRIES.saturating_sub(at.elapsed());
+                Phase::Waiting { trouble, next_attempt }
             }
             _ if !self.joined => Phase::Starting,
             _ => Phase::Running,

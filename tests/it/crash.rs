@@ -18,8 +18,9 @@ const KEYS: usize = 16;
 const TRANSACTION: usize = 20;
 /// Records put before a process each time: more than it does before it is killed.
 const CHUNK: usize = 1_200;
-/// Kills, alternately at any moment and within a transaction.
-const KILLS: usize = 4;
+/// Kills, alternately at any moment and within a transaction: from outside, and as a crash in the client library does it.
+const SIGNALS: [Signal; 4] = [Signal::KILL, Signal::SEGV, Signal::KILL, Signal::ABORT];
+const KILLS: usize = SIGNALS.len();
 const MODES: [&str; 3] = ["exactly_once", "at_least_once", "at_most_once"];
 
 /// One source, and a route in each delivery mode that copies it to a destination of its own.
@@ -133,7 +134,7 @@ static KILLED: LazyLock<Run> = LazyLock::new(|| {
         if kill % 2 == 1 {
             bench.stop_within_a_transaction(&daemon);
         }
-        daemon.kill9();
+        daemon.crash(SIGNALS[kill]);
     }
     let mut daemon = Daemon::start(bench.config.path());
     bench.await_end();

@@ -20,7 +20,7 @@ use millrace::pipeline::ports::{Broker, Event, Headers, Outcome, Output, Outputs
 use millrace::policy::{OnError, Partitioning};
 
 use crate::support::kafka::{Cluster as Brokers, Isolation, Record, shared};
-use crate::support::unique;
+use crate::support::{unique, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -69,6 +69,11 @@ impl Bench {
     }
 
     fn values(&self, isolation: Isolation) -> Vec<String> {
+        // The broker writes the marks that show a transaction to readers after it has answered the commit.
+        let ends = |isolation| shared().end_offsets(&self.destination, isolation);
+        wait_until(PATIENCE, "no transaction is open", || {
+            ends(Isolation::ReadCommitted) == ends(Isolation::ReadUncommitted)
+        });
         shared().kcat_consume(&self.destination, isolation).iter().map(|record| record.text()).collect()
     }
 }
@@ -119,7 +124,7 @@ fn session(
         destinations: route.destinations.clone(),
         dead_letters: Arc::default(),
     }));
-    Session::open(&SessionOptions { cluster, route, worker: 0, instance, left_out, memory: 64 << 20 })
+    Session::open(&SessionOptions { cluster, route, worker: 0, instance, left_out, memory: 64 << 20, yields: false })
 }
 
 fn topic(name: &str) -> TopicName {
@@ -850,7 +855,7 @@ fn a_broker_that_stalls_or_dies_loses_and_doubles_nothing() {
 fn stall(brokers: &Brokers, time: Duration) {
     brokers.stop(1);
     let until = Instant::now() + time;
-    crate::support::wait_until(time * 2, "the broker stalls", || Instant::now() >= until);
+    wait_until(time * 2, "the broker stalls", || Instant::now() >= until);
     brokers.cont(1);
 }
 

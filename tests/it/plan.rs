@@ -151,7 +151,7 @@ fn a_change_does_to_each_route_what_its_keys_ask_for_and_says_which() {
         ("group: paid", "group: paid2", Restarted, Unchanged, "source.group"),
         ("fetch.min.bytes: 1", "fetch.min.bytes: 2", Restarted, Unchanged, "source.consumer.fetch.min.bytes"),
         ("lag_alert: 60s", "delivery: at_least_once", Restarted, Unchanged, "delivery"),
-        ("lag_alert: 60s", "workers: 2", Restarted, Unchanged, "workers"),
+        ("lag_alert: 60s", "workers: 2", Swapped, Unchanged, "workers"),
         ("lag_alert: 60s", "enabled: false", Removed, Unchanged, "enabled"),
         ("  other:", "  another:", Unchanged, Removed, ""),
         ("sasl.password: one", "sasl.password: two", Restarted, Restarted, "kafka.sasl.password"),

@@ -175,6 +175,20 @@ impl Daemon {
         self.child.wait().expect("a child of ours");
     }
 
+    /// A crash by this signal, which may find the process stopped.
+    #[track_caller]
+    pub(crate) fn crash(&mut self, signal: Signal) {
+        wait_until(Duration::from_secs(20), "it has crashed", || {
+            if self.child.try_wait().expect("a child of ours").is_some() {
+                return true;
+            }
+            // More than once: a handler that looks for stack overflows and traps lets the first SIGSEGV pass.
+            self.signal(signal);
+            self.signal(Signal::CONT);
+            false
+        });
+    }
+
     /// An orderly shutdown. Returns the exit code.
     #[track_caller]
     pub(crate) fn sigterm_and_wait(&mut self, timeout: Duration) -> Option<i32> {

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::{ChildStdin, Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, channel};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -45,6 +45,22 @@ pub(crate) fn shared() -> &'static Kafka {
         }
     });
     kafka
+}
+
+/// A broker that all tests share, too. It gives members up after 2 s where they ask for that, which the other refuses, and
+/// has members of the `consumer` protocol ask what is new three times a second.
+pub(crate) fn impatient() -> &'static Cluster {
+    static IMPATIENT: LazyLock<Cluster> = LazyLock::new(|| {
+        let config = [
+            "group.min.session.timeout.ms=1000",
+            "group.consumer.min.session.timeout.ms=1000",
+            "group.consumer.session.timeout.ms=2000",
+            "group.consumer.min.heartbeat.interval.ms=100",
+            "group.consumer.heartbeat.interval.ms=300",
+        ];
+        Cluster::start_with(1, &config)
+    });
+    &IMPATIENT
 }
 
 /// A cluster by its address, and what a test does with it.
@@ -222,6 +238,16 @@ impl Kafka {
             Ending::Abort => producer.abort_transaction(TIMEOUT),
         }
         .expect("the end of the transaction");
+    }
+
+    /// Leaves a transaction with these records open. It stays open with the value, at most a minute.
+    pub(crate) fn leave_records_pending(&self, topic: &str, records: &[Record]) -> impl Sized + use<> {
+        let producer = self.producer(&[("transactional.id", &super::unique("test"))]);
+        producer.init_transactions(TIMEOUT).expect("a transactional producer");
+        producer.begin_transaction().expect("a transaction");
+        send(&producer, topic, records);
+        delivered(&producer, topic, records.len());
+        producer
     }
 
     /// Leaves a transaction open that takes this group on, to `offset` of the topic's first partition, as a process does

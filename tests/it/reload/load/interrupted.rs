@@ -155,11 +155,11 @@ fn sigterm_while_plugins_are_being_compiled_ends_the_process_in_time() {
 
 #[test]
 fn sigterm_while_a_route_restarts_ends_the_process_in_time() {
-    let bench = Bench::new(HEAD, "    workers: 1\n");
+    let bench = Bench::new(HEAD, "");
     let daemon = Daemon::start(bench.config.path());
     let load = bench.load(500);
     daemon.await_consumed(ROUTE, 1, PATIENCE);
-    bench.config.edit(|yaml| yaml.replace("workers: 1", "workers: 2"));
+    bench.config.edit(|yaml| yaml.replace("start: earliest }", "start: earliest, on_offset_lost: latest }"));
     reload(&daemon);
     terminate(daemon, &bench, load);
 }

@@ -1,0 +1,214 @@
+//! What goes on by itself, and how soon: nothing that passes ends the process or a route, and nothing is left behind.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::support::config::Config;
+use crate::support::daemon::Daemon;
+use crate::support::kafka::{Cluster, ConsumedRecord, Isolation, Kafka, Record, impatient, shared};
+use crate::support::load::Load;
+use crate::support::{pace, unique, wait_until};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A source and a destination with so many partitions, and a route `copy` between them that keeps partitions.
+struct Bench {
+    kafka: Kafka,
+    source: String,
+    destination: String,
+    config: Config,
+    sent: i32,
+}
+
+impl Bench {
+    /// `head` comes before the routes, `rest` into the route.
+    fn new(kafka: &Kafka, partitions: i32, head: &str, rest: &str) -> Self {
+        let (source, destination) = (unique("live"), unique("live-out"));
+        for topic in [&source, &destination] {
+            kafka.create_topic(topic, partitions, &[]);
+        }
+        let routes = format!(
+            "{head}
+routes:
+  copy:
+    source: {{ topics: [{source}], start: earliest }}
+    pipeline: []
+    destinations: [{{ topic: {destination}, partition: source }}]
+    {rest}
+"
+        );
+        let config = Config::new(&kafka.bootstrap, &[], &routes);
+        Self { kafka: kafka.clone(), source, destination, config, sent: 0 }
+    }
+
+    /// Sends so many records, in turn to the first `partitions`, numbered over all.
+    fn send(&mut self, count: i32, partitions: i32) {
+        let record = |number: i32| Record::new("k", number.to_string()).to(number % partitions);
+        let records: Vec<_> = (self.sent..self.sent + count).map(record).collect();
+        self.kafka.produce(&self.source, &records);
+        self.sent += count;
+    }
+
+    /// Waits until the group has committed all that the source holds.
+    #[track_caller]
+    fn await_committed(&self) {
+        let ends = self.kafka.end_offsets(&self.source, Isolation::ReadCommitted);
+        let committed = || self.kafka.committed(&self.config.group("copy"), &self.source);
+        wait_until(PATIENCE, "all is committed", || committed() == ends);
+    }
+
+    /// Whether committed readers of the destination see less than others.
+    fn has_open_transaction(&self) -> bool {
+        let ends = |isolation| self.kafka.end_offsets(&self.destination, isolation);
+        ends(Isolation::ReadCommitted) != ends(Isolation::ReadUncommitted)
+    }
+
+    /// Every record has arrived exactly once and in order, as committed readers see it.
+    #[track_caller]
+    fn assert_exact(&self, partitions: i32) {
+        let arrived = self.kafka.kcat_consume(&self.destination, Isolation::ReadCommitted);
+        let of = |partition: i32| (0..self.sent).filter(move |number| number % partitions == partition);
+        let expected: Vec<String> = (0..partitions).flat_map(of).map(|number| number.to_string()).collect();
+        assert_eq!(arrived.iter().map(ConsumedRecord::text).collect::<Vec<_>>(), expected);
+    }
+}
+
+/// Within which records flow again once what kept them away is over.
+const BOUND: Duration = Duration::from_secs(15);
+
+/// With timeouts so short that all of them pass within a few seconds.
+fn hasty(bench: &Bench) {
+    let head = " }\nadmin:";
+    let clients = "producer: { transaction.timeout.ms: 3000, socket.timeout.ms: 1500 }, \
+                   consumer: { session.timeout.ms: 6000, heartbeat.interval.ms: 1000, socket.timeout.ms: 2000 }";
+    bench.config.edit(|yaml| yaml.replacen(head, &format!(", {clients}{head}"), 1));
+}
+
+// ---- brokers that are away ------------------------------------------------------------------------------------------
+
+#[test]
+fn a_broker_that_is_gone_for_longer_than_every_timeout_ends_nothing_and_records_flow_soon_after_it_is_back() {
+    let cluster = Cluster::start(1);
+    let bench = Bench::new(&cluster, 2, "", "");
+    hasty(&bench);
+    let daemon = Daemon::start(bench.config.path());
+    let load = Load::start(&cluster, &bench.source, 2, 200);
+    daemon.await_consumed("copy", 1, PATIENCE);
+    cluster.kill(1);
+    let gone = Instant::now();
+    let reason = daemon.await_state("copy", "waiting", PATIENCE);
+    println!("it says so after {:?}: {reason}", gone.elapsed());
+    assert!(reason.contains(": "), "a code and a reason: {reason}");
+    assert!(daemon.route("copy")["next_attempt"].is_string());
+    // The timeouts of its transaction (3 s), its session (6 s) and its requests (2 s) have passed, each more than once. A
+    // minute is no different: what then waits, waits on.
+    wait_until(PATIENCE, "15 s", || gone.elapsed() > Duration::from_secs(15));
+    assert_eq!(daemon.route("copy")["state"], "waiting");
+    cluster.restart(1);
+    let back = Instant::now();
+    let before = daemon.metric("millrace_records_consumed_total", &[("route", "copy")]).unwrap_or_default() as usize;
+    daemon.await_consumed("copy", before + 1, BOUND);
+    println!("gone for {:?}; records flow {:?} after it is back", back.duration_since(gone), back.elapsed());
+    daemon.await_state("copy", "running", PATIENCE);
+    let sent = load.stop();
+    bench.await_committed();
+    sent.assert_whole(&bench.kafka.kcat_consume(&bench.destination, Isolation::ReadCommitted), "a broker was gone");
+}
+
+// ---- zombies --------------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_process_that_wakes_after_everybody_has_given_it_up_commits_nothing_old_and_goes_on_by_itself() {
+    let mut bench = Bench::new(impatient(), 2, "", "transaction: { records: 20 }");
+    hasty(&bench);
+    bench.config.edit(|yaml| yaml.replace("session.timeout.ms: 6000", "session.timeout.ms: 2000"));
+    bench.config.edit(|yaml| yaml.replace("heartbeat.interval.ms: 1000", "heartbeat.interval.ms: 500"));
+    bench.send(400, 2);
+    let mut daemon = Daemon::start(bench.config.path());
+    wait_until(PATIENCE, "a moment within a transaction", || {
+        daemon.signal(Signal::STOP);
+        let is_open = bench.has_open_transaction();
+        if !is_open {
+            daemon.signal(Signal::CONT);
+        }
+        is_open
+    });
+    // The broker ends its transaction after 3 s, at its next look; its membership has ended by then.
+    wait_until(PATIENCE, "it is given up", || !bench.has_open_transaction());
+    bench.send(400, 2);
+    daemon.signal(Signal::CONT);
+    let back = Instant::now();
+    let before = daemon.metric("millrace_records_consumed_total", &[("route", "copy")]).unwrap_or_default() as usize;
+    daemon.await_consumed("copy", before + 1, BOUND);
+    println!("a zombie works {:?} after it is awake", back.elapsed());
+    bench.await_committed();
+    bench.assert_exact(2);
+    daemon.await_state("copy", "running", PATIENCE);
+    assert_eq!(daemon.sigterm_and_wait(PATIENCE), Some(0));
+}
+
+// ---- nothing is left open -------------------------------------------------------------------------------------------
+
+#[test]
+fn no_transaction_is_left_open_by_a_reload_a_restart_the_end_of_a_route_or_of_the_process() {
+    let bench = Bench::new(shared(), 2, "", "transaction: { interval: 20ms }");
+    let mut daemon = Daemon::start(bench.config.path());
+    let load = Load::start(&bench.kafka, &bench.source, 2, 300);
+    daemon.await_consumed("copy", 1, PATIENCE);
+    // One that was left open would hold committed readers back for its timeout of 15 s, and for the broker's look.
+    const SOON: Duration = Duration::from_secs(8);
+    let ends = |isolation| bench.kafka.end_offsets(&bench.destination, isolation);
+    for (what, old, new) in [
+        ("swapped", "interval: 20ms", "interval: 30ms"),
+        ("restarted", "start: earliest", "start: earliest, on_offset_lost: latest"),
+    ] {
+        let generation = daemon.generation() + 1;
+        bench.config.edit(|yaml| yaml.replace(old, new));
+        daemon.await_workers("copy", generation, PATIENCE);
+        let written = ends(Isolation::ReadUncommitted);
+        wait_until(SOON, &format!("readers go on behind a route that was {what}"), || {
+            ends(Isolation::ReadCommitted).iter().all(|(partition, end)| *end >= written[partition])
+        });
+    }
+    bench.config.edit(|yaml| yaml.replace("  copy:", "  copy:\n    enabled: false"));
+    daemon.await_state("copy", "disabled", PATIENCE);
+    wait_until(SOON, "a route that was removed has left none", || !bench.has_open_transaction());
+    bench.config.edit(|yaml| yaml.replace("    enabled: false\n", ""));
+    let written = ends(Isolation::ReadCommitted);
+    wait_until(PATIENCE, "it works again", || ends(Isolation::ReadCommitted) != written);
+    assert_eq!(daemon.sigterm_and_wait(PATIENCE), Some(0));
+    wait_until(SOON, "nor has the process", || !bench.has_open_transaction());
+    drop(load);
+}
+
+// ---- the watchdog ---------------------------------------------------------------------------------------------------
+
+#[test]
+fn a_partition_that_gets_nothing_although_its_log_goes_on_is_told_and_gets_a_new_client() {
+    let mut bench = Bench::new(shared(), 3, "", "");
+    // Of the third partition a transaction upstream holds the end back: that is no standstill.
+    let _open = bench.kafka.leave_records_pending(&bench.source, &[Record::new("k", "open").to(2)]);
+    bench.send(20, 2);
+    let daemon = Daemon::start_with(bench.config.path(), |command| {
+        command.env("MILLRACE_MUTATION", "deaf");
+    });
+    daemon.await_consumed("copy", 1, PATIENCE);
+    bench.send(20, 2);
+    let stalled = || {
+        let labels = [("route", "copy"), ("code", "STALLED")];
+        daemon.metric("millrace_broker_errors_total", &labels).unwrap_or_default()
+    };
+    wait_until(PATIENCE, "the standstill is noticed", || stalled() == 1.0);
+    let (log, place) = (daemon.log(), format!("{}/", bench.source));
+    let line = log.lines().find(|line| line.contains("STALLED")).expect("a line about it");
+    for part in ["WARN", "route=copy", &place, "stands at offset", "up to offset 20"] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    daemon.await_consumed("copy", 40, PATIENCE);
+    daemon.await_state("copy", "running", PATIENCE);
+    bench.assert_exact(2);
+    // More looks than it takes: nothing else stands still.
+    pace(Duration::from_secs(4));
+    assert_eq!(stalled(), 1.0);
+}
