@@ -17,3 +17,4 @@ mod reload;
 mod routes;
 mod simulation;
 mod support;
+mod torture;
