@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, channel};
@@ -295,7 +295,9 @@ impl Kafka {
     pub(crate) fn try_committed(&self, group: &str, topic: &str) -> Option<BTreeMap<i32, i64>> {
         let consumer = self.consumer(&[("group.id", group)]);
         let mut asked = TopicPartitionList::new();
-        (0..self.partitions(topic)?).for_each(|partition| drop(asked.add_partition(topic, partition)));
+        for partition in 0..self.partitions(topic)? {
+            asked.add_partition(topic, partition);
+        }
         let answer = consumer.committed_offsets(asked, TIMEOUT).ok()?;
         let offsets = answer.elements().into_iter().filter_map(|element| match element.offset() {
             Offset::Offset(offset) => Some((element.partition(), offset)),
@@ -714,6 +716,11 @@ impl Cluster {
     /// SIGCONT.
     pub(crate) fn cont(&self, node: u8) {
         self.signal(node, Signal::CONT);
+    }
+
+    /// Copies the logs and the data of all nodes, which go with the value.
+    pub(crate) fn copy_to(&self, dir: &Path) {
+        run(Command::new("cp").args(["-a", "--sparse=always"]).args([self.dir.as_path(), dir]));
     }
 
     /// Whether a node has a process, which may be stopped.

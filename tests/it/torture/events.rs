@@ -17,6 +17,10 @@ pub(crate) enum Membership {
     Dynamic,
 }
 
+impl Membership {
+    pub(crate) const ALL: [(&str, Self); 2] = [("static", Self::Static), ("dynamic", Self::Dynamic)];
+}
+
 /// How the partitions of a group are handed out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Assignment {
@@ -24,6 +28,16 @@ pub(crate) enum Assignment {
     Eager,
     /// The protocol of KIP-848.
     Consumer,
+}
+
+impl Assignment {
+    pub(crate) const ALL: [(&str, Self); 3] =
+        [("cooperative", Self::Cooperative), ("eager", Self::Eager), ("consumer", Self::Consumer)];
+}
+
+/// The name of a choice.
+pub(crate) fn name_of<T: PartialEq>(all: &[(&'static str, T)], one: &T) -> &'static str {
+    all.iter().find(|(_, other)| other == one).map_or("", |(name, _)| name)
 }
 
 /// What a run is made of.
@@ -102,14 +116,14 @@ enum Fault {
 }
 
 const FAULTS: [(Fault, usize); 15] = [
-    (Fault::Kill, 6),
+    (Fault::Kill, 8),
     (Fault::KillAll, 2),
     (Fault::Crash, 2),
     (Fault::Restart, 4),
     (Fault::Join, 3),
     (Fault::Stop, 5),
-    (Fault::TwinOfStopped, 3),
-    (Fault::TwinOfLive, 2),
+    (Fault::TwinOfStopped, 2),
+    (Fault::TwinOfLive, 1),
     (Fault::KillBroker, 2),
     (Fault::KillCoordinator, 2),
     (Fault::ShutDownBroker, 1),
@@ -291,8 +305,9 @@ impl Planner {
         self.broker = now;
         if let Some((length, end)) = after {
             self.steps.push((now + length, end));
-            // Time to be a cluster again, and to do some work as one.
-            self.broker = now + length + Duration::from_secs(12);
+            // Time to be a cluster again, which a node's start takes long for, and to do some work as one.
+            let settles = if end == Action::StartBroker { 25 } else { 12 };
+            self.broker = now + length + Duration::from_secs(settles);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io::Write as _;
 use std::time::Duration;
 
-use super::events::{Action, Shape};
+use super::events::{Action, Assignment, Membership, Shape, name_of};
 
 /// The figures of one run.
 #[derive(Debug, Default)]
@@ -21,8 +21,9 @@ impl Summary {
     pub(crate) fn new(seed: u64, shape: &Shape) -> Self {
         let Shape { nodes, membership, assignment, length } = shape;
         let nodes = nodes.map_or("somebody's".to_owned(), |nodes| nodes.to_string());
-        let what =
-            format!("seed {seed}, {nodes} nodes, {membership:?}, {assignment:?}, {} s of faults", length.as_secs());
+        let (membership, assignment) = (name_of(&Membership::ALL, membership), name_of(&Assignment::ALL, assignment));
+        let seconds = length.as_secs();
+        let what = format!("seed {seed}, nodes: {nodes}, {membership}, {assignment}, {seconds} s of faults");
         Self { what, ..Self::default() }
     }
 

@@ -2,9 +2,10 @@
 //! Knows nothing about what should have arrived.
 
 use std::path::PathBuf;
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
@@ -26,10 +27,10 @@ pub(crate) const TRANSACTION: Duration = Duration::from_secs(6);
 const SHUTDOWN: Duration = Duration::from_secs(15);
 /// For the kernel, or a broker that is well, to do what it is asked.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Server properties: a broker ends the transactions of the dead without waiting for the next of its rare looks, and the
-/// sessions of the `consumer` protocol are as short as those of the other.
-const SERVER: [&str; 5] = [
-    "transaction.abort.timed.out.transaction.cleanup.interval.ms=1000",
+/// For a cluster to be at work again after a fault of a broker.
+const SETTLED: Duration = Duration::from_secs(20);
+/// Server properties: sessions of the `consumer` protocol that are as short as those of the other.
+const SERVER: [&str; 4] = [
     "group.consumer.min.session.timeout.ms=6000",
     "group.consumer.session.timeout.ms=6000",
     "group.consumer.min.heartbeat.interval.ms=1000",
@@ -51,8 +52,12 @@ pub(crate) struct World {
     /// The node that is killed, shut down or stopped.
     faulty: Option<u8>,
     starting: Option<JoinHandle<()>>,
-    /// Whether a broker was at fault since the groups were last seen at work.
-    is_unsettled: bool,
+    /// From when to when a broker was last at fault.
+    broken: Option<(Instant, Instant)>,
+    /// The longest that a broker was at fault, or a process was stopped.
+    pub(crate) longest: Duration,
+    /// Processes that were told to end.
+    ending: Vec<Ending>,
     /// Where the logs are.
     pub(crate) logs: PathBuf,
     started: usize,
@@ -86,6 +91,15 @@ struct Slot {
     daemon: Option<Daemon>,
     twin: Option<Daemon>,
     is_stopped: bool,
+    /// To be started once its predecessor has ended.
+    is_due: bool,
+}
+
+/// A process that was told to end (SIGTERM).
+struct Ending {
+    slot: usize,
+    daemon: Daemon,
+    since: Instant,
 }
 
 impl World {
@@ -102,7 +116,7 @@ impl World {
             dead: unique("dead"),
         };
         kafka.create_topic(&topics.source, SOURCE_PARTITIONS, &[("retention.ms", "-1")]);
-        let written = [&topics.destinations[..], &[topics.dead.clone()]].concat();
+        let written = [&topics.destinations[..], std::slice::from_ref(&topics.dead)].concat();
         kafka.create_topics(&written, PARTITIONS, &[("retention.ms", "-1")]);
         let logs = scratch(&format!("torture-{seed}"));
         std::fs::create_dir_all(&logs).expect("a directory for logs");
@@ -119,7 +133,9 @@ impl World {
             slots: Default::default(),
             faulty: None,
             starting: None,
-            is_unsettled: false,
+            broken: None,
+            longest: Duration::ZERO,
+            ending: Vec::new(),
             logs,
             started: 0,
             complaints: Vec::new(),
@@ -146,7 +162,7 @@ impl World {
         }
     }
 
-    /// Does it, and returns when it is done; only a broker's start goes on beside.
+    /// Does it. The start of a broker, and the end of a process that was told to, go on beside.
     pub(crate) fn apply(&mut self, action: &Action) {
         match *action {
             Action::Kill(slot) => {
@@ -158,20 +174,26 @@ impl World {
             Action::Segfault(slot) => self.crash(slot, Signal::SEGV),
             Action::Terminate(slot) => {
                 let daemon = self.slots[slot].daemon.take();
-                self.terminate(daemon);
+                self.terminate(slot, daemon);
             }
-            Action::Start(slot) => self.slots[slot].daemon = Some(self.launch(slot)),
-            Action::Stop(slot, _) => self.halt(slot, Signal::STOP),
+            Action::Start(slot) => {
+                self.slots[slot].is_due = self.slots[slot].daemon.is_none();
+                self.start_due();
+            }
+            Action::Stop(slot, length) => {
+                self.longest = self.longest.max(length);
+                self.halt(slot, Signal::STOP);
+            }
             Action::Continue(slot) => self.halt(slot, Signal::CONT),
             Action::StartTwin(slot) => self.slots[slot].twin = Some(self.launch(slot)),
             Action::EndElder(slot) => {
                 let twin = self.slots[slot].twin.take();
                 let elder = std::mem::replace(&mut self.slots[slot].daemon, twin);
-                self.terminate(elder);
+                self.terminate(slot, elder);
             }
             Action::EndTwin(slot) => {
                 let twin = self.slots[slot].twin.take();
-                self.terminate(twin);
+                self.terminate(slot, twin);
             }
             Action::KillBroker(node) => self.break_broker(node, Cluster::kill),
             Action::ShutDownBroker(node) => self.break_broker(node, Cluster::shut_down),
@@ -197,8 +219,14 @@ impl World {
         }
     }
 
-    /// A process that has ended by itself is complained of.
-    pub(crate) fn check_alive(&mut self) {
+    /// Looks after what goes on beside: whoever has ended by itself, or not in time, is complained of.
+    pub(crate) fn look(&mut self) {
+        if self.faulty.is_some() || self.starting.as_ref().is_some_and(|starting| !starting.is_finished()) {
+            let now = Instant::now();
+            let (from, until) = self.broken.get_or_insert((now, now));
+            *until = now;
+            self.longest = self.longest.max(now - *from);
+        }
         for (number, slot) in self.slots.iter_mut().enumerate() {
             for place in [&mut slot.daemon, &mut slot.twin] {
                 let Some(status) = place.as_mut().and_then(Daemon::ended) else { continue };
@@ -206,6 +234,43 @@ impl World {
                 *place = None;
             }
         }
+        for mut ending in std::mem::take(&mut self.ending) {
+            match ending.daemon.ended() {
+                None if ending.since.elapsed() < SHUTDOWN + PATIENCE => self.ending.push(ending),
+                status => self.judge(&ending, status),
+            }
+        }
+        self.start_due();
+    }
+
+    fn judge(&mut self, ending: &Ending, status: Option<ExitStatus>) {
+        match status.map(|status| status.code()) {
+            Some(Some(0)) => {}
+            // (as its documentation has it)
+            Some(Some(1)) if self.broken.is_some_and(|(_, until)| ending.since < until + SETTLED) => {
+                self.late_ends += 1
+            }
+            _ => {
+                let said = ending.daemon.log().lines().last().unwrap_or_default().to_owned();
+                self.complaints.push(format!("liveness: process {} on SIGTERM: {status:?}: {said}", ending.slot));
+            }
+        }
+    }
+
+    fn start_due(&mut self) {
+        for slot in 0..SLOTS {
+            if self.slots[slot].is_due && self.ending.iter().all(|ending| ending.slot != slot) {
+                self.slots[slot].daemon = Some(self.launch(slot));
+                self.slots[slot].is_due = false;
+            }
+        }
+    }
+
+    fn await_ends(&mut self) {
+        wait_until(SHUTDOWN + 2 * PATIENCE, "the processes end that were told to", || {
+            self.look();
+            self.ending.is_empty()
+        });
     }
 
     /// Nothing is stopped, killed or doubled any more.
@@ -226,7 +291,8 @@ impl World {
             }
         }
         self.apply(&Action::Terminate(SLOTS - 1));
-        self.check_alive();
+        self.slots[SLOTS - 1].is_due = false;
+        self.await_ends();
         self.start_missing();
     }
 
@@ -252,13 +318,20 @@ impl World {
 
     /// Ends all processes in an orderly way.
     pub(crate) fn shut_down(&mut self) {
-        self.is_unsettled = false;
         for slot in 0..SLOTS {
             self.apply(&Action::Terminate(slot));
         }
+        self.await_ends();
     }
 
-    /// Takes away what a run without complaints leaves, on somebody's cluster too.
+    /// Copies the brokers' logs and data beside the processes' logs.
+    pub(crate) fn preserve(&self) {
+        if let Some(cluster) = &self.cluster {
+            cluster.copy_to(&self.logs.join("cluster"));
+        }
+    }
+
+    /// Takes away what a run without complaints leaves.
     pub(crate) fn forget(&self) {
         let _ = std::fs::remove_dir_all(&self.logs);
     }
@@ -290,25 +363,15 @@ impl World {
         }
     }
 
-    fn terminate(&mut self, daemon: Option<Daemon>) {
-        let Some(mut daemon) = daemon else { return };
-        match daemon.sigterm_and_wait(SHUTDOWN + PATIENCE) {
-            Some(0) => {}
-            // (as its documentation has it)
-            Some(1) if self.is_broker_at_fault() => self.late_ends += 1,
-            code => self.complaints.push(format!(
-                "liveness: SIGTERM ended a process with {code:?}: {}",
-                daemon.log().lines().last().unwrap_or_default()
-            )),
-        }
-    }
-
-    fn is_broker_at_fault(&self) -> bool {
-        self.faulty.is_some() || self.is_unsettled
+    fn terminate(&mut self, slot: usize, daemon: Option<Daemon>) {
+        let Some(daemon) = daemon else { return };
+        daemon.signal(Signal::TERM);
+        self.ending.push(Ending { slot, daemon, since: Instant::now() });
     }
 
     fn break_broker(&mut self, node: Node, how: impl FnOnce(&Cluster, u8)) {
         self.await_broker();
+        self.broken = None;
         let Some(cluster) = self.cluster.clone() else { return };
         let node = match node {
             Node::Number(node) => node,
@@ -321,7 +384,6 @@ impl World {
         };
         how(&cluster, node);
         self.faulty = Some(node);
-        self.is_unsettled = true;
     }
 
     /// The node that leads the partition of an internal topic that a name belongs to.
