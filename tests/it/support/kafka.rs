@@ -306,6 +306,13 @@ impl Kafka {
         Some(offsets.collect())
     }
 
+    /// Whether every replica of every partition is in sync.
+    pub(crate) fn is_in_sync(&self) -> bool {
+        let Ok(metadata) = self.consumer(&[]).fetch_metadata(None, TIMEOUT) else { return false };
+        let mut all = metadata.topics().iter().flat_map(MetadataTopic::partitions);
+        all.all(|partition| partition.isr().len() == partition.replicas().len())
+    }
+
     /// The node that leads a partition now.
     pub(crate) fn leader(&self, topic: &str, partition: i32) -> Option<i32> {
         let metadata = self.consumer(&[]).fetch_metadata(Some(topic), TIMEOUT).ok()?;

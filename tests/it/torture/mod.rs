@@ -25,6 +25,8 @@ const KEYS: usize = 200;
 const PER_SECOND: usize = 300;
 /// One in so many is a record that the plugin can never take.
 const POISONED: usize = 401;
+/// For the first record to arrive, before the first fault.
+const BEGIN: Duration = Duration::from_secs(90);
 /// For a group to be at the end, and its routes to run, once nothing is at fault any more.
 const DRAIN: Duration = Duration::from_secs(90);
 /// Kafka's `transaction.abort.timed.out.transaction.cleanup.interval.ms`: how rarely a broker looks for transactions of the dead.
@@ -92,7 +94,7 @@ impl Run {
         // (`consumer` only where it is asked for)
         let membership = choose(&mut random, "TORTURE_MEMBERSHIP", &Membership::ALL, 2);
         let assignment = choose(&mut random, "TORTURE_ASSIGNMENT", &Assignment::ALL, 2);
-        let seconds = variable("TORTURE_SECONDS").map_or(75, |text| text.parse().expect("TORTURE_SECONDS is a number"));
+        let seconds = variable("TORTURE_SECONDS").map_or(60, |text| text.parse().expect("TORTURE_SECONDS is a number"));
         let bootstrap = variable("TORTURE_BOOTSTRAP_SERVERS");
         let nodes = bootstrap.is_none().then_some(nodes);
         let shape = Shape { nodes, membership, assignment, length: Duration::from_secs(seconds) };
@@ -126,6 +128,7 @@ impl Run {
         let mut load =
             Load::start_with(world.kafka(), &world.topics.source, SOURCE_PARTITIONS as usize, PER_SECOND, record);
         world.start_missing();
+        tail.await_begin(BEGIN);
         follow(&plan, self.shape.length, &mut world, &mut summary);
         world.mend();
         let sent = load.stop_sending();

@@ -10,10 +10,12 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use crate::support::kafka::Kafka;
+use crate::support::wait_until;
 
 /// A reader at work. Ends with the value.
 pub(crate) struct Tail {
     stop: Arc<AtomicBool>,
+    has_begun: Arc<AtomicBool>,
     thread: Option<JoinHandle<Stall>>,
 }
 
@@ -41,25 +43,32 @@ impl Tail {
         }
         consumer.assign(&all).expect("an assignment");
         let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
+        let has_begun = Arc::new(AtomicBool::new(false));
+        let (stopped, begun) = (Arc::clone(&stop), Arc::clone(&has_begun));
         let thread = std::thread::spawn(move || {
             let began = Instant::now();
-            let (mut last, mut longest) = (began, Stall::default());
+            let (mut last, mut longest) = (None, Stall::default());
             while !stopped.load(Relaxed) {
                 // (errors: a broker is away, and the client goes on by itself)
                 let Some(Ok(_)) = consumer.poll(Duration::from_millis(200)) else { continue };
                 let now = Instant::now();
-                if now - last > longest.length {
-                    longest = Stall { length: now - last, at: last - began };
+                let before = last.replace(now).unwrap_or(now);
+                if now - before > longest.length {
+                    longest = Stall { length: now - before, at: before - began };
                 }
-                last = now;
+                begun.store(true, Relaxed);
             }
             longest
         });
-        Self { stop, thread: Some(thread) }
+        Self { stop, has_begun, thread: Some(thread) }
     }
 
-    /// Ends it. What follows the last arrival is no stall.
+    /// Waits until the first record has arrived.
+    pub(crate) fn await_begin(&self, timeout: Duration) {
+        wait_until(timeout, "the first record arrives", || self.has_begun.load(Relaxed));
+    }
+
+    /// Ends it. What precedes the first arrival is no stall, nor is what follows the last.
     pub(crate) fn stop(mut self) -> Stall {
         self.stop.store(true, Relaxed);
         self.thread.take().expect("it is taken here only").join().expect("the reader does not fail")

@@ -51,7 +51,8 @@ pub(crate) struct World {
     slots: [Slot; SLOTS],
     /// The node that is killed, shut down or stopped.
     faulty: Option<u8>,
-    starting: Option<JoinHandle<()>>,
+    /// Somebody who starts a node, or moves leaders.
+    working: Option<JoinHandle<()>>,
     /// From when to when a broker was last at fault.
     broken: Option<(Instant, Instant)>,
     /// The longest that a broker was at fault, or a process was stopped.
@@ -132,7 +133,7 @@ impl World {
             version: 0,
             slots: Default::default(),
             faulty: None,
-            starting: None,
+            working: None,
             broken: None,
             longest: Duration::ZERO,
             ending: Vec::new(),
@@ -200,7 +201,7 @@ impl World {
             Action::StopBroker(node) => self.break_broker(node, Cluster::stop),
             Action::StartBroker => {
                 if let (Some(node), Some(cluster)) = (self.faulty.take(), self.cluster.clone()) {
-                    self.starting = Some(std::thread::spawn(move || cluster.restart(node)));
+                    self.working = Some(std::thread::spawn(move || cluster.restart(node)));
                 }
             }
             Action::ContinueBroker => {
@@ -209,7 +210,11 @@ impl World {
                 }
             }
             Action::MoveLeaders => {
-                self.kafka.tool("LeaderElectionCommand", &["--election-type", "preferred", "--all-topic-partitions"]);
+                self.await_broker();
+                let kafka = self.kafka.clone();
+                self.working = Some(std::thread::spawn(move || {
+                    kafka.tool("LeaderElectionCommand", &["--election-type", "preferred", "--all-topic-partitions"]);
+                }));
             }
             Action::Reload => {
                 self.version += 1;
@@ -221,7 +226,7 @@ impl World {
 
     /// Looks after what goes on beside: whoever has ended by itself, or not in time, is complained of.
     pub(crate) fn look(&mut self) {
-        if self.faulty.is_some() || self.starting.as_ref().is_some_and(|starting| !starting.is_finished()) {
+        if self.faulty.is_some() || self.working.as_ref().is_some_and(|working| !working.is_finished()) {
             let now = Instant::now();
             let (from, until) = self.broken.get_or_insert((now, now));
             *until = now;
@@ -373,6 +378,10 @@ impl World {
         self.await_broker();
         self.broken = None;
         let Some(cluster) = self.cluster.clone() else { return };
+        // Another fault while replicas still catch up would leave partitions without a leader: see the plan.
+        if !self.kafka.is_in_sync() {
+            return eprintln!("           (not in sync: left out)");
+        }
         let node = match node {
             Node::Number(node) => node,
             Node::GroupCoordinator => self.leader("__consumer_offsets", &self.group(ROUTES[0])),
@@ -393,10 +402,10 @@ impl World {
         self.kafka.leader(topic, (hash & i32::MAX) % 8).and_then(|node| u8::try_from(node).ok()).unwrap_or(1)
     }
 
-    /// Waits until a broker that is being started serves.
+    /// Waits until what is being done to a broker is done.
     fn await_broker(&mut self) {
-        if let Some(starting) = self.starting.take() {
-            starting.join().expect("the broker starts again");
+        if let Some(working) = self.working.take() {
+            working.join().expect("the broker does what it is told");
         }
     }
 
@@ -471,9 +480,9 @@ impl Drop for World {
         for slot in &mut self.slots {
             *slot = Slot::default();
         }
-        if let Some(starting) = self.starting.take() {
+        if let Some(working) = self.working.take() {
             // (a failure: the run has another to tell)
-            let _ = starting.join();
+            let _ = working.join();
         }
         if self.cluster.is_none() {
             // Somebody's cluster is left as it was found.
