@@ -355,8 +355,11 @@ impl World {
 
     fn crash(&mut self, slot: usize, signal: Signal) {
         if let Some(mut daemon) = self.slots[slot].daemon.take() {
-            daemon.signal(signal);
-            daemon.wait(PATIENCE);
+            // Again and again: wasmtime lets the first SIGSEGV pass, for one of a real fault comes back.
+            wait_until(PATIENCE, "a process that crashes ends", || {
+                daemon.signal(signal);
+                daemon.ended().is_some()
+            });
         }
     }
 
