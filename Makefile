@@ -3,6 +3,10 @@
 #                                 unset: with the second, else with the first
 #   KAFKA_BOOTSTRAP_SERVERS=...   test against a running Kafka (topics are made, and left) instead of starting one
 #   TEST=name                     run only the tests whose names contain it
+#   MINUTES=n                     how long `make torture` goes on with seed after seed; it also knows SEED=n, SECONDS=n (of faults,
+#                                 for each), NODES=1|3, MEMBERSHIP=static|dynamic, ASSIGNMENT=cooperative|eager|consumer and
+#                                 MUTATION=name (a rule of exactly-once that is broken, which the checkers must notice); with
+#                                 KAFKA_BOOTSTRAP_SERVERS it leaves the brokers alone and deletes its topics afterwards
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -57,6 +61,16 @@ check-format:
 .PHONY: guests
 guests: ## Build the plugins (WebAssembly) into plugins/dist
 	@scripts/guests
+
+.PHONY: torture
+torture: ## Real processes and brokers with faults at random, for MINUTES, and checkers of what arrives
+	@scripts/setup test
+	@scripts/guests
+	TORTURE_MINUTES='$(or $(MINUTES),10)' TORTURE_SECONDS='$(SECONDS)' TORTURE_SEED='$(SEED)' \
+	TORTURE_MEMBERSHIP='$(MEMBERSHIP)' TORTURE_ASSIGNMENT='$(ASSIGNMENT)' TORTURE_MUTATION='$(MUTATION)' \
+	TORTURE_BOOTSTRAP_SERVERS='$(KAFKA_BOOTSTRAP_SERVERS)' KAFKA_BOOTSTRAP_SERVERS= \
+	cargo test --locked --test it -- --exact --nocapture \
+	  torture::every_mode_keeps_its_promise_on_$(if $(filter 3,$(NODES)),three_brokers,one_broker)_whatever_is_killed_stopped_doubled_or_reloaded
 
 .PHONY: bench
 bench: ## Measure the guest call and the record loop

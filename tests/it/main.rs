@@ -19,3 +19,4 @@ mod reload;
 mod routes;
 mod simulation;
 mod support;
+mod torture;

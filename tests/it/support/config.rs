@@ -81,9 +81,14 @@ impl Drop for Config {
 
 /// What every configuration begins with.
 pub(crate) fn head(bootstrap: &str, prefix: &str) -> String {
+    head_with(bootstrap, prefix, "")
+}
+
+/// As [`head`], with more in `kafka`: `, key: value` and so on.
+pub(crate) fn head_with(bootstrap: &str, prefix: &str, kafka: &str) -> String {
     format!(
-        "kafka: {{ prefix: {prefix}, bootstrap.servers: \"{bootstrap}\" }}\nadmin: {{ listen: \"127.0.0.1:0\" }}\n\
-         cache_dir: {}\n",
+        "kafka: {{ prefix: {prefix}, bootstrap.servers: \"{bootstrap}\"{kafka} }}\n\
+         admin: {{ listen: \"127.0.0.1:0\" }}\ncache_dir: {}\n",
         scratch_cache().display()
     )
 }

@@ -33,6 +33,8 @@ pub(crate) fn millrace_output(args: &[&str]) -> Output {
 pub(crate) struct Daemon {
     child: Child,
     log: PathBuf,
+    /// The log is somebody else's: it stays, and is not shown.
+    keeps_log: bool,
     admin: SocketAddr,
 }
 
@@ -54,17 +56,27 @@ impl Daemon {
 
     /// Starts it and waits only for its admin endpoint.
     pub(crate) fn spawn(config: &Path, adjust: impl FnOnce(&mut Command)) -> Self {
-        let log = scratch("daemon").with_extension("log");
+        Self::launch(config, scratch("daemon").with_extension("log"), false, adjust)
+    }
+
+    /// As [`Daemon::spawn`]; what it says is left in this file, for a test with so many daemons that none can be shown.
+    pub(crate) fn spawn_logging_to(log: PathBuf, config: &Path, adjust: impl FnOnce(&mut Command)) -> Self {
+        Self::launch(config, log, true, adjust)
+    }
+
+    fn launch(config: &Path, log: PathBuf, keeps_log: bool, adjust: impl FnOnce(&mut Command)) -> Self {
         let file = File::create(&log).unwrap_or_else(|e| panic!("{}: {e}", log.display()));
         let mut command = millrace(&["run"]);
         command.arg(config).stdout(file.try_clone().expect("a second handle")).stderr(file);
         adjust(&mut command);
         let child = command.spawn().expect("the millrace binary runs");
         // From here on the value's end cleans up, so that no failure below leaves the process behind.
-        let mut daemon = Self { child, log, admin: SocketAddr::from(([127, 0, 0, 1], 0)) };
+        let mut daemon = Self { child, log, keeps_log, admin: SocketAddr::from(([127, 0, 0, 1], 0)) };
         daemon.admin = wait_for(START, "the daemon says where its admin endpoint listens", || {
             let ended = daemon.child.try_wait().expect("a child of ours");
-            assert!(ended.is_none(), "the daemon ended while starting: {}", ended.expect("it ended"));
+            if let Some(status) = ended {
+                panic!("the daemon ended while starting: {status} ({})", daemon.log.display());
+            }
             admin_address(&daemon.log())
         });
         daemon
@@ -196,6 +208,11 @@ impl Daemon {
         self.wait(timeout).code()
     }
 
+    /// How it has ended, if it has.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child of ours")
+    }
+
     /// Waits for its end.
     #[track_caller]
     pub(crate) fn wait(&mut self, timeout: Duration) -> ExitStatus {
@@ -212,6 +229,9 @@ impl Drop for Daemon {
         // (errors: it has ended already)
         let _ = self.child.kill();
         let _ = self.child.wait();
+        if self.keeps_log {
+            return;
+        }
         if std::thread::panicking() {
             let log = self.log();
             let lines: Vec<&str> = log.lines().collect();

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, channel};
@@ -314,17 +314,36 @@ impl Kafka {
 
     /// Where the group goes on in each partition of `topic`; a partition in which it never committed is absent.
     pub(crate) fn committed(&self, group: &str, topic: &str) -> BTreeMap<i32, i64> {
+        self.try_committed(group, topic).unwrap_or_else(|| panic!("the offsets of {group} in {topic}"))
+    }
+
+    /// As [`Kafka::committed`]; `None` where that cannot be told now.
+    pub(crate) fn try_committed(&self, group: &str, topic: &str) -> Option<BTreeMap<i32, i64>> {
         let consumer = self.consumer(&[("group.id", group)]);
         let mut asked = TopicPartitionList::new();
-        for partition in 0..self.partitions(topic).unwrap_or_else(|| panic!("there is no topic {topic}")) {
+        for partition in 0..self.partitions(topic)? {
             asked.add_partition(topic, partition);
         }
-        let answer = consumer.committed_offsets(asked, TIMEOUT).expect("the group's offsets");
+        let answer = consumer.committed_offsets(asked, TIMEOUT).ok()?;
         let offsets = answer.elements().into_iter().filter_map(|element| match element.offset() {
             Offset::Offset(offset) => Some((element.partition(), offset)),
             _ => None,
         });
-        offsets.collect()
+        Some(offsets.collect())
+    }
+
+    /// Whether every replica of every partition is in sync.
+    pub(crate) fn is_in_sync(&self) -> bool {
+        let Ok(metadata) = self.consumer(&[]).fetch_metadata(None, TIMEOUT) else { return false };
+        let mut all = metadata.topics().iter().flat_map(MetadataTopic::partitions);
+        all.all(|partition| partition.isr().len() == partition.replicas().len())
+    }
+
+    /// The node that leads a partition now.
+    pub(crate) fn leader(&self, topic: &str, partition: i32) -> Option<i32> {
+        let metadata = self.consumer(&[]).fetch_metadata(Some(topic), TIMEOUT).ok()?;
+        let leader = metadata.topics().first()?.partitions().iter().find(|p| p.id() == partition)?.leader();
+        Some(leader).filter(|leader| *leader >= 0)
     }
 
     /// The end of each partition of `topic`: for read_committed the last stable offset, else the high watermark.
@@ -730,6 +749,16 @@ impl Cluster {
     /// SIGCONT.
     pub(crate) fn cont(&self, node: u8) {
         self.signal(node, Signal::CONT);
+    }
+
+    /// Copies the logs and the data of all nodes, which go with the value.
+    pub(crate) fn copy_to(&self, dir: &Path) {
+        run(Command::new("cp").args(["-a", "--sparse=always"]).args([self.dir.as_path(), dir]));
+    }
+
+    /// Whether a node has a process, which may be stopped.
+    pub(crate) fn has_process(&self, node: u8) -> bool {
+        self.dir.join(format!("node{node}/pid")).exists()
     }
 
     fn signal(&self, node: u8, signal: Signal) {

@@ -33,8 +33,26 @@ pub(crate) struct Load {
 impl Load {
     /// Sends record n (its value says n) to partition n modulo `partitions`, so many `per_second`, from now on.
     pub(crate) fn start(kafka: &Kafka, topic: &str, partitions: usize, per_second: usize) -> Self {
+        let record = move |number| Numbered {
+            partition: i32::try_from(number % partitions).expect("a partition"),
+            key: key(number, partitions),
+            value: number.to_string(),
+        };
+        Self::start_with(kafka, topic, partitions, per_second, record)
+    }
+
+    /// As [`Load::start`], with records of another make.
+    pub(crate) fn start_with(
+        kafka: &Kafka,
+        topic: &str,
+        partitions: usize,
+        per_second: usize,
+        record: impl Fn(usize) -> Numbered + Send + 'static,
+    ) -> Self {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &kafka.bootstrap).set("enable.idempotence", "true").set("linger.ms", "5");
+        // (a broker that is back after a crash is found at once)
+        config.set("reconnect.backoff.max.ms", "500");
         let producer: ThreadedProducer<DefaultProducerContext> = config.create().expect("a producer");
         let (stop, stopped) = channel();
         let sent = Arc::new(AtomicUsize::new(0));
@@ -44,7 +62,7 @@ impl Load {
             while stopped.recv_timeout(TICK) == Err(RecvTimeoutError::Timeout) {
                 // Of the time since the beginning, not of a tick: what a busy machine has delayed is made up for.
                 let due = (began.elapsed().as_secs_f64() * per_second as f64) as usize;
-                (count.load(Relaxed)..due).for_each(|number| send(&producer, &to, number, partitions));
+                (count.load(Relaxed)..due).for_each(|number| send(&producer, &to, &record(number)));
                 count.fetch_max(due, Relaxed);
             }
             producer.flush(STORED_WITHIN).expect("the records are stored");
@@ -58,12 +76,17 @@ impl Load {
         self.sent.load(Relaxed)
     }
 
-    /// Stops, and waits until all are stored.
-    pub(crate) fn stop(mut self) -> Sent {
+    /// Stops, and waits until all are stored, or given up. Returns how many were sent.
+    pub(crate) fn stop_sending(&mut self) -> usize {
         self.stop = None;
         let thread = self.thread.take().expect("it is taken here only");
         thread.join().expect("the producer does not fail");
-        let count = self.sent();
+        self.sent()
+    }
+
+    /// Stops, and waits until all are stored.
+    pub(crate) fn stop(mut self) -> Sent {
+        let count = self.stop_sending();
         let ends = self.kafka.end_offsets(&self.topic, Isolation::ReadUncommitted);
         assert_eq!(ends.values().sum::<i64>(), count as i64, "records stored in {}, of those sent", self.topic);
         Sent { count, partitions: self.partitions }
@@ -80,10 +103,16 @@ impl Drop for Load {
     }
 }
 
-fn send(producer: &ThreadedProducer<DefaultProducerContext>, topic: &str, number: usize, partitions: usize) {
-    let (key, value) = (key(number, partitions), number.to_string());
-    let partition = i32::try_from(number % partitions).expect("a partition");
-    let record = BaseRecord::to(topic).key(&key).payload(&value).partition(partition);
+/// A record of a load.
+pub(crate) struct Numbered {
+    pub(crate) partition: i32,
+    pub(crate) key: String,
+    pub(crate) value: String,
+}
+
+fn send(producer: &ThreadedProducer<DefaultProducerContext>, topic: &str, record: &Numbered) {
+    let Numbered { partition, key, value } = record;
+    let record = BaseRecord::to(topic).key(key).payload(value).partition(*partition);
     producer.send(record).unwrap_or_else(|(error, _)| panic!("sending to {topic}: {error}"));
 }
 

@@ -1,0 +1,82 @@
+//! Follows a topic as a committed reader while the run goes on, to see for how long nothing came. Knows nothing about records.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use crate::support::kafka::Kafka;
+use crate::support::wait_until;
+
+/// A reader at work. Ends with the value.
+pub(crate) struct Tail {
+    stop: Arc<AtomicBool>,
+    has_begun: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Stall>>,
+}
+
+/// The longest time between two arrivals.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Stall {
+    pub(crate) length: Duration,
+    /// When it began, from the start.
+    pub(crate) at: Duration,
+}
+
+impl Tail {
+    pub(crate) fn start(kafka: &Kafka, topic: &str) -> Self {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", &kafka.bootstrap)
+            .set("group.id", "nobody")
+            .set("isolation.level", "read_committed")
+            .set("fetch.wait.max.ms", "100")
+            .set("reconnect.backoff.max.ms", "500")
+            .create()
+            .expect("a consumer");
+        let mut all = TopicPartitionList::new();
+        for partition in 0..kafka.partitions(topic).expect("the topic is there") {
+            all.add_partition_offset(topic, partition, Offset::Beginning).expect("an offset");
+        }
+        consumer.assign(&all).expect("an assignment");
+        let stop = Arc::new(AtomicBool::new(false));
+        let has_begun = Arc::new(AtomicBool::new(false));
+        let (stopped, begun) = (Arc::clone(&stop), Arc::clone(&has_begun));
+        let thread = std::thread::spawn(move || {
+            let began = Instant::now();
+            let (mut last, mut longest) = (None, Stall::default());
+            while !stopped.load(Relaxed) {
+                // (errors: a broker is away, and the client goes on by itself)
+                let Some(Ok(_)) = consumer.poll(Duration::from_millis(200)) else { continue };
+                let now = Instant::now();
+                let before = last.replace(now).unwrap_or(now);
+                if now - before > longest.length {
+                    longest = Stall { length: now - before, at: before - began };
+                }
+                begun.store(true, Relaxed);
+            }
+            longest
+        });
+        Self { stop, has_begun, thread: Some(thread) }
+    }
+
+    /// Waits until the first record has arrived.
+    pub(crate) fn await_begin(&self, timeout: Duration) {
+        wait_until(timeout, "the first record arrives", || self.has_begun.load(Relaxed));
+    }
+
+    /// Ends it. What precedes the first arrival is no stall, nor is what follows the last.
+    pub(crate) fn stop(mut self) -> Stall {
+        self.stop.store(true, Relaxed);
+        self.thread.take().expect("it is taken here only").join().expect("the reader does not fail")
+    }
+}
+
+impl Drop for Tail {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+    }
+}
