@@ -155,6 +155,7 @@ impl Run {
             summary.complaints.push(format!("liveness: nothing arrived for {stalled:.1} s, more than {bound:.0?}"));
         }
         summary.figure("processes that did not drain in time, with a broker at fault", world.late_ends);
+        summary.figure("of the brokers' faults, left out while replicas were not in sync", world.left_out);
         summary.complaints.append(&mut world.complaints);
         check(&world, sent, plan.has_zombies, &mut summary);
         let ends: Vec<String> = phases.iter().map(|end| format!("{:.0} s", end.as_secs_f64())).collect();

@@ -66,6 +66,8 @@ pub(crate) struct World {
     pub(crate) complaints: Vec<String>,
     /// Processes that did not drain in time, with a broker at fault.
     pub(crate) late_ends: usize,
+    /// Faults of a broker that were left out, for replicas were not in sync.
+    pub(crate) left_out: usize,
 }
 
 pub(crate) struct Topics {
@@ -141,6 +143,7 @@ impl World {
             started: 0,
             complaints: Vec::new(),
             late_ends: 0,
+            left_out: 0,
         };
         world.config.write(&world.yaml());
         world
@@ -383,7 +386,8 @@ impl World {
         let Some(cluster) = self.cluster.clone() else { return };
         // Another fault while replicas still catch up would leave partitions without a leader: see the plan.
         if !self.kafka.is_in_sync() {
-            return eprintln!("           (not in sync: left out)");
+            self.left_out += 1;
+            return;
         }
         let node = match node {
             Node::Number(node) => node,
