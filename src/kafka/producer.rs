@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use crate::model::{GroupId, Mutation, OffsetMap, TopicName};
@@ -188,7 +188,7 @@ impl Producer {
             let member =
                 member().filter(GroupMetadata::is_member).ok_or_else(|| Stop::Abort(Outcome::Aborted(left())))?;
             let list = PartitionList::with_notes(offsets, |topic| topic_ids.get(topic).map(String::as_str));
-            self.send_offsets(&client, &list, &member, deadline, began)?;
+            self.send_offsets(&client, list, member, deadline, began)?;
         }
         self.commit(&client, deadline, began)
     }
@@ -269,30 +269,42 @@ impl Producer {
         Err(Stop::AbortAndRenew(classify(&failures)))
     }
 
+    /// The client library heeds no timeout while it looks for the group's coordinator (its issues 5456 and 5511): so the
+    /// call is made on a thread of its own, and left behind with its producer where it takes too long.
     fn send_offsets(
         &mut self,
-        client: &Client,
-        offsets: &PartitionList,
-        member: &GroupMetadata,
+        client: &Arc<Client>,
+        offsets: PartitionList,
+        member: GroupMetadata,
         deadline: Instant,
         began: Instant,
     ) -> Result<(), Stop> {
         // Leaves a little of the transaction's time for the abort.
         let deadline = deadline - self.timeouts.transaction / 8;
-        loop {
-            let Err(error) = client.send_offsets(offsets, member, until(deadline)) else { return Ok(()) };
-            let outcome = || Outcome::Aborted(trouble(&error, About::Group(&self.group)));
-            if error.must_abort {
-                return Err(Stop::Abort(outcome()));
+        let (done, is_done) = mpsc::channel();
+        let caller = Arc::clone(client);
+        let call = move || drop(done.send(send_offsets(&caller, &offsets, &member, deadline)));
+        let thread = std::thread::Builder::new().name("kafka-offsets".into()).spawn(call);
+        let result = thread.map(|_| is_done.recv_timeout(until(deadline)));
+        let error = match result {
+            Ok(Ok(Ok(()))) => return Ok(()),
+            Ok(Ok(Err(error))) => error,
+            Ok(Err(_)) => {
+                let message = "the group's coordinator did not take the offsets in time";
+                return Err(Stop::Discard(Outcome::Aborted(passing(Known::RD_KAFKA_RESP_ERR__TIMED_OUT, message))));
             }
-            if error.fatal || !error.retriable {
-                return Err(self.stopped(&error, began));
+            Err(error) => {
+                let message = format!("no thread can be started: {error}");
+                return Err(Stop::Abort(Outcome::Aborted(passing(
+                    Known::RD_KAFKA_RESP_ERR__CRIT_SYS_RESOURCE,
+                    message,
+                ))));
             }
-            if Instant::now() + RETRY_PAUSE >= deadline {
-                return Err(Stop::Abort(outcome()));
-            }
-            client.serve(RETRY_PAUSE);
+        };
+        if error.must_abort || (error.retriable && !error.fatal) {
+            return Err(Stop::Abort(Outcome::Aborted(trouble(&error, About::Group(&self.group)))));
         }
+        Err(self.stopped(&error, began))
     }
 
     fn commit(&mut self, client: &Client, deadline: Instant, began: Instant) -> Result<(), Stop> {
@@ -490,6 +502,25 @@ fn init_transactions(client: &Arc<Client>, id: &str, deadline: Instant) -> Resul
             }
             _ => trouble(&error, About::Transaction(id)),
         });
+    }
+}
+
+/// Sends them again as long as that may help.
+fn send_offsets(
+    client: &Client,
+    offsets: &PartitionList,
+    member: &GroupMetadata,
+    deadline: Instant,
+) -> Result<(), Error> {
+    loop {
+        match client.send_offsets(offsets, member, until(deadline)) {
+            Err(error)
+                if error.retriable && !error.fatal && !error.must_abort && Instant::now() + RETRY_PAUSE < deadline =>
+            {
+                client.serve(RETRY_PAUSE);
+            }
+            result => return result,
+        }
     }
 }
 
