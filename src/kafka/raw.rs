@@ -657,6 +657,9 @@ unsafe fn first_error(list: *const ffi::rd_kafka_topic_partition_list_t) -> Code
 /// A list of partitions with offsets. Lives for one call: a list that outlives it can block the client's destruction.
 pub(super) struct PartitionList(*mut ffi::rd_kafka_topic_partition_list_t);
 
+// SAFETY: a list is owned, and holds nothing of a thread's.
+unsafe impl Send for PartitionList {}
+
 impl PartitionList {
     pub(super) fn of(partitions: impl IntoIterator<Item = (TopicPartition, Offset)>) -> Self {
         let partitions: Vec<_> = partitions.into_iter().collect();
@@ -770,6 +773,10 @@ pub(super) unsafe fn topic_partition(
 
 /// A member's identity in its group, with which the broker fences.
 pub(super) struct GroupMetadata(*mut ffi::rd_kafka_consumer_group_metadata_t);
+
+// SAFETY: an owned copy, of no thread's, that nobody changes.
+unsafe impl Send for GroupMetadata {}
+unsafe impl Sync for GroupMetadata {}
 
 impl GroupMetadata {
     /// Whether it names a member. Without one the broker fences nothing: never to be sent.

@@ -5,7 +5,7 @@
 //! method one call of librdkafka.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use crate::model::{Offset, OffsetMap, TopicName, TopicPartition};
@@ -16,6 +16,9 @@ pub use super::committer::{Committer, CommitterOptions};
 pub use super::raw::{Code, Error, Failure, Failures, Known};
 
 use super::raw::{Client, GroupMetadata, Handle, PartitionList, Topic};
+
+/// What a call may take longer than it was given, before it counts as hung.
+const OVERTIME: Duration = Duration::from_millis(250);
 
 /// The ids of topics, which are committed beside their offsets.
 pub type TopicIds = BTreeMap<TopicName, String>;
@@ -122,7 +125,7 @@ pub trait GroupClient {
 // Called by their full names: the trait's method would call itself.
 impl ProducerClient for Arc<Client> {
     type Topic = Topic;
-    type Member = GroupMetadata;
+    type Member = Arc<GroupMetadata>;
 
     fn topic(&self, name: &TopicName) -> Result<Topic, Error> {
         Topic::new(self, name)
@@ -147,10 +150,11 @@ impl ProducerClient for Arc<Client> {
         &self,
         offsets: &OffsetMap,
         ids: &TopicIds,
-        member: &GroupMetadata,
+        member: &Arc<GroupMetadata>,
         wait: Duration,
     ) -> Result<(), Error> {
-        Handle::send_offsets(self, &with_ids(offsets, ids), member, wait)
+        let (client, offsets, member) = (Self::clone(self), with_ids(offsets, ids), Arc::clone(member));
+        on_a_thread(wait, move || Handle::send_offsets(&client, &offsets, &member, wait))
     }
     fn commit_transaction(&self, wait: Duration) -> Result<(), Error> {
         Handle::commit_transaction(self, wait)
@@ -173,10 +177,10 @@ impl ProducerClient for Arc<Client> {
 }
 
 impl GroupClient for Arc<Client> {
-    type Member = GroupMetadata;
+    type Member = Arc<GroupMetadata>;
 
-    fn member(&self) -> Option<GroupMetadata> {
-        self.group_metadata().filter(GroupMetadata::is_member)
+    fn member(&self) -> Option<Arc<GroupMetadata>> {
+        self.group_metadata().filter(GroupMetadata::is_member).map(Arc::new)
     }
     fn commit_offsets(&self, offsets: &OffsetMap, ids: &TopicIds, wait: Duration) -> Result<(), Error> {
         Handle::commit_offsets(self, &with_ids(offsets, ids), wait)
@@ -185,6 +189,21 @@ impl GroupClient for Arc<Client> {
         let found = Handle::committed(self, partitions.keys().cloned(), wait)?;
         Ok(found.into_iter().map(|found| (found.at, found.offset)).collect())
     }
+}
+
+/// librdkafka minds no timeout while it looks for the group's coordinator (its issues 5456 and 5511): so the call is made on
+/// a thread of its own, and left behind where it takes too long. Its client is of no more use then, and goes when it returns.
+fn on_a_thread(wait: Duration, call: impl FnOnce() -> Result<(), Error> + Send + 'static) -> Result<(), Error> {
+    let (done, is_done) = mpsc::channel();
+    let thread = std::thread::Builder::new().name("kafka-offsets".into());
+    let lost = |code: Known, message: String| Error { message, fatal: true, ..Error::of(code.into()) };
+    if let Err(error) = thread.spawn(move || drop(done.send(call()))) {
+        return Err(lost(Known::RD_KAFKA_RESP_ERR__CRIT_SYS_RESOURCE, format!("no thread can be started: {error}")));
+    }
+    is_done.recv_timeout(wait + OVERTIME).unwrap_or_else(|_| {
+        let message = "the group's coordinator did not take the offsets in time".to_owned();
+        Err(lost(Known::RD_KAFKA_RESP_ERR__TIMED_OUT, message))
+    })
 }
 
 /// Offsets as they are committed: beside each the id of its topic.

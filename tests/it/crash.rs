@@ -127,14 +127,14 @@ static KILLED: LazyLock<Run> = LazyLock::new(|| {
     let mut bench = Bench::new(&format!("instance: {}", unique("crash")));
     let seed = fastrand::u64(..);
     let mut random = fastrand::Rng::with_seed(seed);
-    for kill in 0..KILLS {
+    for (kill, signal) in SIGNALS.into_iter().enumerate() {
         bench.send(CHUNK);
         let mut daemon = Daemon::start(bench.config.path());
         daemon.await_consumed("exactly_once", random.usize(1..CHUNK / 3), PATIENCE);
         if kill % 2 == 1 {
             bench.stop_within_a_transaction(&daemon);
         }
-        daemon.crash(SIGNALS[kill]);
+        daemon.crash(signal);
     }
     let mut daemon = Daemon::start(bench.config.path());
     bench.await_end();

@@ -727,6 +727,47 @@ fn each_error_of_a_transaction_has_its_outcome_and_the_next_transaction_commits(
     session.close(false, PATIENCE);
 }
 
+#[test]
+fn offsets_for_which_no_coordinator_is_found_hold_a_transaction_up_no_longer_than_its_timeout() {
+    const FIND_COORDINATOR: i16 = 10;
+    const COORDINATOR_NOT_AVAILABLE: i16 = 15;
+    let mock = MockCluster::start(1).unwrap();
+    mock.create_topic("source", 1).unwrap();
+    mock.create_topic("destination", 1).unwrap();
+    let mut connection = connection(&mock.bootstrap());
+    connection.producer = [("transaction.timeout.ms".to_owned(), PropertyValue::plain("2000"))].into();
+    let cluster = Cluster::connect(&connection).unwrap();
+    let route = route("source", "destination", Delivery::ExactlyOnce);
+    let mut session = session(&cluster, &route, &Instance::Random(unique("process"))).unwrap();
+    let mut seen = Seen::default();
+    seen.poll(&mut session, "the partition", |seen| !seen.assigned.is_empty());
+    let slot = session.topic(&topic("destination")).unwrap().slot;
+    let offsets = OffsetMap::from([(TopicPartition { topic: topic("source"), partition: 0 }, 1)]);
+    // The producer has not sent offsets yet, so it asks who takes them; the client library minds no timeout there.
+    mock.fail_next(FIND_COORDINATOR, &[COORDINATOR_NOT_AVAILABLE; 1000]);
+    let (outcome, took) = std::thread::scope(|scope| {
+        let (ended, end) = std::sync::mpsc::channel::<()>();
+        let mock = &mock;
+        // (the next producer asks the same, and need not wait for all of its own time)
+        scope.spawn(move || {
+            let _ = end.recv_timeout(Duration::from_secs(4));
+            mock.fail_no_more(FIND_COORDINATOR);
+        });
+        let began = Instant::now();
+        let outcome = session.transact(&List::of(slot, ["one".to_owned()]), &offsets);
+        drop(ended);
+        (outcome, began.elapsed())
+    });
+    println!("{outcome:?} in {took:?}");
+    match outcome {
+        Outcome::Aborted(trouble) => assert_eq!(trouble.code, "_TIMED_OUT", "{trouble:?}"),
+        other => panic!("{other:?}"),
+    }
+    session.poll(Duration::ZERO, 1, &mut seen.events);
+    assert_eq!(session.transact(&List::of(slot, ["one".to_owned()]), &offsets), committed());
+    session.close(false, PATIENCE);
+}
+
 /// The smallest worker: copies, one transaction for what a few polls brought, until told to stop.
 fn copy_until(cluster: &Cluster, route: &Route, to: &TopicName, stop: &AtomicBool) -> Vec<String> {
     let mut log = Vec::new();

@@ -138,6 +138,32 @@ fn the_consumer_protocol_shares_partitions_among_workers_and_a_reload_goes_back_
     topics.assert_exact();
 }
 
+#[test]
+fn a_named_instance_that_was_killed_waits_in_the_consumer_protocol_until_the_broker_has_given_it_up_and_goes_on() {
+    let mut topics = Topics::new(2);
+    let config = topics.config("instance: killed", "group.protocol: consumer", "");
+    topics.send(200);
+    let mut daemon = Daemon::start(config.path());
+    daemon.await_consumed("copy", 50, PATIENCE);
+    daemon.kill9();
+    let mut daemon = Daemon::start(config.path());
+    wait_until(PATIENCE, "it says what it waits for", || {
+        let log = daemon.log();
+        log.contains("code=\"UNRELEASED_INSTANCE_ID\"") && log.contains("group.consumer.session.timeout.ms")
+    });
+    topics.send(200);
+    topics.await_committed();
+    daemon.await_state("copy", "running", PATIENCE);
+    topics.assert_exact();
+    // An orderly restart is let in at once: its place is kept for it.
+    assert_eq!(daemon.sigterm_and_wait(PATIENCE), Some(0));
+    topics.send(20);
+    let daemon = Daemon::start(config.path());
+    topics.await_committed();
+    assert!(!daemon.log().contains("UNRELEASED_INSTANCE_ID"), "{}", daemon.log());
+    topics.assert_exact();
+}
+
 // ---- twins ----------------------------------------------------------------------------------------------------------
 
 #[test]
@@ -173,6 +199,23 @@ fn of_two_processes_with_one_instance_the_younger_keeps_the_work_and_the_older_s
     topics.send(100);
     topics.await_committed();
     older.await_state("copy", "running", PATIENCE);
+    topics.assert_exact();
+}
+
+#[test]
+fn in_the_consumer_protocol_the_younger_waits_until_the_older_is_fenced_by_its_next_transaction_and_leaves() {
+    let mut topics = Topics::new(2);
+    let process = || topics.config("instance: twin", "group.protocol: consumer", "");
+    let (first, second) = (process(), process());
+    let older = Daemon::start(first.path());
+    wait_until(PATIENCE, "the older works", || topics.owned(&older)[0].len() == 2);
+    let younger = Daemon::start(second.path());
+    wait_until(PATIENCE, "the younger is refused", || younger.log().contains("code=\"UNRELEASED_INSTANCE_ID\""));
+    topics.send(100);
+    let reason = older.await_state("copy", "failed", PATIENCE);
+    assert!(reason.contains("duplicate_instance: "), "{reason}");
+    younger.await_state("copy", "running", PATIENCE);
+    topics.await_committed();
     topics.assert_exact();
 }
 

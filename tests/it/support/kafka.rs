@@ -47,14 +47,14 @@ pub(crate) fn shared() -> &'static Kafka {
     kafka
 }
 
-/// A broker that all tests share, too. It gives members up after 2 s where they ask for that, which the other refuses, and
-/// has members of the `consumer` protocol ask what is new three times a second.
+/// A broker that all tests share, too. It gives members up after 2 s where they ask for that, which the other refuses; those
+/// of the `consumer` protocol after 4 s, and has them ask what is new three times a second.
 pub(crate) fn impatient() -> &'static Cluster {
     static IMPATIENT: LazyLock<Cluster> = LazyLock::new(|| {
         let config = [
             "group.min.session.timeout.ms=1000",
             "group.consumer.min.session.timeout.ms=1000",
-            "group.consumer.session.timeout.ms=2000",
+            "group.consumer.session.timeout.ms=4000",
             "group.consumer.min.heartbeat.interval.ms=100",
             "group.consumer.heartbeat.interval.ms=300",
         ];
