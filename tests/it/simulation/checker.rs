@@ -115,9 +115,9 @@ impl Checker {
         }
         for (source, committed) in kafka.committed.iter().enumerate() {
             let done = sources[source].before(*committed);
-            for place in 0..PLACES {
+            for (place, has) in decided[source].into_iter().enumerate() {
                 let due = sources[source].outputs_before(done, place);
-                let (has, come) = (decided[source][place], self.come[source][place]);
+                let come = self.come[source][place];
                 let wrong = match self.delivery {
                     Delivery::ExactlyOnce if has < due => format!("LOST: {has} of {due} outputs"),
                     Delivery::ExactlyOnce if has > due => format!("NOT ATOMIC: {has} outputs where {due} are due"),
