@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use millrace::config::settings::Delivery;
 
 use super::kafka::{Fate, Kafka};
-use super::records::{PARTITIONS, PLACES, Source};
+use super::records::{ORDERS, PARTITIONS, PLACES, Source};
 
 /// A committed reader of every partition that is written, which knows what is to come.
 pub(super) struct Checker {
     delivery: Delivery,
     /// Where it stands in each log.
     positions: [usize; PLACES],
-    /// For each source partition and place, how many of the outputs that it expects have come.
-    come: [[usize; PLACES]; PARTITIONS],
+    /// For each source partition and order, how many of the outputs that it expects have come.
+    come: [[usize; ORDERS]; PARTITIONS],
     /// In at_most_once, what has come.
     copies: BTreeMap<(usize, usize, usize), usize>,
     /// How many records were read, how many of them were repetitions, and how often it was told to look.
@@ -30,7 +30,7 @@ impl Checker {
         Self {
             delivery,
             positions: [0; PLACES],
-            come: [[0; PLACES]; PARTITIONS],
+            come: [[0; ORDERS]; PARTITIONS],
             copies: BTreeMap::new(),
             read: 0,
             repeated: 0,
@@ -77,8 +77,9 @@ impl Checker {
 
     fn take(&mut self, source: usize, record: usize, place: usize, sources: &[Source]) -> Result<(), String> {
         self.read += 1;
-        let expected = &sources[source].expected[place];
-        let come = &mut self.come[source][place];
+        let order = sources[source].order(record, place);
+        let expected = &sources[source].expected[order];
+        let come = &mut self.come[source][order];
         let next = expected.get(*come);
         let what = || format!("record {record} of in/{source} in place {place}, {next:?} was to come next");
         match self.delivery {
@@ -102,22 +103,22 @@ impl Checker {
 
     /// Compares what is committed of each source partition with what has become of its records.
     fn compare(&mut self, kafka: &Kafka, sources: &[Source]) -> Result<(), String> {
-        let mut decided = [[0; PLACES]; PARTITIONS];
+        let mut decided = [[0; ORDERS]; PARTITIONS];
         if self.delivery == Delivery::ExactlyOnce {
             // What a reader sees may wait behind another's open transaction; what is decided does not.
             for (place, log) in kafka.logs.iter().enumerate() {
                 for entry in log {
                     let committed =
                         entry.transaction.is_some_and(|number| kafka.transactions[number] == Fate::Committed);
-                    decided[entry.source][place] += usize::from(committed);
+                    decided[entry.source][sources[entry.source].order(entry.record, place)] += usize::from(committed);
                 }
             }
         }
         for (source, committed) in kafka.committed.iter().enumerate() {
             let done = sources[source].before(*committed);
-            for place in 0..PLACES {
-                let due = sources[source].outputs_before(done, place);
-                let (has, come) = (decided[source][place], self.come[source][place]);
+            for (order, has) in decided[source].into_iter().enumerate() {
+                let due = sources[source].outputs_before(done, order);
+                let come = self.come[source][order];
                 let wrong = match self.delivery {
                     Delivery::ExactlyOnce if has < due => format!("LOST: {has} of {due} outputs"),
                     Delivery::ExactlyOnce if has > due => format!("NOT ATOMIC: {has} outputs where {due} are due"),
@@ -125,7 +126,7 @@ impl Checker {
                     Delivery::AtMostOnce if come > due => format!("TOO EARLY: {come} outputs where {due} are due"),
                     _ => continue,
                 };
-                return Err(format!("{wrong} of in/{source} in place {place}, where {done} records are committed"));
+                return Err(format!("{wrong} of in/{source} in order {order}, where {done} records are committed"));
             }
         }
         Ok(())
@@ -139,9 +140,9 @@ impl Checker {
             if done != source.end {
                 return Err(format!("UNFINISHED: {done} of {} records of in/{partition}", source.end));
             }
-            for place in 0..PLACES {
+            for order in 0..ORDERS {
                 // (at_least_once may have sent more: copies of records behind the one that stops its partition)
-                missing += source.outputs_before(done, place).saturating_sub(self.come[partition][place]);
+                missing += source.outputs_before(done, order).saturating_sub(self.come[partition][order]);
             }
         }
         let allowed = if self.delivery == Delivery::AtMostOnce { losses } else { 0 };

@@ -159,6 +159,8 @@ fn every_promise_holds_whatever_fails_and_whenever() {
     let never: Vec<_> =
         faults.chain(moments).chain(others.map(String::from)).filter(|what| !met.contains_key(what)).collect();
     assert!(never.is_empty(), "never met in {count} seeds: {never:#?}");
+    // Each run ends with all read that was to come; and it was looked at on the way.
+    assert!(looks > 100 * count && compared > 20 * count && read > 50 * count && repeated > count, "hardly looked");
 }
 
 #[test]

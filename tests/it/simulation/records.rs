@@ -20,6 +20,11 @@ const RECORDS: usize = 50;
 pub(super) const PLACES: usize = 2 * PARTITIONS;
 pub(super) type Place = usize;
 
+/// What keeps its order: a place, or in at_least_once the dead letters there of records that a destination has refused.
+/// Those are found when other dead letters may be on their way already.
+pub(super) const ORDERS: usize = 3 * PARTITIONS;
+pub(super) type Order = usize;
+
 /// The place of a partition of the destination, or of the dead-letter topic.
 pub(super) fn place(is_dead_letter: bool, partition: i32) -> Place {
     usize::from(is_dead_letter) * PARTITIONS + usize::try_from(partition).expect("partitions count from 0")
@@ -75,8 +80,10 @@ pub(super) struct Source {
     pub(super) records: Vec<Record>,
     /// How many records get done: all, or those before the first at fault where faults stop a partition.
     pub(super) end: usize,
-    /// For each place, in order, the records of which it gets an output once they are done.
-    pub(super) expected: [Vec<usize>; PLACES],
+    /// In order, the records of which there is an output once they are done.
+    pub(super) expected: [Vec<usize>; ORDERS],
+    kinds: Vec<Kind>,
+    delivery: Delivery,
 }
 
 impl Source {
@@ -99,8 +106,9 @@ impl Source {
         }
         let stop = kinds.iter().position(|kind| kind.is_at_fault(delivery)).filter(|_| *then == Disposition::Stop);
         let end = stop.unwrap_or(records.len());
-        let mut expected: [Vec<usize>; PLACES] = Default::default();
-        for (number, (record, kind)) in records.iter().zip(kinds).enumerate() {
+        let mut source = Self { records, end, expected: Default::default(), kinds, delivery };
+        for (number, kind) in source.kinds.clone().into_iter().enumerate() {
+            let record = &source.records[number];
             let to = partition_for_key(&record.key, PARTITIONS as i32);
             let is_at_fault = kind.is_at_fault(delivery);
             let copies = match kind {
@@ -109,9 +117,16 @@ impl Source {
                 Kind::Fan => 3,
                 _ => 1,
             };
-            expected[place(is_at_fault, to)].extend(std::iter::repeat_n(number, copies));
+            let order = source.order(number, place(is_at_fault, to));
+            source.expected[order].extend(std::iter::repeat_n(number, copies));
         }
-        Self { records, end, expected }
+        source
+    }
+
+    /// What the outputs of a record keep their order with in a place.
+    pub(super) fn order(&self, record: usize, place: Place) -> Order {
+        let is_found_late = self.delivery == Delivery::AtLeastOnce && self.kinds[record] == Kind::TooLarge;
+        if is_found_late && place >= PARTITIONS { place + PARTITIONS } else { place }
     }
 
     /// How many records lie before an offset.
@@ -119,9 +134,9 @@ impl Source {
         self.records.partition_point(|record| record.offset < offset)
     }
 
-    /// How many outputs a place gets of the records before this one.
-    pub(super) fn outputs_before(&self, record: usize, place: Place) -> usize {
-        self.expected[place].partition_point(|of| *of < record)
+    /// How many outputs there are of the records before this one.
+    pub(super) fn outputs_before(&self, record: usize, order: Order) -> usize {
+        self.expected[order].partition_point(|of| *of < record)
     }
 
     /// Records from number `from` on.

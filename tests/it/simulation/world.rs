@@ -218,7 +218,11 @@ impl World {
                 }
             }
         }
-        if if self.paused { self.is_calm() || self.chance(30) } else { self.chance(2) } {
+        let turns = match self.paused {
+            true => self.is_calm() || self.chance(30),
+            false => self.chance(2),
+        };
+        if turns {
             self.paused = !self.paused;
             self.meet(if self.paused { "paused" } else { "resumed" });
             for orders in self.processes.iter().filter_map(|process| process.orders.as_ref()) {
@@ -298,7 +302,7 @@ impl World {
         self.kafka.process_died(number, now);
     }
 
-    /// A session of the process is over: what was in doubt stays so.
+    /// Nobody will learn any more what became of the round that the process was at.
     pub(super) fn doubt(&mut self, number: usize) {
         if let Some(outputs) = self.processes[number].in_doubt.take() {
             self.losses += outputs;
