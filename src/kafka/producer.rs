@@ -10,17 +10,16 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::config::times::Times;
 use crate::model::{GroupId, Mutation, OffsetMap, TopicName};
 use crate::pipeline::ports::{Outcome, Output, Outputs, Trouble, TroubleKind};
 
-use super::client_options::{Options, Timeouts};
+use super::client_options::Options;
 use super::errors::{self, About, is_fenced, is_rejection, passing, trouble};
 use super::positions::configuration;
 use super::raw::{Client, Code, Context, Error, Failure, Failures, GroupMetadata, Kind, Known, PartitionList, Topic};
 use super::topics::{reason, should_refresh};
 
-/// How long a new producer may take to be ready, where somebody waits for it.
-const INIT_WITHIN: Duration = Duration::from_secs(10);
 /// A flush is asked in small steps: one call looks up from its wait only every 10 ms.
 const FLUSH_STEP: Duration = Duration::from_millis(1);
 /// Between two tries of a call that may be made again.
@@ -36,7 +35,7 @@ pub(super) struct Producer {
     transactional_id: Option<String>,
     /// Whether the transactional id outlives the process, so that another may come by it.
     is_static: bool,
-    timeouts: Timeouts,
+    times: Times,
     /// The topics by slot.
     topics: Vec<TopicName>,
     live: Option<Live>,
@@ -75,7 +74,7 @@ impl Producer {
         group: GroupId,
         transactional_id: Option<String>,
         is_static: bool,
-        timeouts: Timeouts,
+        times: Times,
     ) -> Self {
         Self {
             label,
@@ -83,7 +82,7 @@ impl Producer {
             group,
             transactional_id,
             is_static,
-            timeouts,
+            times,
             topics: Vec::new(),
             live: None,
             stale_topics: false,
@@ -138,7 +137,7 @@ impl Producer {
 
     fn live(&mut self) -> Result<&mut Live, Trouble> {
         if self.live.is_none() {
-            self.renew(INIT_WITHIN)?;
+            self.renew(self.times.ready)?;
         }
         Ok(self.live.as_mut().expect("made above"))
     }
@@ -153,10 +152,11 @@ impl Producer {
         topic_ids: &TopicIds,
         member: &mut dyn FnMut() -> Option<GroupMetadata>,
     ) -> Outcome {
+        // (from here on, so that a producer that has to be made first takes no time besides)
+        let began = Instant::now();
         if let Err(trouble) = self.live() {
             return lost_or(trouble, Outcome::Aborted);
         }
-        let began = Instant::now();
         match self.attempt(outputs, offsets, topic_ids, member, began) {
             Ok(()) => Outcome::Committed { lost: 0 },
             Err(stop) => self.end(stop, began),
@@ -171,14 +171,14 @@ impl Producer {
         member: &mut dyn FnMut() -> Option<GroupMetadata>,
         began: Instant,
     ) -> Result<(), Stop> {
-        let deadline = began + self.timeouts.transaction;
+        let deadline = began + self.times.transaction;
         let live = self.live().map_err(|trouble| Stop::Discard(Outcome::Aborted(trouble)))?;
         let client = Arc::clone(&live.client);
         let _ = client.context().take_failures();
         client.begin_transaction().map_err(|error| self.stopped(&error, began))?;
-        self.produce(outputs, began + self.timeouts.delivery, began)?;
-        if !flush(&client, deadline.min(began + self.timeouts.delivery + Duration::from_secs(1))) {
-            let message = format!("outputs were not acknowledged within {:?}", self.timeouts.delivery);
+        self.produce(outputs, began + self.times.delivery, began)?;
+        if !flush(&client, deadline.min(began + self.times.delivery + Duration::from_secs(1))) {
+            let message = format!("outputs were not acknowledged within {:?}", self.times.delivery);
             let slow = passing(Known::RD_KAFKA_RESP_ERR__MSG_TIMED_OUT, message);
             return Err(Stop::AbortAndRenew(Outcome::Aborted(slow)));
         }
@@ -187,7 +187,7 @@ impl Producer {
             let member =
                 member().filter(GroupMetadata::is_member).ok_or_else(|| Stop::Abort(Outcome::Aborted(left())))?;
             let list = PartitionList::with_notes(offsets, |topic| topic_ids.get(topic).map(String::as_str));
-            self.send_offsets(&client, &list, &member, deadline, began)?;
+            self.send_offsets(&client, &Arc::new((list, member)), deadline, began)?;
         }
         self.commit(&client, deadline, began)
     }
@@ -270,16 +270,20 @@ impl Producer {
 
     fn send_offsets(
         &mut self,
-        client: &Client,
-        offsets: &PartitionList,
-        member: &GroupMetadata,
-        deadline: Instant,
+        client: &Arc<Client>,
+        offsets: &Arc<(PartitionList, GroupMetadata)>,
+        end: Instant,
         began: Instant,
     ) -> Result<(), Stop> {
         // Leaves a little of the transaction's time for the abort.
-        let deadline = deadline - self.timeouts.transaction / 8;
+        let deadline = end - self.times.transaction / 8;
         loop {
-            let Err(error) = client.send_offsets(offsets, member, until(deadline)) else { return Ok(()) };
+            let Some(answer) = client.send_offsets_within(offsets, until(deadline), until(end)) else {
+                let message = "the group's coordinator has not taken the offsets in time";
+                let slow = passing(Known::RD_KAFKA_RESP_ERR__TIMED_OUT, message);
+                return Err(Stop::Discard(Outcome::Aborted(slow)));
+            };
+            let Err(error) = answer else { return Ok(()) };
             let outcome = || Outcome::Aborted(trouble(&error, About::Group(&self.group)));
             if error.must_abort {
                 return Err(Stop::Abort(outcome()));
@@ -327,7 +331,7 @@ impl Producer {
         }
         // The broker fences too: whoever is older than the transaction's timeout was ended by it. Without an instance
         // nobody else can come by our id.
-        if self.is_static && began.elapsed() < self.timeouts.transaction / 2 {
+        if self.is_static && began.elapsed() < self.times.transaction / 2 {
             return Stop::Discard(Outcome::Broken(duplicate(id, &found)));
         }
         Stop::Discard(Outcome::Aborted(Trouble { kind: TroubleKind::Passing, ..found }))
@@ -350,7 +354,7 @@ impl Producer {
                 self.discard();
                 // Resolves what is still open; but never against a living twin, whom it would fence in turn.
                 if !matches!(outcome, Outcome::Broken(_)) {
-                    let _ = self.renew(INIT_WITHIN);
+                    let _ = self.renew(self.times.ready);
                 }
                 return outcome;
             }
@@ -363,7 +367,7 @@ impl Producer {
             Ok(()) if !renew => outcome,
             Ok(()) => {
                 // Not being able to now is no matter: the next use tries again.
-                let _ = self.renew(INIT_WITHIN);
+                let _ = self.renew(self.times.ready);
                 outcome
             }
             Err(error) => match self.stopped(&error, began) {
@@ -374,7 +378,7 @@ impl Producer {
                 _ => {
                     self.discard();
                     if !matches!(if_abort_fails, Outcome::Unknown(_)) {
-                        let _ = self.renew(INIT_WITHIN);
+                        let _ = self.renew(self.times.ready);
                     }
                     if_abort_fails
                 }
@@ -384,8 +388,11 @@ impl Producer {
 
     fn abort(&mut self) -> Result<(), Error> {
         let Some(live) = &self.live else { return Ok(()) };
-        match live.client.abort_transaction(self.timeouts.transaction) {
-            Err(error) if error.retriable && !error.fatal => live.client.abort_transaction(self.timeouts.transaction),
+        let deadline = Instant::now() + self.times.abort;
+        match live.client.abort_transaction(self.times.abort) {
+            Err(error) if error.retriable && !error.fatal && Instant::now() < deadline => {
+                live.client.abort_transaction(until(deadline))
+            }
             result => result,
         }
     }
@@ -400,7 +407,7 @@ impl Producer {
     /// Sends the outputs and waits for the acknowledgements. `Ok`: what was not delivered, nothing in the best case.
     /// `in_order`: stops at the first that is refused, so that none overtakes it.
     pub(super) fn send(&mut self, outputs: &dyn Outputs, in_order: bool) -> Result<Failures, Trouble> {
-        let deadline = Instant::now() + self.timeouts.delivery;
+        let deadline = Instant::now() + self.times.delivery;
         let client = Arc::clone(&self.live()?.client);
         let _ = client.context().take_failures();
         let (mut index, mut refused) = (0, Vec::new());
@@ -424,7 +431,7 @@ impl Producer {
         if !flushed {
             // What is still under way may or may not arrive; it must not mix with what comes next.
             self.discard();
-            let message = format!("outputs were not acknowledged within {:?}", self.timeouts.delivery);
+            let message = format!("outputs were not acknowledged within {:?}", self.times.delivery);
             return Err(passing(Known::RD_KAFKA_RESP_ERR__MSG_TIMED_OUT, message));
         }
         if failures.count > 0 && client.fatal_error().is_some() {
@@ -447,8 +454,11 @@ pub(super) fn classify(failures: &Failures) -> Outcome {
     let first = guilty().next().or(failures.first.first());
     Outcome::Aborted(match first {
         Some(failure) => {
-            let mut found =
-                trouble(&Error::of(failure.code), failure.topic.as_ref().map_or(About::Cluster, About::Write));
+            let mut found = match &failure.topic {
+                Some(topic) if should_refresh(failure.code) => Trouble::missing_topic(topic),
+                Some(topic) => trouble(&Error::of(failure.code), About::Write(topic)),
+                None => trouble(&Error::of(failure.code), About::Cluster),
+            };
             found.message = format!("{} of the outputs could not be delivered: {}", failures.count, found.message);
             found
         }

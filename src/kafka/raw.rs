@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::fmt;
 use std::ptr::{self, NonNull};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use rdkafka_sys as ffi;
@@ -237,6 +237,24 @@ impl Client {
     pub(super) fn context(&self) -> &Context {
         &self.context
     }
+
+    /// Sends offsets to the transaction; `None` if there is no answer within `limit`. librdkafka does not keep to `wait`
+    /// while the group's coordinator is away: the call is left behind then, and with it the client.
+    pub(super) fn send_offsets_within(
+        self: &Arc<Self>,
+        what: &Arc<(PartitionList, GroupMetadata)>,
+        wait: Duration,
+        limit: Duration,
+    ) -> Option<Result<(), Error>> {
+        let (done, is_done) = mpsc::channel();
+        let (client, what) = (Arc::clone(self), Arc::clone(what));
+        let call = move || {
+            // (an error: nobody waits any more)
+            let _ = done.send(client.send_offsets(&what.0, &what.1, wait));
+        };
+        std::thread::Builder::new().name("kafka-offsets".into()).spawn(call).ok()?;
+        is_done.recv_timeout(limit).ok()
+    }
 }
 
 impl Drop for Client {
@@ -329,12 +347,7 @@ impl Handle {
         // SAFETY: see above.
         Error::take(unsafe { ffi::rd_kafka_begin_transaction(self.ptr()) })
     }
-    pub(super) fn send_offsets(
-        &self,
-        offsets: &PartitionList,
-        group: &GroupMetadata,
-        wait: Duration,
-    ) -> Result<(), Error> {
+    fn send_offsets(&self, offsets: &PartitionList, group: &GroupMetadata, wait: Duration) -> Result<(), Error> {
         // SAFETY: see above; both are live and only read.
         Error::take(unsafe { ffi::rd_kafka_send_offsets_to_transaction(self.ptr(), offsets.0, group.0, millis(wait)) })
     }
@@ -635,6 +648,11 @@ unsafe fn first_error(list: *const ffi::rd_kafka_topic_partition_list_t) -> Code
 /// A list of partitions with offsets. Lives for one call: a list that outlives it can block the client's destruction.
 pub(super) struct PartitionList(*mut ffi::rd_kafka_topic_partition_list_t);
 
+// SAFETY: plain memory of its own, and what is shared is only read.
+unsafe impl Send for PartitionList {}
+// SAFETY: as above.
+unsafe impl Sync for PartitionList {}
+
 impl PartitionList {
     pub(super) fn of(partitions: impl IntoIterator<Item = (TopicPartition, Offset)>) -> Self {
         let partitions: Vec<_> = partitions.into_iter().collect();
@@ -726,6 +744,11 @@ unsafe fn elements(list: *const ffi::rd_kafka_topic_partition_list_t) -> Vec<(To
 
 /// A member's identity in its group, with which the broker fences.
 pub(super) struct GroupMetadata(*mut ffi::rd_kafka_consumer_group_metadata_t);
+
+// SAFETY: plain memory of its own, which nobody writes to.
+unsafe impl Send for GroupMetadata {}
+// SAFETY: as above.
+unsafe impl Sync for GroupMetadata {}
 
 impl GroupMetadata {
     /// Whether it names a member. Without one the broker fences nothing: never to be sent.

@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 
 use crate::config::settings::{Delivery, OnOffsetLost, Route};
+use crate::config::share::Share;
+use crate::config::times::Times;
 use crate::model::{Mutation, OffsetMap, TopicName, TopicPartition};
 use crate::pipeline::ports::{Broker, Event, Outcome, Outputs, TopicError, TopicInfo, Trouble, TroubleKind};
 
-use super::client_options::{self, Timeouts};
+use super::client_options;
 use super::convert;
 use super::errors::{About, passing, trouble};
 use super::positions::configuration;
@@ -29,8 +31,6 @@ use super::topics::{Cluster, LeftOut, Topics, loops, source_topics};
 const INIT_WITHIN: Duration = Duration::from_secs(10);
 /// How long the look-up of a topic may take.
 const TOPIC_WITHIN: Duration = Duration::from_secs(5);
-/// How long a commit outside a transaction, or a question about offsets, may take.
-const OFFSETS_WITHIN: Duration = Duration::from_secs(10);
 /// A trouble with the same code is told this often at most.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
@@ -50,8 +50,8 @@ pub struct SessionOptions<'a> {
     pub instance: &'a Instance,
     /// What patterns leave out. Shared: a reload changes it while the session lives.
     pub left_out: &'a Arc<ArcSwap<LeftOut>>,
-    /// Bytes that the clients may buffer.
-    pub memory: u64,
+    /// What the clients may buffer is a part of it.
+    pub share: Share,
 }
 
 /// Who a process is among those of its groups.
@@ -84,6 +84,7 @@ pub struct Session {
     queue: ConsumerQueue,
     assignment: Arc<Assignment>,
     producer: Producer,
+    times: Times,
     subscribed: Vec<TopicName>,
     /// What subscription and slots were last compared with.
     seen: Option<(Arc<Topics>, Arc<LeftOut>)>,
@@ -110,25 +111,26 @@ impl Session {
     /// # Errors
     /// [`Trouble`]: nothing is left behind; try again after a back-off.
     pub fn open(options: &SessionOptions<'_>) -> Result<Self, Trouble> {
-        let SessionOptions { cluster, route, worker, instance, memory, .. } = options;
+        let SessionOptions { cluster, route, worker, instance, share, .. } = options;
         let kafka = cluster.kafka();
         let label = format!("route {}, worker {worker}", route.name);
         let client_id = format!("{}.{}.{worker}", kafka.prefix, route.name);
         let id = format!("{}.{}.{}.{worker}", kafka.prefix, route.source.group, instance.as_str());
         let member = instance.is_named().then(|| format!("{}.{worker}", instance.as_str()));
 
+        let times = Times::of_clients(kafka);
         let mut producer = Producer::new(
             format!("{label}, producer"),
-            client_options::producer(kafka, route, &client_id, &id, *memory),
+            client_options::producer(kafka, route, &client_id, &id, *share),
             route.source.group.clone(),
             (route.delivery == Delivery::ExactlyOnce).then_some(id),
             instance.is_named(),
-            Timeouts::of(kafka),
+            times,
         );
         producer.renew(INIT_WITHIN)?;
 
         let assignment = Arc::new(Assignment::default());
-        let properties = client_options::consumer(kafka, route, &client_id, member.as_deref(), *memory);
+        let properties = client_options::consumer(kafka, route, &client_id, member.as_deref(), *share);
         let context = Context::new(format!("{label}, consumer"), Some(Box::new(Arc::clone(&assignment))));
         let client = Client::new(Kind::Consumer, &properties, context)
             .map_err(|message| trouble(&configuration(message), About::Cluster))?;
@@ -141,6 +143,7 @@ impl Session {
             queue,
             assignment,
             producer,
+            times,
             subscribed: Vec::new(),
             seen: None,
             slots: HashMap::new(),
@@ -169,7 +172,14 @@ impl Session {
             return Ok(());
         }
         for (name, info) in &mut self.slots {
-            info.partitions = topics.partitions(name.as_str()).unwrap_or(0);
+            let (before, now) = (info.partitions, topics.partitions(name.as_str()).unwrap_or(0));
+            info.partitions = now;
+            if before > 0 && now > before {
+                tracing::warn!(
+                    route = %self.route.name, topic = %name, before, now,
+                    "the topic has more partitions: from now on a key may go to another one than before"
+                );
+            }
         }
         let wanted = source_topics(&self.route.source, &topics, &left_out);
         if wanted != self.subscribed {
@@ -336,14 +346,25 @@ impl Session {
         let due: Vec<_> = self.to_resolve.iter().filter(|(_, (at, _))| *at <= now).map(|(p, _)| p.clone()).collect();
         for partition in due {
             let Some((_, said)) = self.to_resolve.remove(&partition) else { continue };
+            let said = self.replaced(&partition, events).unwrap_or(said);
             match self.resolve_one(&partition, &said) {
                 Ok(event) => events.extend(event),
                 Err(error) => {
                     self.to_resolve.insert(partition.clone(), (now + TOPIC_WITHIN, said));
                     self.on_error(&error, Some(partition), events);
+                    // The others are asked for at the next poll: each may wait as long for its answer.
+                    return;
                 }
             }
         }
+    }
+
+    /// What there is to say if the topic was deleted and created again since its id was last looked at.
+    fn replaced(&mut self, partition: &TopicPartition, events: &mut Vec<Event>) -> Option<String> {
+        let was = self.topic_ids.get(&partition.topic).cloned()?;
+        self.learn_topic_ids(std::slice::from_ref(partition), events);
+        let is = self.topic_ids.get(&partition.topic)?;
+        (was != *is).then(|| created_again(&was, is))
     }
 
     fn resolve_one(&mut self, partition: &TopicPartition, said: &str) -> Result<Vec<Event>, Error> {
@@ -358,13 +379,16 @@ impl Session {
         let message = format!("{at} cannot be read, the log holds {low} to {high}: {said}");
         let from = committed.clamp(0, high);
         let (to, lost) = match self.route.source.on_offset_lost {
-            OnOffsetLost::Stop => return Ok(vec![Event::OffsetLost { partition: partition.clone(), message }]),
+            OnOffsetLost::Stop => {
+                let message = format!("{message}; to accept that, write `on_offset_lost: earliest` or `latest`");
+                return Ok(vec![Event::OffsetLost { partition: partition.clone(), message }]);
+            }
             OnOffsetLost::Earliest => (low, low - from),
             OnOffsetLost::Latest => (high, high - from),
         };
         // Committed first, so that it is accepted once and counted once.
         let accepted = OffsetMap::from([(partition.clone(), to)]);
-        self.consumer().commit_offsets(&self.with_ids(&accepted), OFFSETS_WITHIN)?;
+        self.consumer().commit_offsets(&self.with_ids(&accepted), self.times.offsets)?;
         let lost = u64::try_from(lost).unwrap_or(0);
         let mut events = vec![Event::OffsetReset { partition: partition.clone(), to, lost, message }];
         events.extend(self.restart(partition, to)?);
@@ -443,7 +467,7 @@ impl Session {
             return Outcome::Aborted(trouble(&gone, About::Group(&self.route.source.group)));
         }
         let offsets = self.with_ids(offsets);
-        let Err(error) = consumer.commit_offsets(&offsets, OFFSETS_WITHIN) else {
+        let Err(error) = consumer.commit_offsets(&offsets, self.times.offsets) else {
             return Outcome::Committed { lost: 0 };
         };
         let found = trouble(&error, About::Group(&self.route.source.group));
@@ -575,11 +599,11 @@ impl Broker for Session {
         };
         if self.route.delivery == Delivery::ExactlyOnce {
             // Ends the old transaction one way or the other before anything is read.
-            if let Err(trouble) = self.producer.renew(INIT_WITHIN) {
+            if let Err(trouble) = self.producer.renew(self.times.ready) {
                 return Outcome::Unknown(trouble);
             }
         }
-        let found = match self.consumer().committed(offsets.keys().cloned(), OFFSETS_WITHIN) {
+        let found = match self.consumer().committed(offsets.keys().cloned(), self.times.offsets) {
             Ok(found) if !offsets.is_empty() => found,
             Ok(_) => Vec::new(),
             Err(_) if offsets.is_empty() => Vec::new(),

@@ -13,10 +13,12 @@ pub enum Mutation {
     CommitRevoked,
     /// Offsets are committed beside the transaction, before it.
     OffsetsOutside,
+    /// Workers never hear that they are to end. (Nothing of exactly-once: it shows what becomes of a process that is late.)
+    NeverDrain,
 }
 
 impl Mutation {
-    /// All of them.
+    /// All that break exactly-once.
     pub const ALL: [Self; 4] = [Self::NoRewind, Self::IgnoreProduceResult, Self::CommitRevoked, Self::OffsetsOutside];
 
     /// What stands in `MILLRACE_MUTATION` to turn it on for a process.
@@ -26,6 +28,7 @@ impl Mutation {
             Self::IgnoreProduceResult => "ignore-produce-result",
             Self::CommitRevoked => "commit-revoked",
             Self::OffsetsOutside => "offsets-outside",
+            Self::NeverDrain => "never-drain",
         }
     }
 
@@ -53,7 +56,7 @@ mod switch {
             static PROCESS: OnceLock<Option<Mutation>> = OnceLock::new();
             let named = || {
                 let name = std::env::var("MILLRACE_MUTATION").ok()?;
-                let found = Self::ALL.into_iter().find(|mutation| mutation.name() == name);
+                let found = Self::ALL.into_iter().chain([Self::NeverDrain]).find(|mutation| mutation.name() == name);
                 Some(found.unwrap_or_else(|| panic!("MILLRACE_MUTATION={name} names no mutation")))
             };
             HERE.get() == Some(self) || *PROCESS.get_or_init(named) == Some(self)

@@ -16,6 +16,7 @@ use super::ports::{Broker, Event, Outcome, Trouble, TroubleKind};
 use super::report::{Health, Phase, Report};
 use super::task::{Bounds, Task};
 use super::unit::{After, Bench, Round, Unit};
+use crate::config::times::CLOSE;
 use crate::model::{Digest, Fault, FaultCode, Mutation, PluginName, RouteName, TopicPartition};
 
 /// Longest a poll waits, so that orders from outside are taken soon.
@@ -26,6 +27,12 @@ const POLL_RECORDS: usize = 8192;
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 /// The same where somebody has to act first.
 const BACKOFF_DENIED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// After an order to drain, a transaction is begun within this time, or not any more.
+const BEGIN_WITHIN: Duration = Duration::from_millis(500);
+
+/// What is left of the time to drain once the session is closed: others have to see it in time.
+const LAST: Duration = Duration::from_millis(400);
 
 /// An order from outside.
 pub enum Order {
@@ -73,6 +80,8 @@ pub struct RouteWorker<'a, B: Broker> {
     /// The first round's outcome is unknown.
     unknown: bool,
     trouble: Option<Backoff>,
+    /// As much is held as may be, and little of it is done yet.
+    full: bool,
     next_task: Option<Box<Task>>,
     /// Whether the group has given it an assignment, be it empty.
     joined: bool,
@@ -118,6 +127,7 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
             rounds: VecDeque::new(),
             unknown: false,
             trouble: None,
+            full: false,
             next_task: None,
             joined: false,
             paused,
@@ -148,6 +158,9 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
         if let Some(broken) = self.gather() {
             return Turn::Exit(Exit::Broken(broken));
         }
+        if self.is_to_stop() {
+            return Turn::Again;
+        }
         if self.trouble.as_ref().is_some_and(|backoff| backoff.until > Instant::now()) {
             return Turn::Again;
         }
@@ -158,7 +171,12 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
             self.back_off(trouble);
             return Turn::Again;
         }
-        self.commit_first()
+        // (an order to drain says whether there is the time for a transaction)
+        if self.is_to_stop() { Turn::Again } else { self.commit_first() }
+    }
+
+    fn is_to_stop(&self) -> bool {
+        self.task.chain.stop().is_set()
     }
 
     // ---- orders -----------------------------------------------------------------------
@@ -226,7 +244,8 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
             }
             (records, bytes) = (records + got.0, bytes + got.1);
             let bounds = self.task.bounds;
-            let full = records >= bounds.records || bytes >= bounds.bytes || began.elapsed() >= bounds.interval;
+            let full = records >= bounds.records || bytes >= bounds.bytes || self.held().0 >= bounds.held;
+            let full = full || began.elapsed() >= bounds.interval || self.is_to_stop();
             if got.0 == 0 || full || !self.rounds.is_empty() {
                 return None;
             }
@@ -287,13 +306,26 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
         Ok((0, 0))
     }
 
-    /// Pauses the fetching of partitions that stand still or are full, resumes it for the others.
+    /// Bytes held by partitions that flow, and by those that stand still.
+    fn held(&self) -> (usize, usize) {
+        let mut held = (0, 0);
+        for lane in self.lanes.values() {
+            *if lane.flows() { &mut held.0 } else { &mut held.1 } += lane.bytes();
+        }
+        held
+    }
+
+    /// Pauses the fetching of partitions that stand still, and of all while as much is held as may be.
     fn sync_pauses(&mut self) {
         let stuck = *self.paused || self.trouble.as_ref().is_some_and(|backoff| backoff.tries > 1);
-        let full = self.lanes.values().map(Lane::bytes).sum::<usize>() >= self.task.bounds.held;
+        let (flowing, still) = self.held();
+        // What stands still may fill all the room, and must not starve the others.
+        let room = self.task.bounds.held.saturating_sub(still).max(self.task.bounds.held / 4);
+        // Once full, half of it has to go: each pause costs what was fetched ahead.
+        self.full = flowing >= if self.full { room / 2 } else { room };
         let (mut pause, mut resume) = (Vec::new(), Vec::new());
         for (partition, lane) in &mut self.lanes {
-            let wanted = stuck || !lane.flows() || (full && lane.has_work());
+            let wanted = stuck || !lane.flows() || self.full;
             if wanted != lane.paused {
                 lane.paused = wanted;
                 if wanted { &mut pause } else { &mut resume }.push(partition.clone());
@@ -318,13 +350,13 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
             return Ok(());
         }
         self.destinations.refresh();
-        let budget = Budget::of(self.task.bounds.processing);
+        let mut budget = Budget::of(self.task.bounds.processing).making(self.task.bounds.bytes);
         let mut left = (self.task.bounds.records, self.task.bounds.bytes);
         let mut round = Round { units: Vec::new(), since: Some(Instant::now()) };
         // No partition is always first: one that keeps plugins busy must not starve the others.
         let first = fastrand::usize(0..partitions.len());
         for partition in partitions[first..].iter().chain(&partitions[..first]) {
-            self.process_lane(partition, budget, &mut left, &mut round)?;
+            self.process_lane(partition, &mut budget, &mut left, &mut round)?;
             if budget.is_spent() || left.0 == 0 || left.1 == 0 {
                 break;
             }
@@ -341,7 +373,7 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
     fn process_lane(
         &mut self,
         partition: &TopicPartition,
-        budget: Budget,
+        budget: &mut Budget,
         left: &mut (usize, usize),
         round: &mut Round,
     ) -> Result<(), Trouble> {
@@ -349,9 +381,15 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
         let work: Vec<_> = lane.work().map(|(batch, range)| (batch.clone(), range)).collect();
         let attempts = lane.attempts;
         for (batch, whole) in work {
+            if budget.is_spent() {
+                return Ok(());
+            }
             let Some(range) = within(&*batch, whole.clone(), left) else { return Ok(()) };
             let isolate = self.lanes[partition].isolated(&*batch, range.clone());
-            let processed = self.task.chain.apply(batch, range.clone(), isolate, budget);
+            let processed = self.task.chain.apply(batch, range.clone(), isolate, *budget);
+            *budget = budget.rest();
+            // What plugins make is held as well, until it is committed.
+            left.1 = left.1.saturating_sub(processed.items.chunks.iter().map(Vec::capacity).sum());
             let halted = processed.halt.is_some();
             let unit = Unit::build(processed, range.clone(), attempts, &mut self.bench())?;
             let complete = unit.range.end == whole.end && unit.after == After::Flow && !halted;
@@ -496,21 +534,28 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
 
     // ---- the end ----------------------------------------------------------------------
 
-    /// What is in work is committed if it can be; then the membership ends. Records that were not begun stay uncommitted.
+    /// What is in work is committed if the broker takes it; then the membership ends. All else stays uncommitted.
     fn drain(&mut self, leave: bool, within: Duration) -> Turn {
-        let deadline = Instant::now() + within;
+        let deadline = self.task.chain.stop().deadline().unwrap_or_else(|| Instant::now() + within);
+        let left = || deadline.saturating_duration_since(Instant::now());
         self.tell(Phase::Draining);
-        while !self.rounds.is_empty() && Instant::now() < deadline {
+        // The configuration leaves time for one transaction, whatever comes of it: so it is begun at once or not at all.
+        while !self.rounds.is_empty() && left() + BEGIN_WITHIN >= within {
             if let Turn::Exit(exit) = self.commit_first() {
                 return Turn::Exit(exit);
             }
-            if self.trouble.is_some()
-                && let Some(broken) = self.gather()
-            {
-                return Turn::Exit(Exit::Broken(broken));
+            match &self.trouble {
+                // The group has moved on: what is still ours is given again.
+                Some(Backoff { trouble, .. }) if trouble.kind == TroubleKind::Moved => {
+                    if let Some(broken) = self.gather() {
+                        return Turn::Exit(Exit::Broken(broken));
+                    }
+                }
+                Some(_) => break,
+                None => {}
             }
         }
-        self.broker.close(leave, deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1)));
+        self.broker.close(leave, left().saturating_sub(LAST).max(CLOSE - LAST));
         Turn::Exit(Exit::Drained)
     }
 
@@ -526,7 +571,7 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
                 if let Some(task) = self.next_task.take() {
                     self.swap(*task);
                 }
-                self.broker.close(false, Duration::from_secs(5));
+                self.broker.close(false, if self.is_to_stop() { CLOSE } else { CLOSE * 5 });
             }
         }
         exit

@@ -1,6 +1,7 @@
 //! The one integration binary: what the parts do together, with a real Kafka where it takes one.
 
 mod architecture;
+mod bounds;
 mod cli;
 mod config_problems;
 mod crash;
@@ -10,9 +11,11 @@ mod end_to_end;
 mod faults;
 mod java_partitions;
 mod kafka_session;
+mod memory;
 mod newcomer;
 mod plan;
 mod plugin_contract;
+mod positions;
 mod reload;
 mod routes;
 mod simulation;
