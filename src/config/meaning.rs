@@ -1,6 +1,7 @@
 //! What is written → what is meant: defaults are filled in, names looked up, bounds held against each other.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
 use std::time::Duration;
 
 use super::decode::{At, did_you_mean};
@@ -15,7 +16,9 @@ use super::settings::{
     Admin, Batch, Delivery, Destination, Kafka, Log, LogFormat, LogLevel, OnOffsetLost, PipelineStep, Plugin,
     PluginConfig, PluginLimits, Route, Settings, Source, Target, TopicSelector, Transaction, Watch, WatchMethod,
 };
+use super::share::SHARE_MIN;
 use super::source::Place;
+use super::times::{CLOSE, Times};
 use super::topology;
 use super::units::{show_duration, show_size};
 use crate::model::{GroupId, PluginName};
@@ -259,12 +262,16 @@ impl Meaning<'_> {
                 problems,
             );
         }
-        for route in &raw.routes {
-            let own = route.source.as_ref().map_or(&[][..], |source| &source.consumer);
-            check_consumer(&[own, &raw.kafka.consumer, &raw.kafka.common], &processing, problems);
-        }
         let producer: [&[RawProperty]; 2] = [&raw.kafka.producer, &raw.kafka.common];
         let transaction = Bound::property("transaction.timeout.ms", &producer, TRANSACTION_TIMEOUT);
+        for route in &raw.routes {
+            let own = route.source.as_ref().map_or(&[][..], |source| &source.consumer);
+            let layers: [&[RawProperty]; 3] = [own, &raw.kafka.consumer, &raw.kafka.common];
+            let plugins = self.longest_timeout(route).map(|timeout| (processing, timeout));
+            if check_consumer(&layers, &processing, problems) {
+                check_turn(&layers, plugins, transaction, problems);
+            }
+        }
         if let Some((socket, place)) = written_millis(&producer, "socket.timeout.ms") {
             let socket = Bound { name: "socket.timeout.ms", value: socket, place: Some(place) };
             socket.below(
@@ -287,23 +294,103 @@ impl Meaning<'_> {
             }
         }
         let shutdown = Bound::of("shutdown_timeout", &raw.shutdown_timeout, SHUTDOWN_TIMEOUT);
-        if shutdown.value < transaction.value {
-            let why = "a commit that takes long at shutdown would be cut short, and its records read again";
-            problems.extend(shutdown.clash(&transaction, "is below", why).map(Problem::warning));
+        check_drain(&shutdown, &transaction, problems);
+        self.check_shares(options, problems);
+    }
+
+    /// Of the route's plugins, that of the one that may take longest for a record.
+    fn longest_timeout(&self, route: &RawRoute) -> Option<Bound<'_>> {
+        let used = |plugin: &&RawPlugin| {
+            route.pipeline.iter().any(|step| step.plugin.value.as_str() == plugin.name.value.as_str())
+        };
+        let timeouts = self.raw.plugins.iter().filter(used);
+        let timeouts = timeouts.map(|plugin| Bound::of("timeout", &plugin.timeout, PLUGIN_TIMEOUT));
+        timeouts.max_by_key(|timeout| timeout.value)
+    }
+
+    /// `memory` has to be enough for every worker that it is shared out over.
+    fn check_shares(&self, options: &[RawOptions], problems: &mut Problems) {
+        let enabled = options.iter().filter(|options| options.enabled.unwrap_or(true));
+        let workers: u64 = enabled.map(|options| u64::from(options.workers.unwrap_or(1))).sum();
+        let (memory, needed) = (memory(self.raw), workers * SHARE_MIN);
+        if memory >= needed {
+            return;
         }
+        let default = if self.raw.memory.is_none() { ", the default" } else { "" };
+        let message = format!(
+            "`memory` ({}{default}) is too little for {workers} workers, of which each needs {}",
+            show_size(memory),
+            show_size(SHARE_MIN)
+        );
+        let problem = Problem::near(self.raw.memory.as_ref().map(|at| &at.place), message).code("bounds");
+        problems.push(problem.help(format!("write `memory: {}` or more, or fewer `workers`", show_size(needed))));
     }
 }
 
-fn check_consumer(layers: &[&[RawProperty]], processing: &Bound<'_>, problems: &mut Problems) {
+/// Between two polls of the group lie plugins (`processing_timeout` and the longest `timeout`), where there are some, and a
+/// transaction. Each may take its whole time.
+fn check_turn(
+    layers: &[&[RawProperty]],
+    plugins: Option<(Bound<'_>, Bound<'_>)>,
+    transaction: Bound<'_>,
+    problems: &mut Problems,
+) {
+    let poll = Bound::property("max.poll.interval.ms", layers, MAX_POLL_INTERVAL);
+    let times = Times::of(transaction.value);
+    let (mut turn, mut work, mut bounds) = (times.commit(), String::new(), vec![poll]);
+    if let Some((processing, timeout)) = plugins {
+        turn = times.turn(processing.value, timeout.value);
+        work = format!("{processing} for plugins, twice their {timeout} for a record that overruns it, and ");
+        bounds.extend([processing, timeout]);
+    }
+    bounds.push(transaction);
+    let message = format!(
+        "{poll} has to be above {}, the longest time between two polls: {work}{} for a transaction of {transaction} with its \
+         abort and a new producer",
+        show_duration(turn),
+        show_duration(times.commit()),
+    );
+    if turn >= poll.value {
+        problems.extend(clash(message, bounds));
+    }
+}
+
+/// A worker that is told to end may have to wait for a transaction that has just begun.
+fn check_drain(shutdown: &Bound<'_>, transaction: &Bound<'_>, problems: &mut Problems) {
+    let times = Times::of(transaction.value);
+    let message = format!(
+        "{shutdown} has to be above {}, the longest that a worker takes to end: {transaction}, {} for the abort, {} for a \
+         new producer and {} to close",
+        show_duration(times.drain()),
+        show_duration(times.abort),
+        show_duration(times.ready),
+        show_duration(CLOSE),
+    );
+    if times.drain() >= shutdown.value {
+        problems.extend(clash(message, [*shutdown, *transaction]));
+    }
+}
+
+/// True: plugins have their time within the poll interval.
+fn check_consumer(layers: &[&[RawProperty]], processing: &Bound<'_>, problems: &mut Problems) -> bool {
     let poll = Bound::property("max.poll.interval.ms", layers, MAX_POLL_INTERVAL);
     processing.below(&poll, "the group would take the partitions away while plugins still work", problems);
     if let Some(protocol) = written(layers, GROUP_PROTOCOL).filter(|it| it.value.value.reveal() == "consumer") {
-        return check_new_protocol(layers, protocol, problems);
+        check_new_protocol(layers, protocol, problems);
+    } else {
+        let session = Bound::property("session.timeout.ms", layers, SESSION_TIMEOUT);
+        let heartbeat = Bound::property("heartbeat.interval.ms", layers, Duration::from_secs(3));
+        session.at_most(&poll, "librdkafka refuses it", problems);
+        heartbeat.below(&session, "the group would give the member up between two heartbeats", problems);
     }
-    let session = Bound::property("session.timeout.ms", layers, SESSION_TIMEOUT);
-    let heartbeat = Bound::property("heartbeat.interval.ms", layers, Duration::from_secs(3));
-    session.at_most(&poll, "librdkafka refuses it", problems);
-    heartbeat.below(&session, "the group would give the member up between two heartbeats", problems);
+    processing.value < poll.value
+}
+
+/// A problem of bounds, told at the first that is written; the defaults do not clash.
+fn clash<'r>(message: String, bounds: impl IntoIterator<Item = Bound<'r>>) -> Option<Problem> {
+    let mut written = bounds.into_iter().filter_map(|bound| Some((bound.place?, bound.name)));
+    let problem = Problem::at(written.next()?.0, message).code("bounds");
+    Some(written.fold(problem, |problem, (place, name)| problem.related(place, format!("`{name}`"))))
 }
 
 /// What members decide in the classic protocol only; librdkafka would refuse it when the route starts.
@@ -354,20 +441,15 @@ impl<'r> Bound<'r> {
         }
     }
 
-    /// Told where one of both is written; the defaults do not clash.
     fn clash(&self, other: &Self, relation: &str, why: &str) -> Option<Problem> {
-        let show = |bound: &Self| {
-            let default = if bound.place.is_none() { ", the default" } else { "" };
-            format!("`{}` ({}{default})", bound.name, show_duration(bound.value))
-        };
-        let message = format!("{} {relation} {}: {why}", show(self), show(other));
-        match (self.place, other.place) {
-            (None, None) => None,
-            (Some(place), None) | (None, Some(place)) => Some(Problem::at(place, message).code("bounds")),
-            (Some(place), Some(related)) => {
-                Some(Problem::at(place, message).code("bounds").related(related, format!("`{}`", other.name)))
-            }
-        }
+        clash(format!("{self} {relation} {other}: {why}"), [*self, *other])
+    }
+}
+
+impl fmt::Display for Bound<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let default = if self.place.is_none() { ", the default" } else { "" };
+        write!(f, "`{}` ({}{default})", self.name, show_duration(self.value))
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::decode::{At, did_you_mean, one_of};
 use super::problem::{Problem, Problems};
-use super::settings::{Properties, PropertyValue, Route, Settings};
+use super::settings::{Kafka, Properties, PropertyValue, Route, Settings};
 use super::source::Place;
 use super::units::{parse_duration, parse_size};
 
@@ -164,12 +164,14 @@ pub(super) const MAX_POLL_INTERVAL: Duration = Duration::from_secs(300);
 /// How long a member may be silent where none is set.
 pub(super) const SESSION_TIMEOUT: Duration = Duration::from_secs(45);
 
-impl Settings {
+impl Kafka {
     /// `transaction.timeout.ms`: after this the broker aborts an open transaction; default 15 s.
     pub fn transaction_timeout(&self) -> Duration {
-        millis(&[&self.kafka.producer, &self.kafka.common], "transaction.timeout.ms").unwrap_or(TRANSACTION_TIMEOUT)
+        millis(&[&self.producer, &self.common], "transaction.timeout.ms").unwrap_or(TRANSACTION_TIMEOUT)
     }
+}
 
+impl Settings {
     /// `max.poll.interval.ms` of a route: a member that polls less often loses its partitions; default 5 min.
     pub fn max_poll_interval(&self, route: &Route) -> Duration {
         millis(&self.consumer_layers(route), "max.poll.interval.ms").unwrap_or(MAX_POLL_INTERVAL)

@@ -11,18 +11,16 @@ use super::facts::Facts;
 use super::plugins::{Plugins, ReadyStep};
 use super::status::PluginStatus;
 use crate::config::settings::{Route, Target, TopicSelector};
+use crate::config::share::Share;
 use crate::config::{Loaded, Place, Problem, Problems, PropertyScope, Settings};
 use crate::kafka::{ClientKind, Cluster, LeftOut, Topics, check_properties, source_topics};
 use crate::model::{Digest, GroupId, PluginName, RouteName, TopicName};
 use crate::pipeline::chain::Chain;
 use crate::pipeline::ports::{Step, Trouble, TroubleKind};
-use crate::pipeline::task::{Bounds, Task};
+use crate::pipeline::task::{Bounds, Stop, Task};
 use crate::plugin::Engine;
 use crate::policy::Partitioning;
 
-/// Part of a worker's share of `memory` for what its consumer has fetched ahead; as much is for what its producer has not
-/// sent yet, and the rest for records in work.
-const QUEUES: u64 = 4;
 /// How long the cluster may take to say which topics there are.
 const ASK_WITHIN: Duration = Duration::from_secs(5);
 
@@ -49,8 +47,8 @@ pub struct RoutePlan {
     pub first_worker: u16,
     /// What the patterns of its source do not match.
     pub left_out: Arc<LeftOut>,
-    /// One worker's share of `memory` for what its consumer has fetched ahead, bytes. Taken up by a worker's next session.
-    pub memory: u64,
+    /// One worker's share of `memory`. What of it clients buffer is taken up by a worker's next session.
+    pub share: Share,
     /// The group's `session.timeout.ms`.
     pub session_timeout: Duration,
     pub(super) bounds: Bounds,
@@ -137,20 +135,6 @@ fn number_workers(settings: &Settings, before: Option<&Plan>) -> BTreeMap<RouteN
     has.into_iter().map(|(_, name, first, _)| (name.clone(), first)).collect()
 }
 
-/// One worker's part of `memory`.
-#[derive(Clone, Copy)]
-struct Share {
-    bytes: u64,
-}
-
-impl Share {
-    fn of(settings: &Settings) -> Self {
-        let workers: u64 =
-            settings.routes.values().filter(|route| route.enabled).map(|route| u64::from(route.workers)).sum();
-        Self { bytes: settings.memory / workers.max(1) }
-    }
-}
-
 impl RoutePlan {
     fn new(
         route: &Route,
@@ -164,31 +148,32 @@ impl RoutePlan {
             let own = route.source.consumer.get(name).or_else(|| settings.kafka.consumer.get(name));
             own.or_else(|| settings.kafka.common.get(name)).and_then(|value| value.reveal().parse().ok())
         };
-        let in_work = usize::try_from(share.bytes / 2).unwrap_or(usize::MAX).max(1);
         Self {
             steps,
             first_worker,
             left_out: Arc::new(left_out),
-            memory: share.bytes / QUEUES,
+            share,
             session_timeout: Duration::from_millis(property("session.timeout.ms").unwrap_or(45_000)),
             bounds: Bounds {
                 interval: route.transaction.interval,
                 records: route.transaction.records as usize,
-                bytes: usize::try_from(route.transaction.bytes).unwrap_or(usize::MAX).min(in_work),
+                bytes: usize::try_from(route.transaction.bytes).unwrap_or(usize::MAX).min(share.transaction()),
                 processing: settings.processing_timeout,
-                held: in_work,
+                held: share.held(),
             },
             route: route.clone(),
         }
     }
 
-    /// What a worker does, with plugin instances of its own, made already.
-    pub fn task(&self, generation: u64) -> Task {
+    /// What a worker does until `stop` is set, with plugin instances of its own, made already.
+    pub fn task(&self, generation: u64, stop: &Stop) -> Task {
         let ready = |step: &Arc<ReadyStep>| (Box::new(step.prepared.ready_step()) as Box<dyn Step>, step.timeout);
         let steps = self.steps.iter().map(ready).collect();
         let batch = self.route.batch;
+        let mut chain = Chain::new(steps, batch.records as usize, usize::try_from(batch.bytes).unwrap_or(usize::MAX));
+        chain.heed(stop);
         Task {
-            chain: Chain::new(steps, batch.records as usize, usize::try_from(batch.bytes).unwrap_or(usize::MAX)),
+            chain,
             destinations: self.route.destinations.clone(),
             on_error: self.route.on_error.clone(),
             bounds: self.bounds,

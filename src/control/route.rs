@@ -13,11 +13,11 @@ use super::plan::RoutePlan;
 use super::report::WorkerNews;
 use super::status::Time;
 use crate::config::Settings;
-use crate::kafka::{self, Cluster, Instance, LeftOut, Session, SessionOptions};
-use crate::model::RouteName;
+use crate::kafka::{self, Cluster, Instance, LeftOut, Session, SessionOptions, Topics};
+use crate::model::{Mutation, RouteName};
 use crate::pipeline::ports::{Broker, Event, Trouble, TroubleKind};
 use crate::pipeline::report::{Health, Phase, Report};
-use crate::pipeline::task::Task;
+use crate::pipeline::task::{Stop, Task};
 use crate::pipeline::worker::{Exit, Order, RouteWorker};
 use crate::telemetry::Metrics;
 
@@ -75,7 +75,17 @@ struct Force {
     left_out: Arc<ArcSwap<LeftOut>>,
     generation: AtomicU64,
     /// `start` is resolved by whichever worker comes first, before any of them joins.
-    started: Mutex<bool>,
+    start: Mutex<RouteStart>,
+    /// Set when the workers are to end.
+    stop: Stop,
+}
+
+/// Whether it is settled where the route starts.
+enum RouteStart {
+    Open,
+    /// It could not be, then.
+    Failed(Instant, Trouble),
+    Settled,
 }
 
 /// Calls it when dropped, however the thread ends that holds it.
@@ -100,7 +110,8 @@ impl RunningRoute {
             plan: ArcSwap::new(Arc::clone(&plan)),
             left_out: Arc::new(ArcSwap::new(Arc::clone(&plan.left_out))),
             generation: AtomicU64::new(generation),
-            started: Mutex::new(false),
+            start: Mutex::new(RouteStart::Open),
+            stop: Stop::default(),
         });
         let mut route = Self {
             report: shared.board.route(&plan.route.name, plan.facts()),
@@ -138,7 +149,7 @@ impl RunningRoute {
         let (orders, mailbox) = channel();
         let life = Life {
             route: route.name.clone(),
-            task: plan.task(generation),
+            task: plan.task(generation, &self.force.stop),
             force: Arc::clone(&self.force),
             clients: Arc::clone(&self.clients),
             number,
@@ -180,7 +191,7 @@ impl RunningRoute {
         for worker in self.workers.drain(stay..) {
             let _ = worker.send(Order::Drain { leave: true, within });
         }
-        self.order(|| Order::Swap(Box::new(plan.task(generation))));
+        self.order(|| Order::Swap(Box::new(plan.task(generation, &self.force.stop))));
         self.plan = plan;
         self.fill(generation);
     }
@@ -210,6 +221,10 @@ impl RunningRoute {
     /// Finishes what is in work and ends, within this time; `leave`: the group, even as a static member.
     pub(super) fn drain(&self, leave: bool, within: Duration) {
         self.report.phase(RoutePhase::Draining);
+        if Mutation::NeverDrain.is_on() {
+            return;
+        }
+        self.force.stop.by(Instant::now() + within);
         self.order(|| Order::Drain { leave, within });
     }
 
@@ -270,6 +285,10 @@ impl Life {
         let worked = catch_unwind(AssertUnwindSafe(|| {
             let session = match self.open() {
                 Ok(session) => session,
+                Err(_) if self.force.stop.is_set() => {
+                    self.tell(Phase::Stopped);
+                    return Exit::Drained;
+                }
                 Err(trouble) => return Exit::Broken(trouble),
             };
             let Self { route, number, task, paused, news, .. } = self;
@@ -277,7 +296,7 @@ impl Life {
         }));
         worked.unwrap_or_else(|panic| {
             // Nobody knows in which state it left its plugins, nor which orders it had taken.
-            self.task = self.force.plan.load().task(self.force.generation.load(Relaxed));
+            self.task = self.force.plan.load().task(self.force.generation.load(Relaxed), &self.force.stop);
             self.news.taken_up(&self.task);
             let said = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
             let message = format!("a bug in millrace, please report it: {}", said.unwrap_or("a panic"));
@@ -288,13 +307,11 @@ impl Life {
     fn open(&mut self) -> Result<Session, Trouble> {
         let (cluster, plan) = (&self.clients.cluster, self.force.plan.load_full());
         let topics = plan.check_topics(cluster)?;
-        {
-            let mut started = self.force.started.lock().unwrap_or_else(PoisonError::into_inner);
-            if !*started {
-                let source = kafka::source_topics(&plan.route.source, &topics, &plan.left_out);
-                kafka::resolve_start(cluster, &plan.route, &source)?;
-                *started = true;
-            }
+        self.settle_start(&plan, &topics)?;
+        // Each of these steps may take its time; one that is to end begins no other.
+        if self.force.stop.is_set() {
+            let message = "the worker is to end".to_owned();
+            return Err(Trouble { code: "STOPPED".into(), message, kind: TroubleKind::Passing });
         }
         self.join(&plan)
     }
@@ -306,7 +323,7 @@ impl Life {
             worker: plan.first_worker + self.number,
             instance: &self.clients.instance,
             left_out: &self.force.left_out,
-            memory: plan.memory,
+            share: plan.share,
             yields: self.yields,
         })
     }
@@ -322,6 +339,27 @@ impl Life {
             session.poll(Duration::from_millis(100), 1, &mut events);
         }
         session.close(true, deadline.saturating_duration_since(Instant::now()));
+    }
+
+    fn settle_start(&self, plan: &RoutePlan, topics: &Topics) -> Result<(), Trouble> {
+        let called = Instant::now();
+        let mut start = self.force.start.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = match &*start {
+            RouteStart::Settled => return Ok(()),
+            RouteStart::Open => None,
+            RouteStart::Failed(at, trouble) => (*at >= called).then(|| trouble.clone()),
+        };
+        // Who had to wait for another to fail need not wait for an attempt of its own: it has orders to take.
+        if let Some(trouble) = failed {
+            return Err(trouble);
+        }
+        let source = kafka::source_topics(&plan.route.source, topics, &plan.left_out);
+        let settled = kafka::resolve_start(&self.clients.cluster, &plan.route, &source);
+        *start = match &settled {
+            Ok(_) => RouteStart::Settled,
+            Err(trouble) => RouteStart::Failed(Instant::now(), trouble.clone()),
+        };
+        settled.map(drop)
     }
 
     /// Waits before the next session, taking orders meanwhile. True: told to drain.

@@ -1,9 +1,9 @@
 //! Settings to librdkafka properties: our defaults first, then what the operator wrote, last what the guarantees rest
 //! on. Knows no client.
 
-use std::time::Duration;
-
 use crate::config::settings::{Delivery, Kafka, Properties, Route};
+use crate::config::share::Share;
+use crate::config::times::Times;
 
 use super::{raw, watchdog};
 
@@ -115,25 +115,6 @@ const CONSUMER_ONLY: &[&str] = &[
 /// Properties in the order they are set; a later one wins.
 pub(super) type Options = Vec<(String, String)>;
 
-/// How long clients wait for what, as the operator's properties and ours come out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Timeouts {
-    /// `transaction.timeout.ms`.
-    pub transaction: Duration,
-    /// `message.timeout.ms`: after this an output counts as not delivered; 0.8 of the transaction's.
-    pub delivery: Duration,
-}
-
-impl Timeouts {
-    pub(super) fn of(kafka: &Kafka) -> Self {
-        let written =
-            kafka.producer.get("transaction.timeout.ms").or_else(|| kafka.common.get("transaction.timeout.ms"));
-        let millis = written.and_then(|value| value.reveal().trim().parse().ok()).unwrap_or(15_000).max(1_000);
-        let transaction = Duration::from_millis(millis);
-        Self { transaction, delivery: transaction * 4 / 5 }
-    }
-}
-
 /// For a client that only asks: topics, offsets. `group`: whose offsets.
 pub(super) fn asking(kafka: &Kafka, group: Option<&str>) -> Options {
     let mut options = defaults(kafka);
@@ -168,19 +149,24 @@ const OF_MEMBERS: &[&str] = &[
 ];
 
 /// For a worker's consumer. `instance`: its `group.instance.id`.
-pub(super) fn consumer(kafka: &Kafka, route: &Route, client_id: &str, instance: Option<&str>, memory: u64) -> Options {
+pub(super) fn consumer(kafka: &Kafka, route: &Route, client_id: &str, instance: Option<&str>, share: Share) -> Options {
     let written = || kafka.common.iter().chain(&kafka.consumer).chain(&route.source.consumer);
     let is_new_protocol = written().any(|(name, value)| name == "group.protocol" && value.reveal() == "consumer");
     let mut options = defaults(kafka);
-    // 16 MiB and 10,000 messages are as fast as librdkafka's 64 MiB, at half the memory.
-    let queue_kib = (memory / 4 / 1024).clamp(1024, 16 * 1024);
+    // librdkafka wants no request to be larger than what one fetch may bring.
+    let request = written().find(|(name, _)| *name == "message.max.bytes");
+    let request = request.and_then(|(_, value)| value.reveal().parse().ok()).unwrap_or(share.fetch().min(1_000_000));
+    let fetch = share.fetch().max(request);
     put(
         &mut options,
         &[
             ("client.id", client_id),
             ("max.poll.interval.ms", "300000"),
-            ("queued.max.messages.kbytes", &queue_kib.to_string()),
+            ("queued.max.messages.kbytes", &(share.queue() / 1024).to_string()),
             ("queued.min.messages", "10000"),
+            ("fetch.max.bytes", &fetch.to_string()),
+            ("fetch.message.max.bytes", &fetch.min(1 << 20).to_string()),
+            ("message.max.bytes", &request.to_string()),
             // At its default of 1 s a full queue stalls the route for as long.
             ("fetch.queue.backoff.ms", "5"),
         ],
@@ -210,26 +196,31 @@ pub(super) fn consumer(kafka: &Kafka, route: &Route, client_id: &str, instance: 
     options
 }
 
+/// What a producer takes, where nothing is written: the destination decides what is too large, not librdkafka's 1,000,000
+/// bytes. A little above 16 MiB, for what surrounds a record in a request.
+const MESSAGE_MAX: u64 = (16 << 20) + (64 << 10);
+
 /// For a worker's producer.
-pub(super) fn producer(kafka: &Kafka, route: &Route, client_id: &str, transactional_id: &str, memory: u64) -> Options {
-    let timeouts = Timeouts::of(kafka);
-    let delivery = timeouts.delivery.as_millis().to_string();
+pub(super) fn producer(kafka: &Kafka, route: &Route, client_id: &str, transactional_id: &str, share: Share) -> Options {
+    let times = Times::of_clients(kafka);
+    let delivery = times.delivery.as_millis().to_string();
     let mut options = defaults(kafka);
-    let queue_kib = (memory / 2 / 1024).clamp(32 * 1024, 256 * 1024);
+    let written = |name: &str| kafka.producer.get(name).or_else(|| kafka.common.get(name));
+    let largest = written("message.max.bytes").and_then(|value| value.reveal().parse().ok()).unwrap_or(MESSAGE_MAX);
     put(
         &mut options,
         &[
             ("client.id", client_id),
             ("compression.type", "lz4"),
             // The time for requests, which a transaction must survive.
-            ("socket.timeout.ms", &(timeouts.transaction / 2).as_millis().min(10_000).to_string()),
-            ("request.timeout.ms", &(timeouts.transaction / 2).as_millis().min(10_000).to_string()),
+            ("socket.timeout.ms", &(times.transaction / 2).as_millis().min(10_000).to_string()),
+            ("request.timeout.ms", &(times.transaction / 2).as_millis().min(10_000).to_string()),
             ("retry.backoff.ms", "10"),
             ("linger.ms", "5"),
-            ("queue.buffering.max.kbytes", &queue_kib.to_string()),
-            ("queue.buffering.max.messages", "500000"),
-            // The destination decides what is too large, not librdkafka's 1,000,000 bytes.
-            ("message.max.bytes", "16777216"),
+            ("queue.buffering.max.kbytes", &(share.unsent(largest) / 1024).to_string()),
+            ("queue.buffering.max.messages", &share.unsent_records().to_string()),
+            ("batch.size", &share.batch().to_string()),
+            ("message.max.bytes", &MESSAGE_MAX.to_string()),
             // How long a topic that vanished may hold up a transaction.
             ("topic.metadata.propagation.max.ms", "5000"),
         ],
@@ -247,7 +238,7 @@ pub(super) fn producer(kafka: &Kafka, route: &Route, client_id: &str, transactio
         ],
     );
     if route.delivery == Delivery::ExactlyOnce {
-        let timeout = timeouts.transaction.as_millis().to_string();
+        let timeout = times.transaction.as_millis().to_string();
         put(&mut options, &[("transactional.id", transactional_id), ("transaction.timeout.ms", &timeout)]);
     } else {
         options.retain(|(name, _)| name != "transaction.timeout.ms");

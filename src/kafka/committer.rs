@@ -5,19 +5,17 @@
 use std::time::Duration;
 
 use crate::config::settings::Delivery;
+use crate::config::times::Times;
 use crate::model::{GroupId, Mutation, OffsetMap, TopicName};
 use crate::pipeline::ports::{Outcome, Outputs, Trouble, TroubleKind};
 
-use super::client_options::Timeouts;
 use super::errors::{About, passing, trouble};
 use super::producer::{MakeClient, Producer, classify};
 use super::raw::{Error, Known};
 use super::seam::{GroupClient, ProducerClient, TopicIds};
 
-/// How long it may take until the producer is ready.
+/// How long the first producer may take to be ready.
 const INIT_WITHIN: Duration = Duration::from_secs(10);
-/// How long a commit outside a transaction, or a question about offsets, may take.
-const OFFSETS_WITHIN: Duration = Duration::from_secs(10);
 
 /// What a committer goes by.
 #[derive(Debug, Clone)]
@@ -31,7 +29,7 @@ pub struct CommitterOptions {
     /// Whether the transactional id outlives the process, so that another may come by it.
     pub is_static: bool,
     /// How long clients wait for what.
-    pub timeouts: Timeouts,
+    pub times: Times,
 }
 
 /// A worker's producer, and what is known of its last commit.
@@ -39,6 +37,7 @@ pub struct Committer<C: ProducerClient> {
     delivery: Delivery,
     group: GroupId,
     producer: Producer<C>,
+    times: Times,
     /// An outcome that nobody knows yet; in at_most_once with the outputs that were therefore not sent.
     unknown: Option<u64>,
 }
@@ -49,11 +48,11 @@ impl<C: ProducerClient> Committer<C> {
     /// # Errors
     /// The producer is not ready in time; nothing is left behind.
     pub fn open(options: CommitterOptions, make: MakeClient<C>) -> Result<Self, Trouble> {
-        let CommitterOptions { delivery, group, transactional_id, is_static, timeouts } = options;
+        let CommitterOptions { delivery, group, transactional_id, is_static, times } = options;
         let id = (delivery == Delivery::ExactlyOnce).then_some(transactional_id);
-        let mut producer = Producer::new(make, group.clone(), id, is_static, timeouts);
+        let mut producer = Producer::new(make, group.clone(), id, is_static, times);
         producer.renew(INIT_WITHIN)?;
-        Ok(Self { delivery, group, producer, unknown: None })
+        Ok(Self { delivery, group, producer, times, unknown: None })
     }
 
     /// The next free slot, for this topic, which the producer then knows.
@@ -155,7 +154,7 @@ impl<C: ProducerClient> Committer<C> {
             let gone = Error::of(Known::RD_KAFKA_RESP_ERR__ASSIGNMENT_LOST.into());
             return Outcome::Aborted(trouble(&gone, About::Group(&self.group)));
         }
-        let Err(error) = group.commit_offsets(offsets, ids, OFFSETS_WITHIN) else {
+        let Err(error) = group.commit_offsets(offsets, ids, self.times.offsets) else {
             return Outcome::Committed { lost: 0 };
         };
         let found = trouble(&error, About::Group(&self.group));
@@ -185,11 +184,11 @@ impl<C: ProducerClient> Committer<C> {
         };
         if self.delivery == Delivery::ExactlyOnce {
             // Ends the old transaction one way or the other before anything is read.
-            if let Err(trouble) = self.producer.renew(INIT_WITHIN) {
+            if let Err(trouble) = self.producer.renew(self.times.ready) {
                 return Outcome::Unknown(trouble);
             }
         }
-        let found = match group.committed(offsets, OFFSETS_WITHIN) {
+        let found = match group.committed(offsets, self.times.offsets) {
             Ok(found) if !offsets.is_empty() => found,
             Ok(_) => Vec::new(),
             Err(_) if offsets.is_empty() => Vec::new(),

@@ -13,8 +13,9 @@ use super::errors::{About, passing, trouble};
 use super::raw::{Client, Context, Error, Kind, Known, OFFSET_INVALID, PartitionList};
 use super::topics::{Cluster, reason};
 
-/// Longest wait for one answer. A predecessor's open transaction holds the offsets back for as long as its timeout.
-const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+/// Longest wait for all answers. A predecessor's open transaction can hold the offsets back for longer: then they are asked
+/// for again, and orders are taken in between.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
 
 /// What [`resolve_start`] found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,26 +43,27 @@ pub fn resolve_start(cluster: &Cluster, route: &Route, topics: &[TopicName]) -> 
     }
     // Offsets of a transaction that a predecessor has left open would be waited for here, until its timeout at worst. The
     // sessions to come end it, if they have its name; and what was committed before it says that the group has started.
+    let deadline = Instant::now() + ANSWERS_WITHIN;
     let at_once = client(client_options::asking_at_once(cluster.kafka(), group.as_str()), route)?;
-    if has_committed(&at_once, &partitions).map_err(|error| explain(&at_once, &error, About::Group(group)))? {
+    if has_committed(&at_once, &partitions, deadline).map_err(|error| explain(&at_once, &error, About::Group(group)))? {
         return Ok(Started::Before);
     }
     let client = asking(cluster, route)?;
     let failed = |error: Error| explain(&client, &error, About::Group(group));
-    if has_committed(&client, &partitions).map_err(failed)? {
+    if has_committed(&client, &partitions, deadline).map_err(failed)? {
         return Ok(Started::Before);
     }
-    let offsets = start_offsets(&client, route.source.start, &partitions).map_err(|error| {
+    let offsets = start_offsets(&client, route.source.start, &partitions, deadline).map_err(|error| {
         let topic = topics.first().map_or(About::Cluster, About::Read);
         explain(&client, &error, topic)
     })?;
-    let ids = cluster.topic_ids(topics, ANSWER_WITHIN).map_err(|error| explain(&client, &error, About::Cluster))?;
+    let ids = cluster.topic_ids(topics, left(deadline)).map_err(|error| explain(&client, &error, About::Cluster))?;
     let list = PartitionList::with_notes(&offsets, |topic| ids.get(topic).map(String::as_str));
-    match client.commit_offsets(&list, ANSWER_WITHIN) {
+    match client.commit_offsets(&list, left(deadline)) {
         Ok(()) => Ok(Started::Now(offsets)),
         // Another process was faster, and its members have joined: what it committed counts.
         Err(error) if is_refused_to_outsiders(&error) => {
-            if has_committed(&client, &partitions).map_err(failed)? {
+            if has_committed(&client, &partitions, deadline).map_err(failed)? {
                 return Ok(Started::Before);
             }
             let message = format!(
@@ -80,7 +82,7 @@ pub fn resolve_start(cluster: &Cluster, route: &Route, topics: &[TopicName]) -> 
 pub fn committed(cluster: &Cluster, route: &Route, partitions: &[TopicPartition]) -> Result<OffsetMap, Trouble> {
     let client = asking(cluster, route)?;
     let offsets = client
-        .committed(partitions.iter().cloned(), ANSWER_WITHIN)
+        .committed(partitions.iter().cloned(), ANSWERS_WITHIN)
         .map_err(|error| explain(&client, &error, About::Group(&route.source.group)))?;
     Ok(offsets.into_iter().filter(|found| found.offset >= 0).map(|found| (found.at, found.offset)).collect())
 }
@@ -109,21 +111,24 @@ fn explain(client: &Client, error: &Error, about: About<'_>) -> Trouble {
     }
 }
 
-fn has_committed(client: &Client, partitions: &[TopicPartition]) -> Result<bool, Error> {
-    let offsets = client.committed(partitions.iter().cloned(), ANSWER_WITHIN)?;
+fn has_committed(client: &Client, partitions: &[TopicPartition], deadline: Instant) -> Result<bool, Error> {
+    let offsets = client.committed(partitions.iter().cloned(), left(deadline))?;
     Ok(offsets.iter().any(|found| found.offset != OFFSET_INVALID))
 }
 
-fn start_offsets(client: &Client, start: Start, partitions: &[TopicPartition]) -> Result<OffsetMap, Error> {
-    let deadline = Instant::now() + ANSWER_WITHIN;
-    let ends =
-        |partition: &TopicPartition| client.watermarks(partition, deadline.saturating_duration_since(Instant::now()));
+fn start_offsets(
+    client: &Client,
+    start: Start,
+    partitions: &[TopicPartition],
+    deadline: Instant,
+) -> Result<OffsetMap, Error> {
+    let ends = |partition: &TopicPartition| client.watermarks(partition, left(deadline));
     match start {
         Start::Earliest => partitions.iter().map(|at| Ok((at.clone(), ends(at)?.0))).collect(),
         Start::Latest => partitions.iter().map(|at| Ok((at.clone(), ends(at)?.1))).collect(),
         Start::At(time) => {
             let times = partitions.iter().map(|partition| (partition.clone(), time));
-            let found = client.offsets_for_times(times, ANSWER_WITHIN)?;
+            let found = client.offsets_for_times(times, left(deadline))?;
             let or_end = |(partition, offset): (TopicPartition, Offset)| {
                 let offset = if offset >= 0 { offset } else { ends(&partition)?.1 };
                 Ok((partition, offset))
@@ -131,6 +136,10 @@ fn start_offsets(client: &Client, start: Start, partitions: &[TopicPartition]) -
             found.into_iter().map(or_end).collect()
         }
     }
+}
+
+fn left(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now())
 }
 
 fn is_refused_to_outsiders(error: &Error) -> bool {

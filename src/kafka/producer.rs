@@ -8,18 +8,16 @@
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
+use crate::config::times::Times;
 use crate::model::{GroupId, Mutation, OffsetMap, TopicName, clock};
 use crate::pipeline::ports::{Outcome, Output, Outputs, Trouble, TroubleKind};
 
-use super::client_options::Timeouts;
 use super::errors::{self, About, is_fenced, is_rejection, passing, trouble};
 use super::positions::configuration;
 use super::raw::{Code, Error, Failure, Failures, Known};
 use super::seam::{ProducerClient, TopicIds};
 use super::topics::{reason, should_refresh};
 
-/// How long a new producer may take to be ready, where somebody waits for it.
-const INIT_WITHIN: Duration = Duration::from_secs(10);
 /// A flush is asked in small steps: one call looks up from its wait only every 10 ms.
 const FLUSH_STEP: Duration = Duration::from_millis(1);
 /// Between two tries of a call that may be made again.
@@ -34,7 +32,7 @@ pub(super) struct Producer<C: ProducerClient> {
     transactional_id: Option<String>,
     /// Whether the transactional id outlives the process, so that another may come by it.
     is_static: bool,
-    timeouts: Timeouts,
+    times: Times,
     /// The topics by slot.
     topics: Vec<TopicName>,
     live: Option<Live<C>>,
@@ -72,9 +70,9 @@ impl<C: ProducerClient> Producer<C> {
         group: GroupId,
         transactional_id: Option<String>,
         is_static: bool,
-        timeouts: Timeouts,
+        times: Times,
     ) -> Self {
-        Self { make, group, transactional_id, is_static, timeouts, topics: Vec::new(), live: None, stale_topics: false }
+        Self { make, group, transactional_id, is_static, times, topics: Vec::new(), live: None, stale_topics: false }
     }
 
     /// Makes a producer, and, in exactly_once, settles whatever its predecessor left open.
@@ -124,7 +122,7 @@ impl<C: ProducerClient> Producer<C> {
 
     fn live(&mut self) -> Result<&mut Live<C>, Trouble> {
         if self.live.is_none() {
-            self.renew(INIT_WITHIN)?;
+            self.renew(self.times.ready)?;
         }
         Ok(self.live.as_mut().expect("made above"))
     }
@@ -139,10 +137,11 @@ impl<C: ProducerClient> Producer<C> {
         topic_ids: &TopicIds,
         member: &mut dyn FnMut() -> Option<C::Member>,
     ) -> Outcome {
+        // (from here on, so that a producer that has to be made first takes no time besides)
+        let began = clock::now();
         if let Err(trouble) = self.live() {
             return lost_or(trouble, Outcome::Aborted);
         }
-        let began = clock::now();
         match self.attempt(outputs, offsets, topic_ids, member, began) {
             Ok(()) => Outcome::Committed { lost: 0 },
             Err(stop) => self.end(stop, began),
@@ -157,14 +156,14 @@ impl<C: ProducerClient> Producer<C> {
         member: &mut dyn FnMut() -> Option<C::Member>,
         began: Instant,
     ) -> Result<(), Stop> {
-        let deadline = began + self.timeouts.transaction;
+        let deadline = began + self.times.transaction;
         let live = self.live().map_err(|trouble| Stop::Discard(Outcome::Aborted(trouble)))?;
         let client = live.client.clone();
         let _ = client.take_failures();
         client.begin_transaction().map_err(|error| self.stopped(&error, began))?;
-        self.produce(outputs, began + self.timeouts.delivery, began)?;
-        if !flush(&client, deadline.min(began + self.timeouts.delivery + Duration::from_secs(1))) {
-            let message = format!("outputs were not acknowledged within {:?}", self.timeouts.delivery);
+        self.produce(outputs, began + self.times.delivery, began)?;
+        if !flush(&client, deadline.min(began + self.times.delivery + Duration::from_secs(1))) {
+            let message = format!("outputs were not acknowledged within {:?}", self.times.delivery);
             let slow = passing(Known::RD_KAFKA_RESP_ERR__MSG_TIMED_OUT, message);
             // Who does not take outputs does not answer an abort either: the next producer's epoch ends the transaction.
             return Err(Stop::Discard(Outcome::Aborted(slow)));
@@ -257,7 +256,7 @@ impl<C: ProducerClient> Producer<C> {
         began: Instant,
     ) -> Result<(), Stop> {
         // Leaves a little of the transaction's time for the abort.
-        let deadline = deadline - self.timeouts.transaction / 8;
+        let deadline = deadline - self.times.transaction / 8;
         loop {
             let Err(error) = send(until(deadline)) else { return Ok(()) };
             let outcome = || Outcome::Aborted(trouble(&error, About::Group(&self.group)));
@@ -307,7 +306,7 @@ impl<C: ProducerClient> Producer<C> {
         }
         // The broker fences too: whoever is older than the transaction's timeout was ended by it. Without an instance
         // nobody else can come by our id.
-        if self.is_static && clock::now().duration_since(began) < self.timeouts.transaction / 2 {
+        if self.is_static && clock::now().duration_since(began) < self.times.transaction / 2 {
             return Stop::Discard(Outcome::Broken(Trouble { kind: TroubleKind::Duplicate, ..found }));
         }
         Stop::Discard(Outcome::Aborted(Trouble { kind: TroubleKind::Passing, ..found }))
@@ -330,7 +329,7 @@ impl<C: ProducerClient> Producer<C> {
                 self.discard();
                 // Resolves what is still open; but never against a living twin, whom it would fence in turn.
                 if !matches!(outcome, Outcome::Broken(_)) {
-                    let _ = self.renew(INIT_WITHIN);
+                    let _ = self.renew(self.times.ready);
                 }
                 return outcome;
             }
@@ -343,7 +342,7 @@ impl<C: ProducerClient> Producer<C> {
             Ok(()) if !renew => outcome,
             Ok(()) => {
                 // Not being able to now is no matter: the next use tries again.
-                let _ = self.renew(INIT_WITHIN);
+                let _ = self.renew(self.times.ready);
                 outcome
             }
             Err(error) => match self.stopped(&error, began) {
@@ -354,7 +353,7 @@ impl<C: ProducerClient> Producer<C> {
                 _ => {
                     self.discard();
                     if !matches!(if_abort_fails, Outcome::Unknown(_)) {
-                        let _ = self.renew(INIT_WITHIN);
+                        let _ = self.renew(self.times.ready);
                     }
                     if_abort_fails
                 }
@@ -364,8 +363,11 @@ impl<C: ProducerClient> Producer<C> {
 
     fn abort(&mut self) -> Result<(), Error> {
         let Some(live) = &self.live else { return Ok(()) };
-        match live.client.abort_transaction(self.timeouts.transaction) {
-            Err(error) if error.retriable && !error.fatal => live.client.abort_transaction(self.timeouts.transaction),
+        let deadline = Instant::now() + self.times.abort;
+        match live.client.abort_transaction(self.times.abort) {
+            Err(error) if error.retriable && !error.fatal && Instant::now() < deadline => {
+                live.client.abort_transaction(until(deadline))
+            }
             result => result,
         }
     }
@@ -380,7 +382,7 @@ impl<C: ProducerClient> Producer<C> {
     /// Sends the outputs and waits for the acknowledgements. `Ok`: what was not delivered, nothing in the best case.
     /// `in_order`: stops at the first that is refused, so that none overtakes it.
     pub(super) fn send(&mut self, outputs: &dyn Outputs, in_order: bool) -> Result<Failures, Trouble> {
-        let deadline = clock::now() + self.timeouts.delivery;
+        let deadline = clock::now() + self.times.delivery;
         let client = self.live()?.client.clone();
         let _ = client.take_failures();
         let (mut index, mut refused) = (0, Vec::new());
@@ -404,7 +406,7 @@ impl<C: ProducerClient> Producer<C> {
         if !flushed {
             // What is still under way may or may not arrive; it must not mix with what comes next.
             self.discard();
-            let message = format!("outputs were not acknowledged within {:?}", self.timeouts.delivery);
+            let message = format!("outputs were not acknowledged within {:?}", self.times.delivery);
             return Err(passing(Known::RD_KAFKA_RESP_ERR__MSG_TIMED_OUT, message));
         }
         if failures.count > 0 && client.fatal_error().is_some() {
@@ -427,8 +429,11 @@ pub(super) fn classify(failures: &Failures) -> Outcome {
     let first = guilty().next().or(failures.first.first());
     Outcome::Aborted(match first {
         Some(failure) => {
-            let mut found =
-                trouble(&Error::of(failure.code), failure.topic.as_ref().map_or(About::Cluster, About::Write));
+            let mut found = match &failure.topic {
+                Some(topic) if should_refresh(failure.code) => Trouble::missing_topic(topic),
+                Some(topic) => trouble(&Error::of(failure.code), About::Write(topic)),
+                None => trouble(&Error::of(failure.code), About::Cluster),
+            };
             found.message = format!("{} of the outputs could not be delivered: {}", failures.count, found.message);
             found
         }

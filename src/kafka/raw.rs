@@ -657,8 +657,10 @@ unsafe fn first_error(list: *const ffi::rd_kafka_topic_partition_list_t) -> Code
 /// A list of partitions with offsets. Lives for one call: a list that outlives it can block the client's destruction.
 pub(super) struct PartitionList(*mut ffi::rd_kafka_topic_partition_list_t);
 
-// SAFETY: a list is owned, and holds nothing of a thread's.
+// SAFETY: plain memory of its own, and what is shared is only read.
 unsafe impl Send for PartitionList {}
+// SAFETY: as above.
+unsafe impl Sync for PartitionList {}
 
 impl PartitionList {
     pub(super) fn of(partitions: impl IntoIterator<Item = (TopicPartition, Offset)>) -> Self {
@@ -774,8 +776,9 @@ pub(super) unsafe fn topic_partition(
 /// A member's identity in its group, with which the broker fences.
 pub(super) struct GroupMetadata(*mut ffi::rd_kafka_consumer_group_metadata_t);
 
-// SAFETY: an owned copy, of no thread's, that nobody changes.
+// SAFETY: plain memory of its own, which nobody writes to.
 unsafe impl Send for GroupMetadata {}
+// SAFETY: as above.
 unsafe impl Sync for GroupMetadata {}
 
 impl GroupMetadata {

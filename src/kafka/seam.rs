@@ -11,7 +11,8 @@ use std::time::Duration;
 use crate::model::{Offset, OffsetMap, TopicName, TopicPartition};
 use crate::pipeline::ports::Output;
 
-pub use super::client_options::Timeouts;
+pub use crate::config::times::Times;
+
 pub use super::committer::{Committer, CommitterOptions};
 pub use super::raw::{Code, Error, Failure, Failures, Known};
 

@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 
 use crate::config::settings::{OnOffsetLost, Route};
+use crate::config::share::Share;
+use crate::config::times::Times;
 use crate::model::{Mutation, OffsetMap, TopicName, TopicPartition};
 use crate::pipeline::ports::{Broker, Event, Outcome, Outputs, TopicError, TopicInfo, Trouble, TroubleKind};
 
-use super::client_options::{self, Timeouts};
+use super::client_options;
 use super::committer::{Committer, CommitterOptions};
 use super::convert;
 use super::errors::{About, passing, trouble};
@@ -30,8 +32,6 @@ use super::watchdog::Watchdog;
 
 /// How long the look-up of a topic may take.
 const TOPIC_WITHIN: Duration = Duration::from_secs(5);
-/// How long a commit outside a transaction, or a question about offsets, may take.
-const OFFSETS_WITHIN: Duration = Duration::from_secs(10);
 /// A trouble with the same code is told this often at most.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
@@ -51,8 +51,8 @@ pub struct SessionOptions<'a> {
     pub instance: &'a Instance,
     /// What patterns leave out. Shared: a reload changes it while the session lives.
     pub left_out: &'a Arc<ArcSwap<LeftOut>>,
-    /// Bytes that the clients may buffer.
-    pub memory: u64,
+    /// What the clients may buffer is a part of it.
+    pub share: Share,
     /// Whether a process with the same `instance` has taken the work over: it keeps it for as long as it lives.
     pub yields: bool,
 }
@@ -89,6 +89,7 @@ pub struct Session {
     queue: ConsumerQueue,
     assignment: Arc<Assignment>,
     committer: Committer<Arc<Client>>,
+    times: Times,
     subscribed: Vec<TopicName>,
     /// What subscription and slots were last compared with.
     seen: Option<(Arc<Topics>, Arc<LeftOut>)>,
@@ -114,19 +115,20 @@ impl Session {
     /// # Errors
     /// [`Trouble`]: nothing is left behind; try again after a back-off.
     pub fn open(options: &SessionOptions<'_>) -> Result<Self, Trouble> {
-        let SessionOptions { cluster, route, worker, instance, memory, .. } = options;
+        let SessionOptions { cluster, route, worker, instance, share, .. } = options;
         let kafka = cluster.kafka();
         let label = format!("route {}, worker {worker}", route.name);
         let client_id = format!("{}.{}.{worker}", kafka.prefix, route.name);
         let id = format!("{}.{}.{}.{worker}", kafka.prefix, route.source.group, instance.as_str());
         let member = instance.is_named().then(|| format!("{}.{worker}", instance.as_str()));
 
+        let times = Times::of_clients(kafka);
         if let Some(member) = member.as_deref().filter(|_| options.yields)
-            && let Some(twin) = cluster.twin(&route.source.group, member, None, OFFSETS_WITHIN)
+            && let Some(twin) = cluster.twin(&route.source.group, member, None, times.offsets)
         {
             return Err(twins::trouble(member, Some(&twin), None));
         }
-        let properties = client_options::producer(kafka, route, &client_id, &id, *memory);
+        let properties = client_options::producer(kafka, route, &client_id, &id, *share);
         let producer = format!("{label}, producer");
         let make = move || Client::new(Kind::Producer, &properties, Context::new(producer.clone(), None));
         let settings = CommitterOptions {
@@ -134,12 +136,12 @@ impl Session {
             group: route.source.group.clone(),
             transactional_id: id,
             is_static: instance.is_named(),
-            timeouts: Timeouts::of(kafka),
+            times,
         };
         let committer = Committer::open(settings, Box::new(make))?;
 
         let assignment = Arc::new(Assignment::default());
-        let properties = client_options::consumer(kafka, route, &client_id, member.as_deref(), *memory);
+        let properties = client_options::consumer(kafka, route, &client_id, member.as_deref(), *share);
         let context = Context::new(format!("{label}, consumer"), Some(Box::new(Arc::clone(&assignment))));
         let client = Client::new(Kind::Consumer, &properties, context)
             .map_err(|message| trouble(&configuration(message), About::Cluster))?;
@@ -152,6 +154,7 @@ impl Session {
             queue,
             assignment,
             committer,
+            times,
             subscribed: Vec::new(),
             seen: None,
             slots: HashMap::new(),
@@ -180,7 +183,14 @@ impl Session {
             return Ok(());
         }
         for (name, info) in &mut self.slots {
-            info.partitions = topics.partitions(name.as_str()).unwrap_or(0);
+            let (before, now) = (info.partitions, topics.partitions(name.as_str()).unwrap_or(0));
+            info.partitions = now;
+            if before > 0 && now > before {
+                tracing::warn!(
+                    route = %self.route.name, topic = %name, before, now,
+                    "the topic has more partitions: from now on a key may go to another one than before"
+                );
+            }
         }
         let wanted = source_topics(&self.route.source, &topics, &left_out);
         if wanted != self.subscribed {
@@ -365,14 +375,25 @@ impl Session {
         let due: Vec<_> = self.to_resolve.iter().filter(|(_, (at, _))| *at <= now).map(|(p, _)| p.clone()).collect();
         for partition in due {
             let Some((_, said)) = self.to_resolve.remove(&partition) else { continue };
+            let said = self.replaced(&partition, events).unwrap_or(said);
             match self.resolve_one(&partition, &said) {
                 Ok(event) => events.extend(event),
                 Err(error) => {
                     self.to_resolve.insert(partition.clone(), (now + TOPIC_WITHIN, said));
                     self.on_error(&error, Some(partition), events);
+                    // The others are asked for at the next poll: each may wait as long for its answer.
+                    return;
                 }
             }
         }
+    }
+
+    /// What there is to say if the topic was deleted and created again since its id was last looked at.
+    fn replaced(&mut self, partition: &TopicPartition, events: &mut Vec<Event>) -> Option<String> {
+        let was = self.topic_ids.get(&partition.topic).cloned()?;
+        self.learn_topic_ids(std::slice::from_ref(partition), events);
+        let is = self.topic_ids.get(&partition.topic)?;
+        (was != *is).then(|| created_again(&was, is))
     }
 
     fn resolve_one(&mut self, partition: &TopicPartition, said: &str) -> Result<Vec<Event>, Error> {
@@ -387,13 +408,16 @@ impl Session {
         let message = format!("{at} cannot be read, the log holds {low} to {high}: {said}");
         let from = committed.clamp(0, high);
         let (to, lost) = match self.route.source.on_offset_lost {
-            OnOffsetLost::Stop => return Ok(vec![Event::OffsetLost { partition: partition.clone(), message }]),
+            OnOffsetLost::Stop => {
+                let message = format!("{message}; to accept that, write `on_offset_lost: earliest` or `latest`");
+                return Ok(vec![Event::OffsetLost { partition: partition.clone(), message }]);
+            }
             OnOffsetLost::Earliest => (low, low - from),
             OnOffsetLost::Latest => (high, high - from),
         };
         // Committed first, so that it is accepted once and counted once.
         let accepted = OffsetMap::from([(partition.clone(), to)]);
-        self.consumer().commit_offsets(&with_ids(&accepted, &self.topic_ids), OFFSETS_WITHIN)?;
+        self.consumer().commit_offsets(&with_ids(&accepted, &self.topic_ids), self.times.offsets)?;
         let lost = u64::try_from(lost).unwrap_or(0);
         let mut events = vec![Event::OffsetReset { partition: partition.clone(), to, lost, message }];
         events.extend(self.restart(partition, to)?);

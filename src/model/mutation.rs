@@ -16,6 +16,8 @@ pub enum Mutation {
     /// Once, a session is made to fetch a partition no more, and is not told. Breaks no rule but that of progress: the
     /// watchdog has to notice, and the records have to arrive all the same.
     Deaf,
+    /// Workers never hear that they are to end. (Nothing of exactly-once: it shows what becomes of a process that is late.)
+    NeverDrain,
 }
 
 impl Mutation {
@@ -30,6 +32,7 @@ impl Mutation {
             Self::CommitRevoked => "commit-revoked",
             Self::OffsetsOutside => "offsets-outside",
             Self::Deaf => "deaf",
+            Self::NeverDrain => "never-drain",
         }
     }
 
@@ -65,7 +68,8 @@ mod switch {
             static PROCESS: OnceLock<Option<Mutation>> = OnceLock::new();
             let named = || {
                 let name = std::env::var("MILLRACE_MUTATION").ok()?;
-                let found = Self::ALL.into_iter().chain([Self::Deaf]).find(|mutation| mutation.name() == name);
+                let found = Self::ALL.into_iter().chain([Self::Deaf, Self::NeverDrain]);
+                let found = found.into_iter().find(|mutation| mutation.name() == name);
                 Some(found.unwrap_or_else(|| panic!("MILLRACE_MUTATION={name} names no mutation")))
             };
             HERE.get() == Some(self) || *PROCESS.get_or_init(named) == Some(self)

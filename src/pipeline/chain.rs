@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::ports::{CallError, CallOutput, Step, Usage, Verdict};
+use super::task::Stop;
 use crate::model::{Fault, FaultCode, Item, Items, PluginName, SourceBatch, clock};
 
 /// The plugins of one route, with instances that belong to one worker.
@@ -19,6 +20,7 @@ pub struct Chain {
     /// Most bytes of values in one call; one item may be larger.
     bytes: usize,
     spare: Vec<Item>,
+    stop: Stop,
 }
 
 struct Link {
@@ -56,21 +58,45 @@ pub enum Halt {
     },
 }
 
-/// The time that plugin work on one transaction may take, by the wall clock: it guards the poll interval.
+/// The time that plugin work on one transaction may take, by the wall clock: it guards the poll interval. And the bytes
+/// that each plugin may make of a batch, which guard the memory.
 #[derive(Debug, Clone, Copy)]
 pub struct Budget {
     deadline: Instant,
+    bytes: usize,
+    /// Whether the first record gets its time in any case.
+    is_fresh: bool,
 }
 
 impl Budget {
     /// `total` from now.
     pub fn of(total: Duration) -> Self {
-        Self { deadline: clock::now() + total }
+        Self { deadline: clock::now() + total, bytes: usize::MAX, is_fresh: true }
+    }
+
+    /// The same, and each plugin makes at most so many `bytes` of a batch, and what one more call makes.
+    pub fn making(self, bytes: usize) -> Self {
+        Self { bytes, ..self }
     }
 
     /// Whether nothing is left.
     pub fn is_spent(&self) -> bool {
         self.left().is_zero()
+    }
+
+    /// What is left of it, for other records: none of them has to be done within it.
+    pub fn rest(self) -> Self {
+        Self { is_fresh: false, ..self }
+    }
+
+    /// For the first of so many steps, of which each is to come to its turn.
+    fn part(self, steps: usize) -> Self {
+        Self { deadline: clock::now() + self.left() / u32::try_from(steps).unwrap_or(u32::MAX), ..self }
+    }
+
+    /// Whether it was spent this long ago.
+    fn is_spent_since(&self, time: Duration) -> bool {
+        self.deadline + time <= clock::now()
     }
 
     fn left(&self) -> Duration {
@@ -83,7 +109,18 @@ impl Chain {
     pub fn new(steps: Vec<(Box<dyn Step>, Duration)>, records: usize, bytes: usize) -> Self {
         let records = records.max(1);
         let links = steps.into_iter().map(|(step, timeout)| Link { step, timeout, calls_of: records }).collect();
-        Self { links, records, bytes, spare: Vec::new() }
+        Self { links, records, bytes, spare: Vec::new(), stop: Stop::default() }
+    }
+
+    /// Ends what it is at once `stop` is set, as if its time were over.
+    pub fn heed(&mut self, stop: &Stop) {
+        self.stop = stop.clone();
+        self.links.iter_mut().for_each(|link| link.step.heed(stop));
+    }
+
+    /// Whether, and by when, the worker is to end.
+    pub fn stop(&self) -> &Stop {
+        &self.stop
     }
 
     /// The plugins in order, with the digests of their bytes.
@@ -113,10 +150,15 @@ impl Chain {
             first: u32::try_from(range_start).unwrap_or(u32::MAX),
             isolate,
             budget,
+            part: budget,
             records: self.records,
             bytes: self.bytes,
+            made: 0,
+            stop: self.stop.clone(),
         };
+        let steps = self.links.len();
         for (number, link) in (0u16..).zip(&mut self.links) {
+            run.part = budget.part(steps - usize::from(number));
             run.step(number, link, &mut self.spare);
         }
         run.done
@@ -128,6 +170,16 @@ impl Chain {
     }
 }
 
+/// What the budget grants to a call.
+enum Grant {
+    Cpu(Duration),
+    /// Nothing to several items, but their first may be owed its time.
+    OneByOne,
+    /// The item's record has had more than it was owed.
+    Overrun,
+    Nothing,
+}
+
 /// One passage of some records through the chain.
 struct Run {
     done: Processed,
@@ -135,8 +187,13 @@ struct Run {
     first: u32,
     isolate: usize,
     budget: Budget,
+    /// What of the budget is for the present step.
+    part: Budget,
     records: usize,
     bytes: usize,
+    /// Bytes in the chunks when the present step began.
+    made: usize,
+    stop: Stop,
 }
 
 impl Run {
@@ -145,6 +202,7 @@ impl Run {
         // What an earlier step could not get to is gone from the list already: the others go on through this step.
         let earlier_halt = self.done.halt.take();
         let faults_before = self.done.faults.len();
+        self.made = self.bytes_made();
         let mut at = 0;
         while at < self.done.items.list.len() && self.done.halt.is_none() {
             let end = self.call_end(at, link.calls_of);
@@ -174,10 +232,21 @@ impl Run {
 
     /// Calls the plugin on the items `range`, halving where the call fails as a whole.
     fn call(&mut self, number: u16, link: &mut Link, range: Range<usize>, out: &mut Vec<Item>) {
-        let Some(cpu) = self.cpu_for(link, &range) else {
-            return self.halt(range.start, Halt::BudgetSpent);
+        if range.len() == 1 && self.is_at_fault(range.start) {
+            return;
+        }
+        let cpu = match self.grant(link, &range) {
+            Grant::Cpu(cpu) => cpu,
+            Grant::Nothing => return self.halt(range.start, Halt::BudgetSpent),
+            Grant::OneByOne | Grant::Overrun => {
+                let message =
+                    "what was made of it took too long: `processing_timeout` is over, and two `timeout`s more";
+                return self.halve(number, link, range, FaultCode::TimedOut, message.to_owned(), out);
+            }
         };
         match link.step.call(&mut self.done.items, range.clone(), cpu) {
+            // It may have been cut off: nobody is to blame.
+            Err(_) if self.stop.is_set() => self.halt(range.start, Halt::BudgetSpent),
             Ok(output) => {
                 link.calls_of = (link.calls_of * 2).min(self.records);
                 self.merge(number, link.step.plugin(), range, output, out);
@@ -218,20 +287,38 @@ impl Run {
         }
     }
 
-    /// The guest CPU time for a call, or none where the budget leaves no room for it.
+    /// The guest CPU time for a call, where the budget leaves room for it.
     ///
     /// A call of several items gets at most a quarter of what is left, so that a looping record can be found by halving
     /// within one budget. A single item always gets its whole timeout: only then is `timed_out` a true verdict; so it is
-    /// not begun with less left, unless nothing before it is complete and there would be no progress otherwise.
-    fn cpu_for(&self, link: &Link, range: &Range<usize>) -> Option<Duration> {
-        let left = self.budget.left();
+    /// not begun with less left, unless nothing before it is complete and there would be no progress otherwise. Even that
+    /// has an end, since a plugin may make many items of one record, each with a time of its own.
+    fn grant(&self, link: &Link, range: &Range<usize>) -> Grant {
+        let nothing_complete = self.budget.is_fresh && self.done.items.list[range.start].source == self.first;
+        if self.stop.is_set() || (!nothing_complete && self.bytes_made() - self.made > self.budget.bytes) {
+            return Grant::Nothing;
+        }
+        let left = self.part.left();
         let items = u32::try_from(range.len()).unwrap_or(u32::MAX);
         let whole = link.timeout.saturating_mul(items);
-        if items > 1 {
-            return (!left.is_zero()).then(|| whole.min(left / 4).max(Duration::from_millis(1)));
+        match (items, nothing_complete) {
+            (1, true) if self.budget.is_spent_since(link.timeout) => Grant::Overrun,
+            (1, true) => Grant::Cpu(whole),
+            (1, false) if left >= link.timeout => Grant::Cpu(whole),
+            (1, false) => Grant::Nothing,
+            (_, _) if !left.is_zero() => Grant::Cpu(whole.min(left / 4).max(Duration::from_millis(1))),
+            (_, true) => Grant::OneByOne,
+            (_, false) => Grant::Nothing,
         }
-        let nothing_complete = self.done.items.list[range.start].source == self.first;
-        (left >= link.timeout || nothing_complete).then_some(whole)
+    }
+
+    fn bytes_made(&self) -> usize {
+        self.done.items.chunks.iter().map(Vec::capacity).sum()
+    }
+
+    fn is_at_fault(&self, index: usize) -> bool {
+        let source = self.done.items.list[index].source;
+        self.done.faults.binary_search_by_key(&source, |(of, _)| *of).is_ok()
     }
 
     fn merge(

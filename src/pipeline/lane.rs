@@ -14,6 +14,9 @@ const RESTART_FIRST: Duration = Duration::from_secs(1);
 /// Longest such wait.
 const RESTART_LONGEST: Duration = Duration::from_secs(300);
 
+/// What a record takes besides its key and value: the client's own of it, and the items that are made of it.
+const RECORD: usize = 512;
+
 /// One assigned partition.
 pub(super) struct Lane {
     pub(super) partition: TopicPartition,
@@ -68,7 +71,7 @@ impl Lane {
     pub(super) fn push(&mut self, batch: Arc<dyn SourceBatch>) -> (usize, usize) {
         let bytes = (0..batch.len()).map(|index| batch.size(index)).sum();
         let records = batch.len();
-        self.bytes += bytes;
+        self.bytes += bytes + records * RECORD;
         self.held.push_back(Held { batch, from: 0 });
         (records, bytes)
     }
@@ -82,7 +85,7 @@ impl Lane {
         !self.held.is_empty()
     }
 
-    /// Bytes held, those of records in a batch that are done included: the batch keeps them.
+    /// Memory that is held, that of records in a batch that are done included: the batch keeps them.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -104,7 +107,8 @@ impl Lane {
                 Some(index) => return front.from = index,
                 None => {
                     let done = self.held.pop_front().expect("it was there a line ago");
-                    self.bytes -= (0..done.batch.len()).map(|index| done.batch.size(index)).sum::<usize>();
+                    let bytes: usize = (0..done.batch.len()).map(|index| done.batch.size(index)).sum();
+                    self.bytes -= bytes + done.batch.len() * RECORD;
                 }
             }
         }

@@ -4,6 +4,7 @@ use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::task::Stop;
 use crate::model::{
     Digest, FaultCode, Item, Items, Offset, OffsetMap, PluginName, SourceBatch, TopicName, TopicPartition,
 };
@@ -24,6 +25,9 @@ pub trait Step: Send {
     /// # Errors
     /// [`CallError`]: the plugin failed on the call as a whole.
     fn call(&mut self, items: &mut Items, range: Range<usize>, cpu: Duration) -> Result<CallOutput, CallError>;
+
+    /// From now on a call ends early, with any error, once `stop` is set.
+    fn heed(&mut self, _stop: &Stop) {}
 
     /// What the plugin has used since the last time this was asked.
     fn take_usage(&mut self) -> Usage;

@@ -1,6 +1,7 @@
 //! What a worker does with records, as it is handed over: the bridge from the control plane to the data plane.
 
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use super::chain::Chain;
 use crate::config::settings::Destination;
@@ -18,6 +19,29 @@ pub struct Task {
     pub bounds: Bounds,
     /// The generation of the configuration that it comes from.
     pub generation: u64,
+}
+
+/// Says to whom looks that the worker is to end, and by when: an order waits until the worker takes it, and plugins may
+/// be at work until then. It cannot be taken back.
+#[derive(Debug, Clone, Default)]
+pub struct Stop(Arc<OnceLock<Instant>>);
+
+impl Stop {
+    /// The worker is to have ended by then.
+    pub fn by(&self, deadline: Instant) {
+        // (an error: it was told before, and that holds)
+        let _ = self.0.set(deadline);
+    }
+
+    /// By when the worker is to have ended, if it is.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.0.get().copied()
+    }
+
+    /// Whether the worker is to end.
+    pub fn is_set(&self) -> bool {
+        self.0.get().is_some()
+    }
 }
 
 /// Bounds of one transaction.

@@ -16,6 +16,7 @@ use super::ports::{Broker, Event, Outcome, Trouble, TroubleKind};
 use super::report::{Health, Phase, Report};
 use super::task::{Bounds, Task};
 use super::unit::{After, Bench, Round, Unit};
+use crate::config::times::CLOSE;
 use crate::model::{Digest, Fault, FaultCode, Mutation, PluginName, RouteName, TopicPartition, clock};
 
 /// Longest a poll waits, so that orders from outside are taken soon.
@@ -30,6 +31,12 @@ const BACKOFF_DENIED: (Duration, Duration) = (Duration::from_secs(1), Duration::
 /// The client that has lost all brokers says so every 10 s; that long it is believed. It tries again that often.
 const AWAY_FOR: Duration = Duration::from_secs(15);
 const AWAY_TRIES: Duration = Duration::from_secs(3);
+
+/// After an order to drain, a transaction is begun within this time, or not any more.
+const BEGIN_WITHIN: Duration = Duration::from_millis(500);
+
+/// What is left of the time to drain once the session is closed: others have to see it in time.
+const LAST: Duration = Duration::from_millis(400);
 
 /// An order from outside.
 pub enum Order {
@@ -79,6 +86,8 @@ pub struct RouteWorker<'a, B: Broker> {
     trouble: Option<Backoff>,
     /// All brokers were away when the client last said so; nothing has come of them since.
     away: Option<(Trouble, Instant)>,
+    /// As much is held as may be, and little of it is done yet.
+    full: bool,
     next_task: Option<Box<Task>>,
     /// Whether the group has given it an assignment, be it empty.
     joined: bool,
@@ -125,6 +134,7 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
             unknown: false,
             trouble: None,
             away: None,
+            full: false,
             next_task: None,
             joined: false,
             paused,
@@ -155,6 +165,9 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
         if let Some(broken) = self.gather() {
             return Turn::Exit(Exit::Broken(broken));
         }
+        if self.is_to_stop() {
+            return Turn::Again;
+        }
         if self.trouble.as_ref().is_some_and(|backoff| backoff.until > clock::now()) {
             return Turn::Again;
         }
@@ -165,7 +178,12 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
             self.back_off(trouble);
             return Turn::Again;
         }
-        self.commit_first()
+        // (an order to drain says whether there is the time for a transaction)
+        if self.is_to_stop() { Turn::Again } else { self.commit_first() }
+    }
+
+    fn is_to_stop(&self) -> bool {
+        self.task.chain.stop().is_set()
     }
 
     // ---- orders -----------------------------------------------------------------------
@@ -233,9 +251,8 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
             }
             (records, bytes) = (records + got.0, bytes + got.1);
             let bounds = self.task.bounds;
-            let full = records >= bounds.records
-                || bytes >= bounds.bytes
-                || clock::now().duration_since(began) >= bounds.interval;
+            let full = records >= bounds.records || bytes >= bounds.bytes || self.held().0 >= bounds.held;
+            let full = full || clock::now().duration_since(began) >= bounds.interval || self.is_to_stop();
             if got.0 == 0 || full || !self.rounds.is_empty() {
                 return None;
             }
@@ -295,7 +312,7 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
             Event::Trouble(trouble) => {
                 self.report.trouble(&trouble);
                 if trouble.code == "_ALL_BROKERS_DOWN" {
-                    self.away = Some((trouble, Instant::now()));
+                    self.away = Some((trouble, clock::now()));
                 }
             }
             Event::Broken(trouble) => return Err(trouble),
@@ -303,13 +320,26 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
         Ok((0, 0))
     }
 
-    /// Pauses the fetching of partitions that stand still or are full, resumes it for the others.
+    /// Bytes held by partitions that flow, and by those that stand still.
+    fn held(&self) -> (usize, usize) {
+        let mut held = (0, 0);
+        for lane in self.lanes.values() {
+            *if lane.flows() { &mut held.0 } else { &mut held.1 } += lane.bytes();
+        }
+        held
+    }
+
+    /// Pauses the fetching of partitions that stand still, and of all while as much is held as may be.
     fn sync_pauses(&mut self) {
         let stuck = *self.paused || self.trouble.as_ref().is_some_and(|backoff| backoff.tries > 1);
-        let full = self.lanes.values().map(Lane::bytes).sum::<usize>() >= self.task.bounds.held;
+        let (flowing, still) = self.held();
+        // What stands still may fill all the room, and must not starve the others.
+        let room = self.task.bounds.held.saturating_sub(still).max(self.task.bounds.held / 4);
+        // Once full, half of it has to go: each pause costs what was fetched ahead.
+        self.full = flowing >= if self.full { room / 2 } else { room };
         let (mut pause, mut resume) = (Vec::new(), Vec::new());
         for (partition, lane) in &mut self.lanes {
-            let wanted = stuck || !lane.flows() || (full && lane.has_work());
+            let wanted = stuck || !lane.flows() || self.full;
             if wanted != lane.paused {
                 lane.paused = wanted;
                 if wanted { &mut pause } else { &mut resume }.push(partition.clone());
@@ -334,13 +364,13 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
             return Ok(());
         }
         self.destinations.refresh();
-        let budget = Budget::of(self.task.bounds.processing);
+        let mut budget = Budget::of(self.task.bounds.processing).making(self.task.bounds.bytes);
         let mut left = (self.task.bounds.records, self.task.bounds.bytes);
         let mut round = Round { units: Vec::new(), since: Some(clock::now()) };
         // No partition is always first: one that keeps plugins busy must not starve the others.
         let first = fastrand::usize(0..partitions.len());
         for partition in partitions[first..].iter().chain(&partitions[..first]) {
-            self.process_lane(partition, budget, &mut left, &mut round)?;
+            self.process_lane(partition, &mut budget, &mut left, &mut round)?;
             if budget.is_spent() || left.0 == 0 || left.1 == 0 {
                 break;
             }
@@ -357,7 +387,7 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
     fn process_lane(
         &mut self,
         partition: &TopicPartition,
-        budget: Budget,
+        budget: &mut Budget,
         left: &mut (usize, usize),
         round: &mut Round,
     ) -> Result<(), Trouble> {
@@ -366,9 +396,15 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
         let attempts = lane.attempts;
         let before = round.units.len();
         for (batch, whole) in work {
+            if budget.is_spent() {
+                return Ok(());
+            }
             let Some(range) = within(&*batch, whole.clone(), left) else { return Ok(()) };
             let isolate = self.lanes[partition].isolated(&*batch, range.clone());
-            let processed = self.task.chain.apply(batch, range.clone(), isolate, budget);
+            let processed = self.task.chain.apply(batch, range.clone(), isolate, *budget);
+            *budget = budget.rest();
+            // What plugins make is held as well, until it is committed.
+            left.1 = left.1.saturating_sub(processed.items.chunks.iter().map(Vec::capacity).sum());
             let halted = processed.halt.is_some();
             let unit = Unit::build(processed, range.clone(), attempts, &mut self.bench())?;
             let complete = unit.range.end == whole.end && unit.after == After::Flow && !halted;
@@ -513,21 +549,28 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
 
     // ---- the end ----------------------------------------------------------------------
 
-    /// What is in work is committed if it can be; then the membership ends. Records that were not begun stay uncommitted.
+    /// What is in work is committed if the broker takes it; then the membership ends. All else stays uncommitted.
     fn drain(&mut self, leave: bool, within: Duration) -> Turn {
-        let deadline = clock::now() + within;
+        let deadline = self.task.chain.stop().deadline().unwrap_or_else(|| clock::now() + within);
+        let left = || deadline.saturating_duration_since(clock::now());
         self.tell(Phase::Draining);
-        while !self.rounds.is_empty() && clock::now() < deadline {
+        // The configuration leaves time for one transaction, whatever comes of it: so it is begun at once or not at all.
+        while !self.rounds.is_empty() && left() + BEGIN_WITHIN >= within {
             if let Turn::Exit(exit) = self.commit_first() {
                 return Turn::Exit(exit);
             }
-            if self.trouble.is_some()
-                && let Some(broken) = self.gather()
-            {
-                return Turn::Exit(Exit::Broken(broken));
+            match &self.trouble {
+                // The group has moved on: what is still ours is given again.
+                Some(Backoff { trouble, .. }) if trouble.kind == TroubleKind::Moved => {
+                    if let Some(broken) = self.gather() {
+                        return Turn::Exit(Exit::Broken(broken));
+                    }
+                }
+                Some(_) => break,
+                None => {}
             }
         }
-        self.broker.close(leave, deadline.saturating_duration_since(clock::now()).max(Duration::from_secs(1)));
+        self.broker.close(leave, left().saturating_sub(LAST).max(CLOSE - LAST));
         Turn::Exit(Exit::Drained)
     }
 
@@ -543,7 +586,7 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
                 if let Some(task) = self.next_task.take() {
                     self.swap(*task);
                 }
-                self.broker.close(false, Duration::from_secs(5));
+                self.broker.close(false, if self.is_to_stop() { CLOSE } else { CLOSE * 5 });
             }
         }
         exit

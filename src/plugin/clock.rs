@@ -12,6 +12,9 @@ use wasmtime::{Engine, UpdateDeadline};
 /// How long one epoch is, and so how late a guest is interrupted at most.
 const TICK: Duration = Duration::from_millis(1);
 
+/// How often it is looked whether a guest at work is to be interrupted before its time.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
 /// The ticker rests after this many ticks without a call: long enough that a busy worker never pays for waking it.
 const IDLE_TICKS: u32 = 100;
 
@@ -41,16 +44,17 @@ impl Deadline {
         thread_cpu().saturating_sub(self.started)
     }
 
-    /// In how many epochs to look again, when none of the budget is spent.
+    /// In how many epochs to look, when none of the budget is spent.
     pub(super) fn first_check(&self) -> u64 {
-        ticks(self.budget)
+        ticks(self.budget.min(LOOK_EVERY))
     }
 
-    /// What to do when the epoch has come: interrupt only a guest that has really had its time.
-    pub(super) fn check(&self) -> UpdateDeadline {
+    /// What to do when the epoch has come: interrupt only a guest that has really had its time, or whose worker ends.
+    pub(super) fn check(&self, to_stop: bool) -> UpdateDeadline {
         match self.budget.checked_sub(self.spent()) {
             None | Some(Duration::ZERO) => UpdateDeadline::Interrupt,
-            Some(left) => UpdateDeadline::Continue(ticks(left)),
+            Some(_) if to_stop => UpdateDeadline::Interrupt,
+            Some(left) => UpdateDeadline::Continue(ticks(left.min(LOOK_EVERY))),
         }
     }
 }

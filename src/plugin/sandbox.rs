@@ -18,6 +18,7 @@ use super::memory::MemoryLimiter;
 use super::step::PluginStep;
 use crate::config::settings::{Destination, PluginLimits, Target};
 use crate::model::{DestinationName, Digest, FaultCode, PluginName, RouteName};
+use crate::pipeline::task::Stop;
 
 /// Starting and ending an instance may use this many times a record's CPU time, and never less than the second figure:
 /// a large runtime has to come up, once.
@@ -76,7 +77,7 @@ pub struct Prepared {
 impl Prepared {
     pub(super) fn new(compiled: Compiled, with: Prepare) -> Result<Self, LoadError> {
         let prepared = Self { compiled, with };
-        let instance = prepared.instantiate(Gate::default());
+        let instance = prepared.instantiate(Gate::default(), &Stop::default());
         let mut instance = instance.map_err(|not_ready| LoadError::NotReady(not_ready.message))?;
         instance.shut_down(&prepared);
         Ok(prepared)
@@ -122,8 +123,8 @@ impl Prepared {
     }
 
     /// A fresh instance, configured; or why there is none.
-    pub(super) fn instantiate(&self, gate: Gate) -> Result<Instance, NotReady> {
-        let mut store = self.store(gate);
+    pub(super) fn instantiate(&self, gate: Gate, stop: &Stop) -> Result<Instance, NotReady> {
+        let mut store = self.store(gate, stop.clone());
         match self.start(&mut store) {
             Ok(functions) => Ok(Instance { store, functions }),
             Err(message) => Err(NotReady { message, gate: store.into_data().gate }),
@@ -149,11 +150,12 @@ impl Prepared {
         }
     }
 
-    fn store(&self, gate: Gate) -> Store<State> {
+    fn store(&self, gate: Gate, stop: Stop) -> Store<State> {
         let speaker = Speaker { route: self.with.route.clone(), plugin: self.with.plugin.clone() };
         let state = State {
             memory: MemoryLimiter::new(self.with.limits.memory),
             deadline: Deadline::default(),
+            stop,
             call: None,
             column: Arc::default(),
             gate,
@@ -163,7 +165,7 @@ impl Prepared {
         let most = state.memory.limit().max(HOST_CALL_MIN);
         let mut store = Store::new(self.compiled.engine().wasmtime(), state);
         store.limiter(|state| &mut state.memory);
-        store.epoch_deadline_callback(|cx| Ok(cx.data().deadline.check()));
+        store.epoch_deadline_callback(|cx| Ok(cx.data().deadline.check(cx.data().stop.is_set())));
         store.set_hostcall_fuel(most);
         store.set_max_component_handles(HANDLES_MAX);
         store
@@ -252,6 +254,11 @@ impl Instance {
         }
     }
 
+    /// From now on it is interrupted once this is set.
+    pub(super) fn heed(&mut self, stop: &Stop) {
+        self.store.data_mut().stop = stop.clone();
+    }
+
     /// Linear memory, bytes.
     pub(super) fn memory(&self) -> u64 {
         self.store.data().memory.used() as u64
@@ -267,6 +274,7 @@ impl Instance {
 pub(super) struct State {
     memory: MemoryLimiter,
     deadline: Deadline,
+    stop: Stop,
     /// The call that runs.
     pub(super) call: Option<Box<Call>>,
     /// The buffer that columns are lent from.

@@ -11,12 +11,14 @@ use super::host::log::Gate;
 use super::sandbox::{Answer, Instance, Prepared};
 use crate::model::{Digest, FaultCode, Items, PluginName};
 use crate::pipeline::ports::{CallError, CallOutput, Step, Usage};
+use crate::pipeline::task::Stop;
 
 /// One worker's step.
 pub struct PluginStep {
     prepared: Arc<Prepared>,
     life: Life,
     usage: Usage,
+    stop: Stop,
 }
 
 enum Life {
@@ -27,7 +29,7 @@ enum Life {
 
 impl PluginStep {
     pub(super) fn new(prepared: Arc<Prepared>) -> Self {
-        Self { prepared, life: Life::Spent(Gate::default()), usage: Usage::default() }
+        Self { prepared, life: Life::Spent(Gate::default()), usage: Usage::default(), stop: Stop::default() }
     }
 
     pub(super) fn make_ready(&mut self) {
@@ -41,7 +43,7 @@ impl PluginStep {
         match std::mem::replace(&mut self.life, Life::Spent(Gate::default())) {
             Life::Ready(instance) => Ok(instance),
             Life::Spent(gate) => {
-                let instance = self.prepared.instantiate(gate).map_err(|not_ready| {
+                let instance = self.prepared.instantiate(gate, &self.stop).map_err(|not_ready| {
                     self.life = Life::Spent(not_ready.gate);
                     fault(FaultCode::NotReady, not_ready.message)
                 })?;
@@ -100,6 +102,13 @@ impl Step for PluginStep {
             Err(CallError::Fault { .. }) => self.discard(instance),
         }
         result
+    }
+
+    fn heed(&mut self, stop: &Stop) {
+        self.stop = stop.clone();
+        if let Life::Ready(instance) = &mut self.life {
+            instance.heed(stop);
+        }
     }
 
     fn take_usage(&mut self) -> Usage {

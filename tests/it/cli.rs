@@ -188,7 +188,7 @@ fn the_daemon_waits_for_a_broker_that_is_not_there_and_drains_in_time_when_it_is
     cluster.create_topic("out", 1, &[]);
     cluster.produce("in", &[Record::new("k", "before")]);
     cluster.shut_down(1);
-    let config = Config::new(&cluster.bootstrap, &[], &format!("shutdown_timeout: 10s\n{}", a_route("")));
+    let config = Config::new(&cluster.bootstrap, &[], &a_route(""));
     let mut daemon = Daemon::start(config.path());
     let reason = daemon.await_state("r", "waiting", Duration::from_secs(10));
     assert!(reason.contains("Connection refused"), "{reason}");
@@ -228,7 +228,7 @@ fn sigterm_and_sigint_drain_and_leave_the_group_at_once() {
     assert_eq!(values, ["0", "1"]);
 }
 
-/// A daemon whose plugin is busy with a record for longer than anybody waits here.
+/// A daemon whose plugin is busy with a record for longer than anybody waits here, and which would not interrupt it.
 fn busy(head: &str) -> (Config, Daemon) {
     let kafka = shared();
     let (source, destination) = (unique("busy"), unique("busy-out"));
@@ -248,7 +248,10 @@ routes:
         plugin("misbehave").display()
     );
     let config = Config::new(&kafka.bootstrap, &[], &rest);
-    let daemon = Daemon::start(config.path());
+    config.edit(|yaml| yaml.replacen(" }\nadmin", ", producer: { transaction.timeout.ms: 1000 } }\nadmin", 1));
+    let daemon = Daemon::start_with(config.path(), |command| {
+        command.env("MILLRACE_MUTATION", "never-drain");
+    });
     wait_until(PATIENCE, "the plugin is busy", || cpu_ticks(&daemon, "r-0") > 30);
     (config, daemon)
 }
@@ -275,10 +278,11 @@ fn a_second_signal_ends_the_process_at_once() {
 
 #[test]
 fn what_cannot_drain_within_shutdown_timeout_ends_with_exit_code_1_and_names_the_route() {
-    let (_config, mut daemon) = busy("shutdown_timeout: 1s");
+    // (the least that the transactions of a second leave it)
+    let (_config, mut daemon) = busy("shutdown_timeout: 5s");
     assert_eq!(daemon.sigterm_and_wait(Duration::from_secs(10)), Some(1));
     let log = daemon.log();
-    assert!(log.contains("not drained within 1s (shutdown_timeout): r; what was in work is uncommitted"), "{log}");
+    assert!(log.contains("not drained within 5s (shutdown_timeout): r; what was in work is uncommitted"), "{log}");
 }
 
 // ---- plan and reload ------------------------------------------------------------------------------------------------

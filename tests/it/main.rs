@@ -1,6 +1,7 @@
 //! The one integration binary: what the parts do together, with a real Kafka where it takes one.
 
 mod architecture;
+mod bounds;
 mod cli;
 mod config_problems;
 mod crash;
@@ -11,9 +12,11 @@ mod faults;
 mod java_partitions;
 mod kafka_session;
 mod liveness;
+mod memory;
 mod newcomer;
 mod plan;
 mod plugin_contract;
+mod positions;
 mod rebalances;
 mod reload;
 mod routes;

@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use millrace::config::settings::{Delivery, Destination, Target};
-use millrace::kafka::seam::{Committer, CommitterOptions, Known, Timeouts, TopicIds};
+use millrace::kafka::seam::{Committer, CommitterOptions, Known, Times, TopicIds};
 use millrace::model::{
     DestinationName, Fault, GroupId, Mutation, Offset, OffsetMap, PluginName, RouteName, TopicName, TopicPartition,
 };
@@ -189,7 +189,7 @@ impl Session {
             group: GroupId::new("sim").unwrap(),
             transactional_id: id,
             is_static: instance.is_some(),
-            timeouts: Timeouts { transaction: TRANSACTION_TIMEOUT, delivery: TRANSACTION_TIMEOUT * 4 / 5 },
+            times: Times::of(TRANSACTION_TIMEOUT),
         };
         let committer = Committer::open(options, Box::new(make))?;
         let mut world = actor.lock();

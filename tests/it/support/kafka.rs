@@ -171,6 +171,17 @@ impl Kafka {
         });
     }
 
+    /// Makes a topic each of whose partitions has one replica, on this node.
+    pub(crate) fn create_topic_on(&self, node: i32, name: &str, partitions: usize) {
+        let on = [node];
+        let places = vec![&on[..]; partitions];
+        let topic =
+            NewTopic::new(name, i32::try_from(partitions).expect("a count"), TopicReplication::Variable(&places));
+        let topic = topic.set("min.insync.replicas", "1");
+        self.admin(async |client, options| client.create_topics([&topic], options).await);
+        self.await_leaders(name, i32::try_from(partitions).expect("a count"));
+    }
+
     /// Raises a topic's partition count to `partitions`.
     pub(crate) fn add_partitions(&self, topic: &str, partitions: i32) {
         let count = NewPartitions::new(topic, usize::try_from(partitions).expect("a count"));
@@ -186,9 +197,23 @@ impl Kafka {
 
     /// Sends the records in order and waits until all are stored. Returns where each went: partition and offset.
     pub(crate) fn produce(&self, topic: &str, records: &[Record]) -> Vec<(i32, i64)> {
-        let producer = self.producer(&[]);
+        self.produce_with(topic, records, &[])
+    }
+
+    /// The same, by a producer with these properties.
+    pub(crate) fn produce_with(&self, topic: &str, records: &[Record], properties: &[(&str, &str)]) -> Vec<(i32, i64)> {
+        let producer = self.producer(properties);
         send(&producer, topic, records);
         delivered(&producer, topic, records.len())
+    }
+
+    /// Changes a property of a topic.
+    pub(crate) fn set(&self, topic: &str, property: &str, value: &str) {
+        let change = format!("{property}={value}");
+        self.tool(
+            "kafka.admin.ConfigCommand",
+            &["--alter", "--entity-type", "topics", "--entity-name", topic, "--add-config", &change],
+        );
     }
 
     /// A producer to `topic` that is kept: to make one takes longer than to send by it.
@@ -228,16 +253,28 @@ impl Kafka {
 
     /// Sends the records in one transaction.
     pub(crate) fn produce_transaction(&self, topic: &str, records: &[Record], ending: Ending) {
+        self.open_transaction(topic, records).end(ending);
+    }
+
+    /// Sends the records in a transaction that stays open.
+    pub(crate) fn open_transaction(&self, topic: &str, records: &[Record]) -> OpenTransaction {
         let producer = self.producer(&[("transactional.id", &super::unique("test"))]);
         producer.init_transactions(TIMEOUT).expect("a transactional producer");
         producer.begin_transaction().expect("a transaction");
         send(&producer, topic, records);
         delivered(&producer, topic, records.len());
-        match ending {
-            Ending::Commit => producer.commit_transaction(TIMEOUT),
-            Ending::Abort => producer.abort_transaction(TIMEOUT),
-        }
-        .expect("the end of the transaction");
+        OpenTransaction(producer)
+    }
+
+    /// Deletes the records of a partition before `offset`.
+    pub(crate) fn delete_records(&self, topic: &str, partition: i32, offset: i64) {
+        let file = scratch("delete.json");
+        let json = format!(
+            r#"{{"partitions": [{{"topic": "{topic}", "partition": {partition}, "offset": {offset}}}], "version": 1}}"#
+        );
+        std::fs::write(&file, json).expect("the file is written");
+        self.tool("DeleteRecordsCommand", &["--offset-json-file", file.to_str().expect("a path of text")]);
+        let _ = std::fs::remove_file(file);
     }
 
     /// Leaves a transaction with these records open. It stays open with the value, at most a minute.
@@ -423,6 +460,20 @@ impl Kafka {
 fn led_partitions(topic: &MetadataTopic) -> Option<i32> {
     let led = topic.error().is_none() && topic.partitions().iter().all(|p| p.leader() >= 0);
     led.then(|| i32::try_from(topic.partitions().len()).expect("a count"))
+}
+
+/// A transaction of a producer that is not ours.
+pub(crate) struct OpenTransaction(ThreadedProducer<Deliveries>);
+
+impl OpenTransaction {
+    /// Commits or aborts it.
+    pub(crate) fn end(self, ending: Ending) {
+        match ending {
+            Ending::Commit => self.0.commit_transaction(TIMEOUT),
+            Ending::Abort => self.0.abort_transaction(TIMEOUT),
+        }
+        .expect("the end of the transaction");
+    }
 }
 
 /// Sends one record after another to a topic.

@@ -1,0 +1,219 @@
+//! Bounds that rest on each other hold: plugins end in time for the next poll, and the process ends in time whatever the
+//! brokers do.
+
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use millrace::model::{Digest, FaultCode, Field, Item, Items, PluginName, Span};
+use millrace::pipeline::chain::{Budget, Chain, Halt, Processed};
+use millrace::pipeline::ports::{CallError, CallOutput, Step, Usage, Verdict};
+use millrace::pipeline::task::Stop;
+
+use crate::support::config::{Config, plugin};
+use crate::support::daemon::Daemon;
+use crate::support::kafka::{Cluster, Record, shared};
+use crate::support::load::Load;
+use crate::support::memory_batch::MemoryBatch;
+use crate::support::{pace, unique, wait_until};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+// ---- plugins --------------------------------------------------------------------------------------------------------
+
+/// A plugin that takes its time for each item, and makes items and bytes of it.
+struct Slow {
+    name: PluginName,
+    sha256: Digest,
+    each: Duration,
+    /// Items made of each, and the bytes of each of those.
+    makes: Option<(usize, usize)>,
+    /// Told to end while it works.
+    stop: Option<Stop>,
+}
+
+fn slow(each: Duration) -> Slow {
+    Slow { name: PluginName::new("slow").unwrap(), sha256: Digest::of(b""), each, makes: None, stop: None }
+}
+
+impl Step for Slow {
+    fn plugin(&self) -> &PluginName {
+        &self.name
+    }
+    fn sha256(&self) -> &Digest {
+        &self.sha256
+    }
+    fn call(&mut self, items: &mut Items, range: Range<usize>, cpu: Duration) -> Result<CallOutput, CallError> {
+        let whole = self.each * range.len() as u32;
+        pace(whole.min(cpu));
+        if let Some(stop) = &self.stop {
+            stop.by(Instant::now());
+        }
+        if whole > cpu || self.stop.is_some() {
+            return Err(CallError::Fault { code: FaultCode::TimedOut, message: "too slow".into() });
+        }
+        let Some((count, bytes)) = self.makes else {
+            return Ok(CallOutput { verdicts: vec![Verdict::Pass; range.len()], ..CallOutput::default() });
+        };
+        let mut emitted = Vec::new();
+        for (position, index) in (0u32..).zip(range.clone()) {
+            items.chunks.push(vec![0; bytes]);
+            let chunk = items.chunks.len() as u32 - 1;
+            let value = Field::Bytes(Span { chunk, start: 0, end: bytes as u32 });
+            let source = items.list[index].source;
+            emitted.extend((0..count).map(|_| (position, Item { value, ..Item::of_source(source) })));
+        }
+        Ok(CallOutput { verdicts: vec![Verdict::Drop; range.len()], emitted, reasons: Vec::new() })
+    }
+    fn take_usage(&mut self) -> Usage {
+        Usage::default()
+    }
+    fn shutdown(&mut self) {}
+}
+
+/// What steps, each with a timeout, make of so many records, and how long that took.
+fn apply(steps: Vec<(Slow, Duration)>, records: usize, stop: &Stop, budget: Budget) -> (Processed, Duration) {
+    let steps = steps.into_iter().map(|(step, timeout)| (Box::new(step) as Box<dyn Step>, timeout)).collect();
+    let mut chain = Chain::new(steps, 8, 1 << 20);
+    chain.heed(stop);
+    let batch = MemoryBatch::of_values((0..records).map(|number| number.to_string()));
+    let range = 0..records;
+    let began = Instant::now();
+    (chain.apply(batch, range, 0, budget), began.elapsed())
+}
+
+const MS: Duration = Duration::from_millis(1);
+
+#[test]
+fn a_slow_plugin_leaves_time_for_those_behind_it() {
+    let steps = vec![(slow(5 * MS), 100 * MS), (slow(5 * MS), 100 * MS)];
+    let (processed, took) = apply(steps, 200, &Stop::default(), Budget::of(300 * MS));
+    let Some((done, Halt::BudgetSpent)) = processed.halt else { panic!("{:?}", processed.halt) };
+    assert!(done > 0, "nothing has got through, so nothing ever would");
+    assert_eq!(processed.items.list.len(), done);
+    assert!(processed.faults.is_empty(), "{:?}", processed.faults);
+    assert!(took < 500 * MS, "{took:?}");
+}
+
+#[test]
+fn a_record_of_which_much_is_made_overruns_the_time_for_processing_by_two_of_its_own_at_most() {
+    let fans_out = Slow { makes: Some((50, 1)), ..slow(Duration::ZERO) };
+    let steps = vec![(fans_out, 100 * MS), (slow(60 * MS), 100 * MS)];
+    let (processed, took) = apply(steps, 2, &Stop::default(), Budget::of(200 * MS));
+    assert_eq!(processed.faults.len(), 1, "{:?}", processed.faults);
+    assert_eq!((processed.faults[0].0, processed.faults[0].1.code), (0, FaultCode::TimedOut));
+    assert_eq!(processed.halt, Some((1, Halt::BudgetSpent)));
+    // (50 of 60 ms each are three seconds)
+    assert!(took < 600 * MS, "{took:?}");
+}
+
+#[test]
+fn a_record_that_found_the_time_used_up_by_others_is_not_blamed_for_it() {
+    let steps = vec![(slow(80 * MS), 100 * MS), (slow(80 * MS), 100 * MS)];
+    let (processed, _) = apply(steps, 1, &Stop::default(), Budget::of(90 * MS).rest());
+    assert!(processed.faults.is_empty(), "{:?}", processed.faults);
+    assert_eq!(processed.halt, Some((0, Halt::BudgetSpent)));
+}
+
+#[test]
+fn what_plugins_make_of_a_batch_is_bounded() {
+    const LARGE: usize = 100_000;
+    let makes = Slow { makes: Some((1, LARGE)), ..slow(Duration::ZERO) };
+    let (processed, _) = apply(vec![(makes, MS)], 100, &Stop::default(), Budget::of(PATIENCE).making(10 * LARGE));
+    // (a call has eight records; one more call is made than fills it)
+    assert_eq!(processed.halt, Some((16, Halt::BudgetSpent)));
+    assert_eq!(processed.items.list.len(), 16);
+}
+
+#[test]
+fn a_plugin_that_is_interrupted_because_the_worker_ends_blames_no_record() {
+    let stop = Stop::default();
+    let interrupted = Slow { stop: Some(stop.clone()), ..slow(Duration::ZERO) };
+    let (processed, _) = apply(vec![(interrupted, MS)], 20, &stop, Budget::of(PATIENCE));
+    assert!(processed.faults.is_empty(), "{:?}", processed.faults);
+    assert_eq!(processed.halt, Some((0, Halt::BudgetSpent)));
+}
+
+// ---- the end of the process -----------------------------------------------------------------------------------------
+
+#[test]
+fn a_plugin_at_work_does_not_hold_up_the_end_and_its_record_is_read_again() {
+    let kafka = shared();
+    let [source, target] = ["endless", "endless-out"].map(unique);
+    for topic in [&source, &target] {
+        kafka.create_topic(topic, 1, &[]);
+    }
+    kafka.produce(&source, &[Record::new("k", "marked")]);
+    let yaml = format!(
+        "plugins:
+  endless: {{ path: {}, timeout: 25s, config: {{ do: loop, when: marked }} }}
+routes:
+  r:
+    source: {{ topics: [{source}], start: earliest }}
+    pipeline: [{{ plugin: endless }}]
+    destinations: [{{ topic: {target} }}]
+    on_error: skip
+",
+        plugin("misbehave").display()
+    );
+    let config = Config::new(&kafka.bootstrap, &[], &yaml);
+    let mut daemon = Daemon::start(config.path());
+    daemon.await_state("r", "running", PATIENCE);
+    wait_until(PATIENCE, "the worker has joined", || !daemon.route("r")["workers"][0]["assignment"][&source].is_null());
+    // (the plugin has the record as soon as it is fetched)
+    pace(Duration::from_millis(500));
+    let began = Instant::now();
+    assert_eq!(daemon.sigterm_and_wait(Duration::from_secs(10)), Some(0));
+    eprintln!("ended within {:?}", began.elapsed());
+    assert_eq!(kafka.committed(&config.group("r"), &source), [(0, 0)].into(), "the record is not passed by");
+    config.edit(|yaml| yaml.replace("when: marked", "when: nothing"));
+    let _daemon = Daemon::start(config.path());
+    assert_eq!(kafka.await_records(&target, 1, PATIENCE)[0].text(), "marked");
+}
+
+#[test]
+fn the_process_ends_within_shutdown_timeout_whatever_the_broker_does_and_the_next_one_is_exact() {
+    // What a worker may take at worst with transactions of 4 s: those, 1 s to abort, 2 s for a producer, 1 s to close.
+    const SHUTDOWN: Duration = Duration::from_millis(8_500);
+    let cluster = Cluster::start(1);
+    cluster.create_topic("in", 2, &[]);
+    cluster.create_topic("out", 1, &[]);
+    let config = Config::new(
+        &cluster.bootstrap,
+        &[],
+        "shutdown_timeout: 8500ms
+routes:
+  r:
+    source: { topics: [in], start: earliest }
+    destinations: [{ topic: out }]
+    workers: 2
+",
+    );
+    config.edit(|yaml| yaml.replacen(" }\nadmin", ", producer: { transaction.timeout.ms: 4000 } }\nadmin", 1));
+    let ends = |mut daemon: Daemon, when: &str| {
+        let began = Instant::now();
+        assert_eq!(daemon.sigterm_and_wait(SHUTDOWN + Duration::from_secs(2)), Some(0), "{when}");
+        eprintln!("{when}: ended within {:?}", began.elapsed());
+        assert!(began.elapsed() < SHUTDOWN, "{when}: {:?}", began.elapsed());
+        assert!(daemon.log().contains("drained"), "{when}");
+    };
+    let load = Load::start(&cluster, "in", 2, 2_000);
+    let daemon = Daemon::start(config.path());
+    daemon.await_consumed("r", 500, PATIENCE);
+    // A broker that answers nothing: the workers are in the middle of transactions, or begin one now.
+    cluster.stop(1);
+    pace(Duration::from_millis(300));
+    ends(daemon, "within transactions");
+    let daemon = Daemon::spawn(config.path(), |_| {});
+    pace(Duration::from_secs(1));
+    ends(daemon, "at the start");
+    cluster.cont(1);
+    let daemon = Daemon::start(config.path());
+    let before = load.sent();
+    wait_until(PATIENCE, "records flow again", || load.sent() > before);
+    let sent = load.stop();
+    daemon.await_state("r", "running", PATIENCE);
+    sent.assert_whole(&cluster.await_records("out", sent.count, PATIENCE), "after two ends");
+    cluster.stop(1);
+    pace(Duration::from_secs(2));
+    ends(daemon, "idle");
+}
