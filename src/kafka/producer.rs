@@ -87,6 +87,11 @@ impl<C: ProducerClient> Producer<C> {
         Ok(())
     }
 
+    /// Whether the last one was given up with a transaction that it may have left open, and there is no other yet.
+    pub(super) fn owes_an_end(&self) -> bool {
+        self.transactional_id.is_some() && self.live.is_none()
+    }
+
     /// Throws the producer away; the next use makes a new one.
     pub(super) fn discard(&mut self) {
         self.live = None;

@@ -39,6 +39,10 @@ const TELL_EVERY: Duration = Duration::from_secs(10);
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 const LOOK_WITHIN: Duration = Duration::from_secs(2);
 
+/// How often a producer that was given up is made anew while there is nothing to send, and how long that may hold it up.
+const RENEW_EVERY: Duration = Duration::from_secs(4);
+const RENEW_WITHIN: Duration = Duration::from_secs(2);
+
 /// What a session is made of.
 pub struct SessionOptions<'a> {
     /// The cluster.
@@ -98,6 +102,8 @@ pub struct Session {
     topic_ids: TopicIds,
     /// When the ids are looked at again.
     next_look: Instant,
+    /// When a producer that was given up is made anew.
+    next_renew: Instant,
     messages: Vec<Message>,
     /// Partitions to be taken up again once their offset can be had, with what was said when they stopped.
     to_resolve: BTreeMap<TopicPartition, (Instant, String)>,
@@ -160,6 +166,7 @@ impl Session {
             slots: HashMap::new(),
             topic_ids: TopicIds::new(),
             next_look: Instant::now() + LOOK_EVERY,
+            next_renew: Instant::now(),
             messages: Vec::new(),
             to_resolve: BTreeMap::new(),
             told: HashMap::new(),
@@ -458,6 +465,16 @@ impl Session {
         }
     }
 
+    /// A transaction that was left open holds back the offsets that the next assignment starts from, for its timeout and
+    /// the broker's look at it: so it is ended as soon as the brokers are back, not when there is something to send.
+    fn end_what_is_open(&mut self) {
+        if self.producer.owes_an_end() && Instant::now() >= self.next_renew {
+            // (an error: it is tried again)
+            let _ = self.producer.renew(RENEW_WITHIN);
+            self.next_renew = Instant::now() + RENEW_EVERY;
+        }
+    }
+
     /// A client that has gone deaf is given up.
     fn watch(&mut self, events: &mut Vec<Event>) {
         let (assignment, to_resolve) = (&self.assignment, &self.to_resolve);
@@ -489,6 +506,7 @@ impl Broker for Session {
             events.push(Event::Trouble(trouble));
         }
         self.watch_topic_ids(events);
+        self.end_what_is_open();
         self.fetch(wait, records.max(1), events);
         self.resolve(events);
         self.serve_errors(events);

@@ -205,11 +205,11 @@ fn of_two_processes_with_one_instance_the_younger_keeps_the_work_and_the_older_s
 #[test]
 fn in_the_consumer_protocol_the_younger_waits_until_the_older_is_fenced_by_its_next_transaction_and_leaves() {
     let mut topics = Topics::new(2);
-    let process = || topics.config("instance: twin", "group.protocol: consumer", "");
-    let (first, second) = (process(), process());
-    let older = Daemon::start(first.path());
+    // (one configuration for both: the transactional id has the prefix in it)
+    let config = topics.config("instance: twin", "group.protocol: consumer", "");
+    let older = Daemon::start(config.path());
     wait_until(PATIENCE, "the older works", || topics.owned(&older)[0].len() == 2);
-    let younger = Daemon::start(second.path());
+    let younger = Daemon::start(config.path());
     wait_until(PATIENCE, "the younger is refused", || younger.log().contains("code=\"UNRELEASED_INSTANCE_ID\""));
     topics.send(100);
     let reason = older.await_state("copy", "failed", PATIENCE);
