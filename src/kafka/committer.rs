@@ -73,6 +73,17 @@ impl<C: ProducerClient> Committer<C> {
         self.producer.take_stale_topics()
     }
 
+    /// Whether a producer was given up with a transaction that it may have left open, and there is no other yet.
+    pub(super) fn owes_an_end(&self) -> bool {
+        self.producer.owes_an_end()
+    }
+
+    /// Ends what such a producer has left open, if that can be done now.
+    pub(super) fn end_what_is_open(&mut self, within: Duration) {
+        // (an error: it is tried again, at the latest when there is something to send)
+        let _ = self.producer.renew(within);
+    }
+
     /// Throws the producer away.
     pub(super) fn discard(&mut self) {
         self.producer.discard();

@@ -468,9 +468,8 @@ impl Session {
     /// A transaction that was left open holds back the offsets that the next assignment starts from, for its timeout and
     /// the broker's look at it: so it is ended as soon as the brokers are back, not when there is something to send.
     fn end_what_is_open(&mut self) {
-        if self.producer.owes_an_end() && Instant::now() >= self.next_renew {
-            // (an error: it is tried again)
-            let _ = self.producer.renew(RENEW_WITHIN);
+        if self.committer.owes_an_end() && Instant::now() >= self.next_renew {
+            self.committer.end_what_is_open(RENEW_WITHIN);
             self.next_renew = Instant::now() + RENEW_EVERY;
         }
     }
