@@ -241,16 +241,6 @@ impl Kafka {
         Trickle { stop, sent, thread }
     }
 
-    /// Sends the records in order, `some` at a time with a pause between, and waits until all are stored.
-    pub(crate) fn produce_steadily(&self, topic: &str, records: &[Record], some: usize, pause: Duration) {
-        let producer = self.producer(&[]);
-        for records in records.chunks(some) {
-            send(&producer, topic, records);
-            super::pace(pause);
-        }
-        producer.flush(TIMEOUT).expect("the records are stored");
-    }
-
     /// Sends the records in one transaction.
     pub(crate) fn produce_transaction(&self, topic: &str, records: &[Record], ending: Ending) {
         self.open_transaction(topic, records).end(ending);

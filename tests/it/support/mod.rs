@@ -29,6 +29,21 @@ pub(crate) fn unique(name: &str) -> String {
     format!("{name}-{:08x}", fastrand::u32(..))
 }
 
+/// Whether this process runs no other test than this one. If not, one is started that does, and the test fails if that
+/// fails: for what is measured of a whole process.
+#[track_caller]
+pub(crate) fn is_alone(test: &str) -> bool {
+    const ALONE: &str = "MILLRACE_TEST_ALONE";
+    if std::env::var(ALONE).is_ok_and(|alone| alone == test) {
+        return true;
+    }
+    let this = std::env::current_exe().expect("this binary");
+    let run = std::process::Command::new(this).args(["--exact", test]).env(ALONE, test).output().expect("this binary");
+    let said = String::from_utf8_lossy(&run.stdout);
+    assert!(run.status.success() && said.contains("1 passed"), "{said}{}", String::from_utf8_lossy(&run.stderr));
+    false
+}
+
 /// Waits until `condition` holds, and fails the test when it does not within `timeout`.
 #[track_caller]
 pub(crate) fn wait_until(timeout: Duration, what: &str, mut condition: impl FnMut() -> bool) {

@@ -9,8 +9,9 @@ use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
+use super::BEGIN;
 use crate::support::kafka::Kafka;
-use crate::support::wait_until;
+use crate::support::{wait_for, wait_until};
 
 /// A reader at work. Ends with the value.
 pub(crate) struct Tail {
@@ -38,7 +39,9 @@ impl Tail {
             .create()
             .expect("a consumer");
         let mut all = TopicPartitionList::new();
-        for partition in 0..kafka.partitions(topic).expect("the topic is there") {
+        // (of several brokers, one may not have heard of it yet)
+        let partitions = wait_for(BEGIN, "the topic is known", || kafka.partitions(topic));
+        for partition in 0..partitions {
             all.add_partition_offset(topic, partition, Offset::Beginning).expect("an offset");
         }
         consumer.assign(&all).expect("an assignment");
