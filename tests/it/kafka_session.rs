@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -20,7 +19,7 @@ use millrace::model::{DestinationName, GroupId, OffsetMap, RouteName, SourceBatc
 use millrace::pipeline::ports::{Broker, Event, Headers, Outcome, Output, Outputs, TopicError, TroubleKind};
 use millrace::policy::{OnError, Partitioning};
 
-use crate::support::kafka::{Cluster as Brokers, Isolation, Record, shared};
+use crate::support::kafka::{Isolation, Record, shared};
 use crate::support::{unique, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(30);
