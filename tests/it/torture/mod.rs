@@ -34,10 +34,15 @@ const SCAN: Duration = Duration::from_secs(10);
 /// librdkafka's `reconnect.backoff.max.ms`, with its jitter, and the longest wait of a route that is `waiting`.
 const BACKOFF: Duration = Duration::from_secs(13 + 5);
 
-/// The longest that exactly_once may stand still while there is something to do: as long as the longest fault
-/// lasts, and all that it can take to get over it. Faults overlap, but none meets each of these at its worst.
+/// All that it can take to get over a fault, once it is over: within this, records arrive again.
+fn recovery() -> Duration {
+    SESSION + TRANSACTION + SCAN + BACKOFF
+}
+
+/// The longest that exactly_once may stand still while faults go on: as long as the longest of them lasts, and the recovery
+/// from it, in which another may find it.
 fn stall_bound(fault: Duration) -> Duration {
-    fault + SESSION + TRANSACTION + SCAN + BACKOFF
+    fault + 2 * recovery()
 }
 
 #[test]
@@ -141,6 +146,12 @@ impl Run {
         follow(&plan, self.shape.length, &mut world, &mut summary);
         phases.push(began.elapsed());
         world.mend();
+        let mended = Instant::now();
+        if tail.await_next(recovery()) {
+            summary.figure("records arrived again after the last fault", format!("{:.1?}", mended.elapsed()));
+        } else {
+            summary.complaints.push(format!("liveness: nothing arrived for {:?} after the last fault", recovery()));
+        }
         let sent = load.stop_sending();
         phases.push(began.elapsed());
         settle(&mut world, &mut summary);

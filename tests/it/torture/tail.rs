@@ -1,7 +1,7 @@
 //! Follows a topic as a committed reader while the run goes on, to see for how long nothing came. Knows nothing about records.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -11,12 +11,12 @@ use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::BEGIN;
 use crate::support::kafka::Kafka;
-use crate::support::{wait_for, wait_until};
+use crate::support::{pace, wait_for, wait_until};
 
 /// A reader at work. Ends with the value.
 pub(crate) struct Tail {
     stop: Arc<AtomicBool>,
-    has_begun: Arc<AtomicBool>,
+    arrived: Arc<AtomicU64>,
     thread: Option<JoinHandle<Stall>>,
 }
 
@@ -46,8 +46,8 @@ impl Tail {
         }
         consumer.assign(&all).expect("an assignment");
         let stop = Arc::new(AtomicBool::new(false));
-        let has_begun = Arc::new(AtomicBool::new(false));
-        let (stopped, begun) = (Arc::clone(&stop), Arc::clone(&has_begun));
+        let arrived = Arc::new(AtomicU64::new(0));
+        let (stopped, count) = (Arc::clone(&stop), Arc::clone(&arrived));
         let thread = std::thread::spawn(move || {
             let began = Instant::now();
             let (mut last, mut longest) = (None, Stall::default());
@@ -59,16 +59,25 @@ impl Tail {
                 if now - before > longest.length {
                     longest = Stall { length: now - before, at: before - began };
                 }
-                begun.store(true, Relaxed);
+                count.fetch_add(1, Relaxed);
             }
             longest
         });
-        Self { stop, has_begun, thread: Some(thread) }
+        Self { stop, arrived, thread: Some(thread) }
     }
 
     /// Waits until the first record has arrived.
     pub(crate) fn await_begin(&self, timeout: Duration) {
-        wait_until(timeout, "the first record arrives", || self.has_begun.load(Relaxed));
+        wait_until(timeout, "the first record arrives", || self.arrived.load(Relaxed) > 0);
+    }
+
+    /// Waits for the next record; whether it arrived in time.
+    pub(crate) fn await_next(&self, timeout: Duration) -> bool {
+        let (before, deadline) = (self.arrived.load(Relaxed), Instant::now() + timeout);
+        while self.arrived.load(Relaxed) == before && Instant::now() < deadline {
+            pace(Duration::from_millis(20));
+        }
+        self.arrived.load(Relaxed) > before
     }
 
     /// Ends it. What precedes the first arrival is no stall, nor is what follows the last.
