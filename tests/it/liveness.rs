@@ -88,7 +88,7 @@ fn hasty(bench: &Bench) {
 // ---- brokers that are away ------------------------------------------------------------------------------------------
 
 #[test]
-fn a_broker_that_is_gone_for_longer_than_every_timeout_ends_nothing_and_records_flow_soon_after_it_is_back() {
+fn a_broker_that_is_gone_for_a_minute_ends_nothing_and_records_flow_soon_after_it_is_back() {
     // It is stopped, and its cluster does not take it for dead: else it would be without leaders when it is back, and Kafka
     // could pass over a partition when it ends a transaction (docs/delivery.md).
     let cluster = Cluster::start_with(1, &["broker.session.timeout.ms=120000"]);
@@ -103,9 +103,8 @@ fn a_broker_that_is_gone_for_longer_than_every_timeout_ends_nothing_and_records_
     println!("it says so after {:?}: {reason}", gone.elapsed());
     assert!(reason.contains(": "), "a code and a reason: {reason}");
     assert!(daemon.route("copy")["next_attempt"].is_string());
-    // The timeouts of its transaction (3 s), its session (6 s) and its requests (2 s) have passed, each more than once. A
-    // minute is no different: what then waits, waits on.
-    wait_until(PATIENCE, "15 s", || gone.elapsed() > Duration::from_secs(15));
+    // The timeouts of its transaction (3 s), its session (6 s) and its requests (2 s) have passed, each many times.
+    wait_until(2 * PATIENCE, "a minute", || gone.elapsed() > Duration::from_secs(60));
     assert_eq!(daemon.route("copy")["state"], "waiting");
     cluster.cont(1);
     let back = Instant::now();
