@@ -260,6 +260,8 @@ fn defaults(kafka: &Kafka) -> Options {
             ("log.connection.close", "false"),
             ("socket.nagle.disable", "true"),
             ("reconnect.backoff.max.ms", "3000"),
+            // At its default of 30 s a host that nobody answered on keeps the client waiting for as long once it is back.
+            ("socket.connection.setup.timeout.ms", "10000"),
         ],
     );
     options

@@ -28,8 +28,9 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from
 /// The same where somebody has to act first.
 const BACKOFF_DENIED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
-/// The client that has lost all brokers says so every 10 s; that long it is believed. It tries again that often.
-const AWAY_FOR: Duration = Duration::from_secs(15);
+/// The client that has lost all brokers says so whenever it has tried them all: every 10 s where they refuse, less often
+/// where nobody answers. So long it is believed; and it tries again that often.
+const AWAY_FOR: Duration = Duration::from_secs(30);
 const AWAY_TRIES: Duration = Duration::from_secs(3);
 
 /// After an order to drain, a transaction is begun within this time, or not any more.
@@ -605,9 +606,9 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
                     TroubleKind::Denied | TroubleKind::Duplicate => Phase::Failed { trouble, next_attempt },
                 }
             }
-            _ if self.away.as_ref().is_some_and(|(_, at)| at.elapsed() < AWAY_FOR) => {
+            _ if self.away.as_ref().is_some_and(|(_, at)| clock::now().duration_since(*at) < AWAY_FOR) => {
                 let (trouble, at) = self.away.clone().expect("asked above");
-                let next_attempt = SystemTime::now() + AWAY_TRIES.saturating_sub(at.elapsed());
+                let next_attempt = SystemTime::now() + AWAY_TRIES.saturating_sub(clock::now().duration_since(at));
                 Phase::Waiting { trouble, next_attempt }
             }
             _ if !self.joined => Phase::Starting,

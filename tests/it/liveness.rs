@@ -75,12 +75,13 @@ routes:
 }
 
 /// Within which records flow again once what kept them away is over.
-const BOUND: Duration = Duration::from_secs(15);
+const BOUND: Duration = Duration::from_secs(30);
 
 /// With timeouts so short that all of them pass within a few seconds.
 fn hasty(bench: &Bench) {
     let head = " }\nadmin:";
-    let clients = "producer: { transaction.timeout.ms: 3000, socket.timeout.ms: 1500 }, \
+    let clients = "socket.connection.setup.timeout.ms: 2000, \
+                   producer: { transaction.timeout.ms: 3000, socket.timeout.ms: 1500 }, \
                    consumer: { session.timeout.ms: 6000, heartbeat.interval.ms: 1000, socket.timeout.ms: 2000 }";
     bench.config.edit(|yaml| yaml.replacen(head, &format!(", {clients}{head}"), 1));
 }

@@ -52,7 +52,7 @@ impl Load {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &kafka.bootstrap).set("enable.idempotence", "true").set("linger.ms", "5");
         // (a broker that is back after a crash is found at once)
-        config.set("reconnect.backoff.max.ms", "500");
+        config.set("reconnect.backoff.max.ms", "500").set("socket.connection.setup.timeout.ms", "2000");
         let producer: ThreadedProducer<DefaultProducerContext> = config.create().expect("a producer");
         let (stop, stopped) = channel();
         let sent = Arc::new(AtomicUsize::new(0));
