@@ -452,10 +452,12 @@ impl Session {
     }
 
     fn serve_errors(&mut self, events: &mut Vec<Event>) {
+        let all_down = Known::RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN.into();
         let mut errors = self.queue.client().context().take_errors();
+        // ("0/2 brokers are down": by the time it was said, one was back)
+        errors.retain(|error| error.code != all_down || !error.message.starts_with("0/"));
         // Brokers close connections that are idle, and those of a producer may all be: the consumer knows whether they are
         // away.
-        let all_down = Known::RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN.into();
         errors.extend(self.committer.take_errors().into_iter().filter(|error| error.code != all_down));
         for error in errors {
             self.on_error(&error, None, events);

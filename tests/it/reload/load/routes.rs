@@ -351,7 +351,9 @@ fn reconnect(config: &Config, daemon: &Daemon, property: &str) {
         let status = daemon.get("/api/v1/status").json();
         let routes = status["routes"].as_object().expect("routes by name");
         let now: BTreeSet<_> = routes.iter().filter(|(_, r)| r["state"] != "running").map(|(n, _)| n.clone()).collect();
-        assert!(now.len() <= 1, "{now:?} are away at once");
+        // (one that waits for a broker that does not answer has had its turn)
+        let restarting = now.iter().filter(|name| routes[*name]["state"] != "waiting").count();
+        assert!(restarting <= 1, "{now:?} are away at once");
         let done = now.is_empty() && routes.values().all(|r| r["workers"][0]["generation"] == generation);
         away.extend(now);
         done
