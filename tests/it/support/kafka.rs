@@ -125,6 +125,27 @@ impl ConsumedRecord {
     }
 }
 
+/// See [`Kafka::transaction_watch`].
+pub(crate) struct TransactionWatch {
+    high: BaseConsumer,
+    stable: BaseConsumer,
+    topic: String,
+    partition: i32,
+}
+
+impl TransactionWatch {
+    /// Whether one was open a moment ago; `None` where the broker does not say so soon.
+    pub(crate) fn is_open(&self) -> Option<bool> {
+        let end = |consumer: &BaseConsumer| {
+            let (_, end) = consumer.fetch_watermarks(&self.topic, self.partition, Duration::from_millis(500)).ok()?;
+            Some(end)
+        };
+        // In this order: what ends between the two questions is not taken for open.
+        let high = end(&self.high)?;
+        Some(end(&self.stable)? < high)
+    }
+}
+
 /// What a reader sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Isolation {
@@ -379,6 +400,13 @@ impl Kafka {
         let partitions = self.partitions(topic).unwrap_or_else(|| panic!("there is no topic {topic}"));
         let end = |p| consumer.fetch_watermarks(topic, p, TIMEOUT).expect("a partition's offsets").1;
         (0..partitions).map(|p| (p, end(p))).collect()
+    }
+
+    /// A watch for the moment at which a partition of `topic` holds records of a transaction that is open.
+    pub(crate) fn transaction_watch(&self, topic: &str, partition: i32) -> TransactionWatch {
+        let [high, stable] = [Isolation::ReadUncommitted, Isolation::ReadCommitted]
+            .map(|isolation| self.consumer(&[("isolation.level", isolation.as_str())]));
+        TransactionWatch { high, stable, topic: topic.to_owned(), partition }
     }
 
     /// How many partitions `topic` has, all of them with a leader; `None` if there is no such topic.

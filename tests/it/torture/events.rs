@@ -86,6 +86,13 @@ pub(crate) enum Action {
     BreakConfig,
 }
 
+impl Action {
+    /// A process that does not get to end what it is at.
+    pub(crate) fn takes_by_surprise(self) -> bool {
+        matches!(self, Self::Kill(_) | Self::Abort(_) | Self::Segfault(_) | Self::Stop(..))
+    }
+}
+
 /// A broker, by its number or by what it is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Node {

@@ -13,7 +13,7 @@ use super::checkers::POISON;
 use super::events::{Action, Assignment, Membership, Node, SLOTS, Shape};
 use crate::support::config::{Config, head_with, plugin};
 use crate::support::daemon::Daemon;
-use crate::support::kafka::{Cluster, Kafka};
+use crate::support::kafka::{Cluster, Kafka, TransactionWatch};
 use crate::support::{scratch, unique, wait_until};
 
 pub(crate) const ROUTES: [&str; 3] = ["exactly_once", "at_least_once", "at_most_once"];
@@ -27,6 +27,8 @@ pub(crate) const TRANSACTION: Duration = Duration::from_secs(6);
 const SHUTDOWN: Duration = Duration::from_secs(15);
 /// For the kernel, or a broker that is well, to do what it is asked.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// For a process to be within a transaction when it is at fault: several times as long as one takes to come.
+const AIM: Duration = Duration::from_secs(1);
 /// For a cluster to be at work again after a fault of a broker.
 const SETTLED: Duration = Duration::from_secs(20);
 /// Server properties: sessions of the `consumer` protocol that are as short as those of the other.
@@ -45,6 +47,7 @@ pub(crate) struct World {
     mutation: Option<String>,
     prefix: String,
     pub(crate) topics: Topics,
+    watch: TransactionWatch,
     config: Config,
     /// The configuration's number.
     version: usize,
@@ -121,6 +124,7 @@ impl World {
         kafka.create_topic(&topics.source, SOURCE_PARTITIONS, &[("retention.ms", "-1")]);
         let written = [&topics.destinations[..], std::slice::from_ref(&topics.dead)].concat();
         kafka.create_topics(&written, PARTITIONS, &[("retention.ms", "-1")]);
+        let watch = kafka.transaction_watch(&topics.destinations[0], 0);
         let logs = scratch(&format!("torture-{seed}"));
         std::fs::create_dir_all(&logs).expect("a directory for logs");
         let prefix = unique("torture");
@@ -130,6 +134,7 @@ impl World {
             shape: *shape,
             mutation: mutation.map(str::to_owned),
             prefix,
+            watch,
             topics,
             config: Config::of(""),
             version: 0,
@@ -168,6 +173,9 @@ impl World {
 
     /// Does it. The start of a broker, and the end of a process that was told to, go on beside.
     pub(crate) fn apply(&mut self, action: &Action) {
+        if action.takes_by_surprise() {
+            self.aim();
+        }
         match *action {
             Action::Kill(slot) => {
                 if let Some(mut daemon) = self.slots[slot].daemon.take() {
@@ -225,6 +233,12 @@ impl World {
             }
             Action::BreakConfig => self.break_config(),
         }
+    }
+
+    /// Waits for a transaction to be open: at any moment most of the time none is, and a fault that hits none shows little.
+    fn aim(&self) {
+        let began = Instant::now();
+        while began.elapsed() < AIM && self.watch.is_open() == Some(false) {}
     }
 
     /// Looks after what goes on beside: whoever has ended by itself, or not in time, is complained of.
