@@ -7,6 +7,7 @@ mod check;
 mod client;
 mod demo;
 mod plan;
+mod plugin;
 mod reload;
 mod run;
 
@@ -62,6 +63,8 @@ enum Command {
     /// The daemon reads its own files, not those named here: CONFIG only says where it listens. Waits for the outcome, and
     /// exits with 2 if it is refused: what runs then goes on as it is.
     Reload(reload::Arguments),
+    /// Write and build plugins: bindings, and components made of core modules.
+    Plugin(plugin::Arguments),
     /// See it work, with nothing installed.
     ///
     /// Starts a broker inside this process, sends it real events (a week's earthquakes), runs two routes with a plugin each,
@@ -115,6 +118,7 @@ pub fn main() -> ExitCode {
         Command::Check(arguments) => check::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Reload(arguments) => reload::run(&arguments),
+        Command::Plugin(arguments) => plugin::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "millrace", &mut std::io::stdout());
