@@ -26,7 +26,8 @@ pub(super) struct Arguments {
 enum Language {
     /// A header, a source file and an object file with the component type
     C,
-    /// Packages below the module whose go.mod lies above DIR; those that implement the exports lie beside DIR, in guest/
+    /// Packages below the module whose go.mod lies above DIR; what they export is implemented beside it, in
+    /// millrace/export_wit_world and millrace/export_millrace_plugin_lifecycle
     Go,
 }
 
@@ -41,7 +42,7 @@ fn write(language: Language, world: plugin::World, directory: &Path) -> anyhow::
         Language::Go => {
             let package = go_import_path(directory)?;
             let beside = package.rsplit_once('/').map_or("", |(parent, _)| parent);
-            BindingsLanguage::Go { exports: format!("{beside}/guest"), package }
+            BindingsLanguage::Go { exports: format!("{beside}/millrace"), package }
         }
     };
     let files = plugin::bindings(&language, world).map_err(|error| anyhow!("the bindings cannot be made: {error}"))?;
