@@ -1,5 +1,6 @@
 //! The one integration binary: what the parts do together, with a real Kafka where it takes one.
 
+mod allocations;
 mod architecture;
 mod bounds;
 mod cli;
