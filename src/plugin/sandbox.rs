@@ -14,9 +14,10 @@ use super::compile::{Compiled, LoadError};
 use super::convert::Call;
 use super::fault::{Circumstances, HostFault, MESSAGE_MAX, classify, printable};
 use super::host::log::{self, Gate, Speaker};
+use super::host::wasi::Stands;
 use super::memory::MemoryLimiter;
 use super::step::PluginStep;
-use crate::config::settings::{Destination, PluginLimits, Target};
+use crate::config::settings::{Capability, Destination, PluginLimits, Target};
 use crate::model::{DestinationName, Digest, FaultCode, PluginName, RouteName};
 use crate::pipeline::task::Stop;
 
@@ -63,6 +64,8 @@ pub struct Prepare {
     pub config_json: String,
     /// Ceilings of each instance.
     pub limits: PluginLimits,
+    /// Capabilities granted.
+    pub allow: Vec<Capability>,
     /// The route's destinations, in its order.
     pub destinations: Arc<[DestinationSpec]>,
 }
@@ -108,13 +111,14 @@ impl Prepared {
 
     /// Whether a plugin of these bytes, prepared like this, would be the same.
     pub fn serves(&self, sha256: &Digest, with: &Prepare) -> bool {
-        let Prepare { plugin, route, config_json, limits, destinations } = &self.with;
+        let Prepare { plugin, route, config_json, limits, allow, destinations } = &self.with;
         let names = |list: &[DestinationSpec]| -> Vec<_> {
             let pattern = |to: &DestinationSpec| to.topic_pattern.as_ref().map(|pattern| pattern.as_str().to_owned());
             list.iter().map(|to| (to.name.clone(), pattern(to))).collect()
         };
         self.sha256() == sha256
             && (plugin, route, config_json, limits) == (&with.plugin, &with.route, &with.config_json, &with.limits)
+            && *allow == with.allow
             && names(destinations) == names(&with.destinations)
     }
 
@@ -138,7 +142,9 @@ impl Prepared {
         let functions = self.compiled.instantiate(store);
         let functions = functions.map_err(|error| explain("it cannot be instantiated", &error, store))?;
         set_deadline(store, budget);
-        match functions.configure.call(&mut *store, (self.with.config_json.clone(),)) {
+        let configured = functions.configure.call(&mut *store, (self.with.config_json.clone(),));
+        store.data_mut().end_lines();
+        match configured {
             Ok((Ok(()),)) => Ok(functions),
             Ok((Err(Failure::BadConfig(message)),)) => {
                 Err(format!("it refuses its config: {}", printable(&message, MESSAGE_MAX)))
@@ -161,6 +167,7 @@ impl Prepared {
             gate,
             speaker,
             last_words: None,
+            wasi: Stands::default(),
         };
         let most = state.memory.limit().max(HOST_CALL_MIN);
         let mut store = Store::new(self.compiled.engine().wasmtime(), state);
@@ -239,6 +246,7 @@ impl Instance {
             }
         };
         let state = self.store.data_mut();
+        state.end_lines();
         state.trim_column();
         (answer, state.call.take(), spent)
     }
@@ -252,6 +260,7 @@ impl Instance {
             let Speaker { route, plugin } = &self.store.data().speaker;
             tracing::debug!(%route, %plugin, %code, "the plugin failed to shut down: {message}");
         }
+        self.store.data_mut().end_lines();
     }
 
     /// From now on it is interrupted once this is set.
@@ -283,6 +292,7 @@ pub(super) struct State {
     speaker: Speaker,
     /// The last error that the guest logged during the call.
     last_words: Option<String>,
+    pub(super) wasi: Stands,
 }
 
 impl State {
@@ -324,11 +334,29 @@ impl State {
         if let Some(dropped) = self.gate.take_dropped() {
             log::write_dropped(&self.speaker, dropped);
         }
-        let about = about.zip(self.call.as_deref()).and_then(|(index, call)| call.coordinates(index));
-        log::write(&self.speaker, level, message, about);
+        let call = self.call.as_deref();
+        let offset = about.zip(call).and_then(|(index, call)| call.offset(index));
+        log::write(&self.speaker, level, message, call.map(Call::topic_partition), offset);
+    }
+
+    /// A line that the guest wrote to a standard stream of WASI. What goes to standard error may be its last words, which
+    /// many languages write line by line.
+    pub(super) fn written(&mut self, is_error: bool, line: &str) {
+        let line = log::bounded(line);
+        self.log(if is_error { tracing::Level::WARN } else { tracing::Level::INFO }, &line, None);
+        if is_error {
+            let before = self.last_words.take().map(|words| words + " / ").unwrap_or_default();
+            self.last_words = Some(printable(&(before + &line), LAST_WORDS_MAX));
+        }
+    }
+
+    /// Ends the lines that a call has left open.
+    fn end_lines(&mut self) {
+        self.wasi.take_rests().for_each(|(is_error, line)| self.written(is_error, &line));
     }
 
     fn classify(&mut self, error: &wasmtime::Error) -> (FaultCode, String) {
+        self.end_lines();
         let memory_refused = self.memory.take_refused().then_some(self.memory.limit());
         let last_words = self.last_words.take();
         let budget = self.deadline.budget();

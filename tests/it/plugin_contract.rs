@@ -45,6 +45,7 @@ fn with(plugin: &str, config: &Value, limits: PluginLimits) -> Prepare {
         route: RouteName::new("route").unwrap(),
         config_json: config.to_string(),
         limits,
+        allow: Vec::new(),
         destinations: [destination("one", None), destination("per-region", Some("^(?:region\\..*)$"))].into(),
     }
 }
