@@ -10,8 +10,8 @@ use std::time::Duration;
 use regex::RegexBuilder;
 
 use super::decode::{
-    At, Fields, boolean, choice, did_you_mean, duration, entries, json, list, non_empty, number, scalar,
-    shown, size, text, wrong_type,
+    At, Fields, boolean, choice, did_you_mean, duration, entries, json, list, non_empty, number, scalar, shown, size,
+    text, wrong_type,
 };
 use super::problem::{Problem, Problems};
 use super::properties::{RawProperty, canonical};

@@ -143,9 +143,7 @@ impl Contents {
         let refused = |error: LoadError| {
             let message = format!("{} cannot be used: {error}", plugin.path.display());
             match error {
-                LoadError::NotGranted { .. } => {
-                    Unusable::NotGranted(format!("plugin \"{}\": {message}", plugin.name))
-                }
+                LoadError::NotGranted { .. } => Unusable::NotGranted(format!("plugin \"{}\": {message}", plugin.name)),
                 error => Unusable::Refused { message, may_be_unfinished: error.may_be_unfinished() },
             }
         };

@@ -91,6 +91,7 @@ pub(super) fn define(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     linker.instance(&name("log"))?.func_wrap("log", log)?;
     // Capabilities are defined for all and granted one by one: whoever imports one that it is not granted is not linked.
     host::clock::define(&mut linker.instance(&name(Capability::Clock.as_str()))?)?;
+    host::metrics::define(&mut linker.instance(&name(Capability::Metrics.as_str()))?)?;
     host::random::define(&mut linker.instance(&name(Capability::Random.as_str()))?)
 }
 

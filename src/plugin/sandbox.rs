@@ -14,12 +14,14 @@ use super::compile::{Compiled, LoadError};
 use super::convert::Call;
 use super::fault::{Circumstances, HostFault, MESSAGE_MAX, classify, printable};
 use super::host::log::{self, Gate, Speaker};
+use super::host::metrics::Counting;
 use super::host::wasi::Stands;
 use super::memory::MemoryLimiter;
 use super::step::PluginStep;
 use crate::config::settings::{Capability, Destination, PluginLimits, Target};
 use crate::model::{DestinationName, Digest, FaultCode, PluginName, RouteName};
 use crate::pipeline::task::Stop;
+use crate::telemetry::PluginMetrics;
 
 /// Starting and ending an instance may use this many times a record's CPU time, and never less than the second figure:
 /// a large runtime has to come up, once.
@@ -80,7 +82,8 @@ pub struct Prepared {
 impl Prepared {
     pub(super) fn new(compiled: Compiled, with: Prepare) -> Result<Self, LoadError> {
         let prepared = Self { compiled, with };
-        let instance = prepared.instantiate(Gate::default(), &Stop::default());
+        let metrics = PluginMetrics::hidden(*prepared.sha256());
+        let instance = prepared.instantiate(Gate::default(), &metrics, &Stop::default());
         let mut instance = instance.map_err(|not_ready| LoadError::NotReady(not_ready.message))?;
         instance.shut_down(&prepared);
         Ok(prepared)
@@ -126,9 +129,19 @@ impl Prepared {
         &self.with
     }
 
+    /// What the plugin counts itself in this route. Shown for as long as a step holds it: what is only planned, or was in
+    /// force once, shows nothing.
+    pub(super) fn metrics(&self) -> PluginMetrics {
+        if self.with.allow.contains(&Capability::Metrics) {
+            self.compiled.engine().custom_metrics().of(&self.with.route, &self.with.plugin, self.sha256())
+        } else {
+            PluginMetrics::hidden(*self.sha256())
+        }
+    }
+
     /// A fresh instance, configured; or why there is none.
-    pub(super) fn instantiate(&self, gate: Gate, stop: &Stop) -> Result<Instance, NotReady> {
-        let mut store = self.store(gate, stop.clone());
+    pub(super) fn instantiate(&self, gate: Gate, metrics: &PluginMetrics, stop: &Stop) -> Result<Instance, NotReady> {
+        let mut store = self.store(gate, metrics.clone(), stop.clone());
         match self.start(&mut store) {
             Ok(functions) => Ok(Instance { store, functions }),
             Err(message) => Err(NotReady { message, gate: store.into_data().gate }),
@@ -156,7 +169,7 @@ impl Prepared {
         }
     }
 
-    fn store(&self, gate: Gate, stop: Stop) -> Store<State> {
+    fn store(&self, gate: Gate, metrics: PluginMetrics, stop: Stop) -> Store<State> {
         let speaker = Speaker { route: self.with.route.clone(), plugin: self.with.plugin.clone() };
         let state = State {
             memory: MemoryLimiter::new(self.with.limits.memory),
@@ -168,6 +181,7 @@ impl Prepared {
             speaker,
             last_words: None,
             wasi: Stands::default(),
+            metrics: Counting::new(metrics),
         };
         let most = state.memory.limit().max(HOST_CALL_MIN);
         let mut store = Store::new(self.compiled.engine().wasmtime(), state);
@@ -293,6 +307,7 @@ pub(super) struct State {
     /// The last error that the guest logged during the call.
     last_words: Option<String>,
     pub(super) wasi: Stands,
+    pub(super) metrics: Counting,
 }
 
 impl State {

@@ -12,6 +12,7 @@ use metrics::{Counter, Gauge, Key, Label, Level, Metadata, Recorder as _};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use tokio::time::Instant;
 
+use super::custom::CustomMetrics;
 use super::process::Process;
 use super::series::{Histogram, Registry, Value, unix};
 use super::table::{self, Kind, Metric};
@@ -32,11 +33,17 @@ struct Inner {
     process: Process,
     /// What routes have done in this process, their restarts included.
     totals: Mutex<HashMap<RouteName, Arc<Totals>>>,
+    custom: CustomMetrics,
 }
 
 impl Metrics {
     /// Metrics of their own. A process makes them once; nothing is global, so a test makes as many as it likes.
     pub fn new(version: &str) -> Self {
+        Self::with_custom(version, CustomMetrics::default())
+    }
+
+    /// As [`Metrics::new`]; shows what plugins count themselves, too.
+    pub fn with_custom(version: &str, custom: CustomMetrics) -> Self {
         let exporter = PrometheusBuilder::new().build_recorder();
         for metric in table::ALL {
             match metric.kind {
@@ -48,7 +55,7 @@ impl Metrics {
         let series = Registry::default();
         let process = Process::new(&series);
         let handle = exporter.handle();
-        let metrics = Self(Arc::new(Inner { exporter, handle, series, process, totals: Mutex::default() }));
+        let metrics = Self(Arc::new(Inner { exporter, handle, series, process, totals: Mutex::default(), custom }));
         metrics.gauge(&table::BUILD_INFO, &[version]).set(1.0);
         metrics
     }
@@ -58,6 +65,7 @@ impl Metrics {
         self.0.process.refresh();
         let mut text = self.0.handle.render();
         self.0.series.render(&mut text, unix(SystemTime::now()));
+        self.0.custom.render(&mut text);
         text
     }
 

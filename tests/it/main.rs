@@ -2,6 +2,7 @@
 
 mod architecture;
 mod bounds;
+mod capabilities;
 mod cli;
 mod config_problems;
 mod crash;

@@ -2,5 +2,6 @@
 
 pub(super) mod clock;
 pub(super) mod log;
+pub(super) mod metrics;
 pub(super) mod random;
 pub(super) mod wasi;

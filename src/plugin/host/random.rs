@@ -13,7 +13,10 @@ const BYTES_MAX: u32 = 64 << 10;
 pub(in crate::plugin) fn define(random: &mut LinkerInstance<'_, State>) -> wasmtime::Result<()> {
     random.func_wrap("get-bytes", |_, (count,): (u32,)| {
         if count > BYTES_MAX {
-            return Err(HostFault::trapped(format!("it asked for {count} random bytes at once, of at most {BYTES_MAX}")).into());
+            return Err(HostFault::trapped(format!(
+                "it asked for {count} random bytes at once, of at most {BYTES_MAX}"
+            ))
+            .into());
         }
         let mut bytes = vec![0; count as usize];
         fill(&mut bytes)?;

@@ -109,7 +109,9 @@ impl StandIn {
             ("cli/stderr", "get-stderr") => Self::Stream(STDERR),
             ("cli/exit", _) => Self::Exit,
             ("io/streams", "[method]output-stream.check-write") => Self::Room,
-            ("io/streams", "[method]output-stream.write" | "[method]output-stream.blocking-write-and-flush") => Self::Write,
+            ("io/streams", "[method]output-stream.write" | "[method]output-stream.blocking-write-and-flush") => {
+                Self::Write
+            }
             ("io/streams", "[method]output-stream.flush" | "[method]output-stream.blocking-flush") => Self::Flush,
             ("io/poll", "[method]pollable.ready") => Self::Ready,
             ("io/poll", "poll") => Self::Poll,
@@ -117,7 +119,9 @@ impl StandIn {
             ("clocks/monotonic-clock", "resolution") => Self::MonotonicResolution,
             ("clocks/wall-clock", "now") => Self::Wall,
             ("clocks/wall-clock", "resolution") => Self::WallResolution,
-            ("random/random", "get-random-bytes") | ("random/insecure", "get-insecure-random-bytes") => Self::RandomBytes,
+            ("random/random", "get-random-bytes") | ("random/insecure", "get-insecure-random-bytes") => {
+                Self::RandomBytes
+            }
             ("random/random", "get-random-u64") | ("random/insecure", "get-insecure-random-u64") => Self::RandomNumber,
             ("random/insecure-seed", "insecure-seed") => Self::RandomSeed,
             _ => Self::Neutral,
