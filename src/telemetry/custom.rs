@@ -47,7 +47,9 @@ impl CustomKind {
 
 /// The metrics of all plugins. Cheap to clone; all clones are the same.
 #[derive(Debug, Clone, Default)]
-pub struct CustomMetrics(Arc<Mutex<BTreeMap<(RouteName, PluginName), Weak<Set>>>>);
+pub struct CustomMetrics(Arc<Mutex<Shown>>);
+
+type Shown = BTreeMap<(RouteName, PluginName), Weak<Set>>;
 
 impl CustomMetrics {
     /// Those of a plugin in a route, shown for as long as somebody holds them. Where they are shown already for the same

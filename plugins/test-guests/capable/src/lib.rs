@@ -15,12 +15,15 @@ impl Filter for Capable {
     fn filter(&mut self, record: &Record<'_>) -> Verdict {
         let value = String::from_utf8_lossy(record.value().unwrap_or_default());
         let words: Vec<&str> = value.split(' ').collect();
-        let labels = |words: &[&str]| words.iter().filter_map(|word| word.split_once('=')).map(owned).collect::<Vec<_>>();
+        let labels =
+            |words: &[&str]| words.iter().filter_map(|word| word.split_once('=')).map(owned).collect::<Vec<_>>();
         let number = |text: &str| text.parse::<f64>().unwrap_or(f64::NAN);
         match words[..] {
             ["now-ms"] => Verdict::Refuse(clock::now_ms().to_string()),
             ["now-ns"] => Verdict::Refuse(clock::now_ns().to_string()),
-            ["random-bytes", count] => Verdict::Refuse(format!("{:?}", random::bytes(count.parse().unwrap_or_default()))),
+            ["random-bytes", count] => {
+                Verdict::Refuse(format!("{:?}", random::bytes(count.parse().unwrap_or_default())))
+            }
             ["random-number"] => Verdict::Refuse(random::number().to_string()),
             ["log", message] => {
                 log::warn(message);
