@@ -294,7 +294,9 @@ mod tests {
         let (_all, metrics) = page();
         let long = "x".repeat(65);
         let five: Vec<_> = (0..5).map(|n| label(&format!("l{n}"), "")).collect();
-        let cases: [(&str, &[(String, String)], &str); 11] = [
+        /// A name, labels, and words of the rule that they break.
+        type Case<'a> = (&'a str, &'a [(String, String)], &'a str);
+        let cases: [Case<'_>; 11] = [
             ("", &[], "names are"),
             ("Upper", &[], "names are"),
             ("1st", &[], "names are"),
