@@ -565,6 +565,7 @@ mod tests {
         route: RouteMetrics,
         gauges: RouteGauges,
         info: InfoGauge,
+        _own: super::super::custom::PluginMetrics,
     }
 
     fn use_everything() -> Everything {
@@ -590,7 +591,8 @@ mod tests {
         route.partition(&partition).blocked(0, None);
         route.partition(&partition).lost(4);
         let info = metrics.plugin_info(&name, &plugin, &Digest::of(b""));
-        Everything { metrics, config, route, gauges, info }
+        let own = metrics.0.custom.of(&name, &plugin, &Digest::of(b""));
+        Everything { metrics, config, route, gauges, info, _own: own }
     }
 
     /// Samples by family: the value of each line by its labels.
@@ -664,7 +666,7 @@ mod tests {
 
     #[test]
     fn series_of_a_partition_a_plugin_and_a_route_vanish_with_them() {
-        let Everything { metrics, config, mut route, gauges, info } = use_everything();
+        let Everything { metrics, config, mut route, gauges, info, _own: own } = use_everything();
         route.assigned(&[]);
         assert!(!metrics.render().contains("partition=\""));
         route.follow([], [], []);
