@@ -565,7 +565,7 @@ mod tests {
         route: RouteMetrics,
         gauges: RouteGauges,
         info: InfoGauge,
-        _own: super::super::custom::PluginMetrics,
+        own: super::super::custom::PluginMetrics,
     }
 
     fn use_everything() -> Everything {
@@ -592,7 +592,7 @@ mod tests {
         route.partition(&partition).lost(4);
         let info = metrics.plugin_info(&name, &plugin, &Digest::of(b""));
         let own = metrics.0.custom.of(&name, &plugin, &Digest::of(b""));
-        Everything { metrics, config, route, gauges, info, _own: own }
+        Everything { metrics, config, route, gauges, info, own }
     }
 
     /// Samples by family: the value of each line by its labels.
@@ -666,12 +666,12 @@ mod tests {
 
     #[test]
     fn series_of_a_partition_a_plugin_and_a_route_vanish_with_them() {
-        let Everything { metrics, config, mut route, gauges, info, _own: own } = use_everything();
+        let Everything { metrics, config, mut route, gauges, info, own } = use_everything();
         route.assigned(&[]);
         assert!(!metrics.render().contains("partition=\""));
         route.follow([], [], []);
         assert!(!metrics.render().contains("millrace_plugin_memory_bytes"));
-        drop((config, route, gauges, info));
+        drop((config, route, gauges, info, own));
         let text = metrics.render();
         for name in ["millrace_route_state", "millrace_config_hash", "millrace_plugin_info", "millrace_last_commit"] {
             assert!(!text.contains(name), "{text}");
