@@ -4,6 +4,7 @@
 //! Start with [`table`], which lists every metric; [`metrics`] holds the handles that the rest of the code uses. Nothing
 //! outside this module names the `metrics` crate.
 
+mod custom;
 mod errors;
 mod logging;
 mod metrics;
@@ -12,6 +13,9 @@ mod repeats;
 mod series;
 mod table;
 
+pub use custom::{
+    CUSTOM_SERIES_MAX, CustomClasses, CustomKind, CustomMetrics, CustomSeries, CustomValue, PluginMetrics,
+};
 pub use errors::ErrorChain;
 pub use logging::{InitError, LogFormat, LogHandle, LogOptions, stderr_has_colour};
 pub use metrics::{

@@ -3,6 +3,7 @@
 mod allocations;
 mod architecture;
 mod bounds;
+mod capabilities;
 mod cli;
 mod config_problems;
 mod crash;

@@ -45,6 +45,7 @@ fn with(plugin: &str, config: &Value, limits: PluginLimits) -> Prepare {
         route: RouteName::new("route").unwrap(),
         config_json: config.to_string(),
         limits,
+        allow: Vec::new(),
         destinations: [destination("one", None), destination("per-region", Some("^(?:region\\..*)$"))].into(),
     }
 }
@@ -353,7 +354,7 @@ fn usage_counts_calls_time_instances_and_memory() {
 }
 
 #[test]
-fn a_plugin_that_asks_for_more_than_log_is_refused_by_the_imports_name() {
+fn a_plugin_that_asks_for_what_nobody_can_grant_is_refused_by_the_imports_name() {
     for (name, import) in [("needs-wasi", "wasi"), ("needs-clock", "test:clock/clock@1.0.0")] {
         let error = ENGINE.compile(&PluginName::new(name).unwrap(), &guest(name)).unwrap_err();
         let LoadError::Import { imports } = &error else { panic!("{name}: {error}") };
@@ -365,10 +366,10 @@ fn a_plugin_that_asks_for_more_than_log_is_refused_by_the_imports_name() {
 #[test]
 fn what_a_plugin_is_can_be_read_without_running_it() {
     let filter = inspect(&guest("header-filter")).unwrap();
-    assert_eq!((filter.world, filter.version.as_deref()), (Some(World::Filter), Some("0.1.0")));
+    assert_eq!((filter.world, filter.version.as_deref()), (Some(World::Filter), Some("0.1.1")));
     let transform = inspect(&guest("rewrite")).unwrap();
     assert_eq!(transform.world, Some(World::Transform));
-    assert!(transform.imports.contains(&"millrace:plugin/output@0.1.0".to_owned()), "{:?}", transform.imports);
+    assert!(transform.imports.contains(&"millrace:plugin/output@0.1.1".to_owned()), "{:?}", transform.imports);
 }
 
 #[test]

@@ -140,6 +140,7 @@ pub(crate) fn prepare(engine: &Engine, guest: &str) -> Arc<Prepared> {
         config_json: "{}".into(),
         limits: PluginLimits { memory: 64 << 20, timeout: SECOND, outputs: 1_000, output_bytes: 16 << 20 },
         destinations: [].into(),
+        allow: vec![],
     };
     Arc::new(engine.compile(&plugin, &bytes).and_then(|compiled| compiled.prepare(with)).expect("a sound guest"))
 }
