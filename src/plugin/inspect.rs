@@ -15,6 +15,12 @@ use crate::model::Digest;
 /// The largest plugin that is read, bytes; a Python plugin has some 20 MB.
 pub const PLUGIN_BYTES_MAX: usize = 256 << 20;
 
+/// The versions of the interface that this host speaks, for people.
+pub fn spoken() -> String {
+    let (major, minor, _) = VERSION;
+    format!("{major}.{minor}.x")
+}
+
 /// The interfaces that are granted to every plugin.
 const GRANTED: [&str; 4] = ["types", "input", "output", "log"];
 
@@ -91,6 +97,22 @@ pub(super) fn read(bytes: &[u8]) -> Result<(Inspection, Cow<'_, [u8]>), LoadErro
 }
 
 impl Inspection {
+    /// Why this host would not load it, if it would not: imports, version or exports are not those of a plugin.
+    pub fn refusal(&self) -> Option<LoadError> {
+        self.check().err()
+    }
+
+    /// The capabilities that it asks for beyond what every plugin has, by the names that `allow` grants them with.
+    pub fn capabilities(&self) -> Vec<&str> {
+        let asked = self.imports.iter().filter_map(|name| Some(ours(name)?.0));
+        asked.filter(|interface| !GRANTED.contains(interface)).collect()
+    }
+
+    /// What it imports of WASI.
+    pub fn wasi(&self) -> Vec<&str> {
+        self.imports.iter().map(String::as_str).filter(|name| name.starts_with("wasi")).collect()
+    }
+
     /// Whether the host can run it, with nothing but what every plugin is granted.
     pub(super) fn check(&self) -> Result<(), LoadError> {
         check_imports(self.imports.iter().map(String::as_str))?;

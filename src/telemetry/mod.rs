@@ -5,6 +5,7 @@
 //! outside this module names the `metrics` crate.
 
 mod errors;
+mod lines;
 mod logging;
 mod metrics;
 mod process;
@@ -13,6 +14,7 @@ mod series;
 mod table;
 
 pub use errors::ErrorChain;
+pub use lines::{GuestLine, GuestLines};
 pub use logging::{InitError, LogFormat, LogHandle, LogOptions, stderr_has_colour};
 pub use metrics::{
     ConfigMetrics, InfoGauge, Metrics, PartitionMetrics, RouteGauges, RouteMetrics, TRANSACTION_OUTCOMES, Totals,
