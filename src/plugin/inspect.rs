@@ -108,6 +108,12 @@ impl Inspection {
         asked.filter(|interface| !GRANTED.contains(interface)).collect()
     }
 
+    /// What it imports that is neither ours nor WASI's: nobody can grant it.
+    pub fn foreign(&self) -> Vec<&str> {
+        let names = self.imports.iter().map(String::as_str);
+        names.filter(|name| ours(name).is_none() && !name.starts_with("wasi")).collect()
+    }
+
     /// What it imports of WASI.
     pub fn wasi(&self) -> Vec<&str> {
         self.imports.iter().map(String::as_str).filter(|name| name.starts_with("wasi")).collect()

@@ -42,7 +42,7 @@ fn as_json(found: &Inspection, refusal: Option<&LoadError>) -> serde_json::Value
     json!({
         "world": found.world.map(|world| world.to_string()), "interface": found.version, "speaks": spoken(),
         "form": form(found), "size": found.size, "sha256": found.sha256,
-        "capabilities": found.capabilities(), "wasi": found.wasi(),
+        "capabilities": found.capabilities(), "wasi": found.wasi(), "foreign": found.foreign(),
         "imports": found.imports, "exports": found.exports,
         "refused": refusal.map(ToString::to_string),
     })
@@ -69,12 +69,12 @@ fn print(arguments: &Arguments, found: &Inspection) {
         ("form", form.to_owned()),
         ("size", format!("{} bytes", found.size)),
         ("sha256", found.sha256.to_string()),
-        ("asks for", none_or(&capabilities, "nothing but its records and the log")),
+        ("asks for", none_or(&[&capabilities[..], &found.foreign()].concat(), "nothing but its records and the log")),
         ("WASI", none_or(&wasi, "none")),
         ("imports", none_or(&found.imports, "none")),
         ("exports", none_or(&found.exports, "none")),
     ] {
-        anstream::println!("{what:<10}{text}");
+        anstream::println!("{what:<11}{text}");
     }
     let name = arguments.file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     anstream::println!("\nplugins:\n  {name}:\n    path: {}\n    sha256: {}", arguments.file.display(), found.sha256);
@@ -86,5 +86,5 @@ fn print(arguments: &Arguments, found: &Inspection) {
 /// A list with one name a line, under each other.
 fn none_or<T: AsRef<str>>(names: &[T], none: &str) -> String {
     let names: Vec<_> = names.iter().map(AsRef::as_ref).collect();
-    if names.is_empty() { none.to_owned() } else { names.join(&format!("\n{:<10}", "")) }
+    if names.is_empty() { none.to_owned() } else { names.join(&format!("\n{:<11}", "")) }
 }

@@ -178,11 +178,18 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
     let shown = directory.display();
     anstream::println!("{shown} is a plugin in {lang}: {} files, README.md first. Next:\n", files.len());
-    anstream::println!("  cd {shown} && make test   # runs its test, without WebAssembly");
-    anstream::println!("  make                      # builds {name}.wasm");
-    anstream::println!(
-        "  echo '{{\"value\": {{\"card\": \"4711\"}}}}' | millrace plugin run {name}.wasm --config '{{\"fields\": [\"card\"]}}'"
-    );
+    let steps = [
+        (format!("cd {shown} && make test"), "its tests, without WebAssembly".to_owned()),
+        ("make".to_owned(), format!("{name}.wasm")),
+        (
+            format!("millrace plugin run {name}.wasm --config '{{\"fields\": [\"card\"]}}' < records.jsonl"),
+            "try it".to_owned(),
+        ),
+    ];
+    let widest = steps.iter().map(|(step, _)| step.chars().count()).max().unwrap_or(0);
+    for (step, what) in steps {
+        anstream::println!("  {step:<widest$}   # {what}");
+    }
     Ok(())
 }
 

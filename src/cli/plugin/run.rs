@@ -93,7 +93,7 @@ fn each_batch(
 ) -> Result<(), Failure> {
     while let Some(batch) = reader.batch(records)? {
         let (processed, cpu, memory) = process(chain, &batch);
-        let seen = Seen { batch: &*batch, processed: &processed, lines: lines.take(), cpu, memory };
+        let seen = Seen { batch: &batch, processed: &processed, lines: lines.take(), cpu, memory };
         match show.batch(seen) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),

@@ -89,11 +89,8 @@ impl<'a> Show<'a> {
         let cpu = seen.cpu / u32::try_from(seen.batch.len()).unwrap_or(u32::MAX);
         for index in 0..seen.batch.len() {
             let offset = seen.batch.offset(index);
-            // What is about no record is shown with the first.
-            let about = |line: &&GuestLine| match line.fields.get("offset").and_then(Value::as_i64) {
-                Some(of) => of == offset,
-                None => index == 0,
-            };
+            // What is about no record is shown with the first, and is said to be of the call.
+            let about = |line: &&GuestLine| offset_of(line).map_or(index == 0, |of| of == offset);
             let items = seen.processed.iter().flat_map(|done| done.items.list.iter().map(|item| (&done.items, item)));
             let record = Record {
                 batch: seen.batch,
@@ -157,7 +154,10 @@ impl<'a> Show<'a> {
             output
         });
         let fault = |fault: &Fault| json!({ "code": fault.code.as_str(), "message": fault.message });
-        let line = |line: &&GuestLine| json!({ "level": line.level.as_str().to_lowercase(), "message": line.message });
+        let line = |line: &&GuestLine| {
+            let of = if offset_of(line).is_some() { "record" } else { "call" };
+            json!({ "level": line.level.as_str().to_lowercase(), "message": line.message, "of": of })
+        };
         let shown = json!({
             "topic": at.topic, "partition": at.partition, "offset": record.batch.offset(record.index),
             "outcome": record.outcome(), "outputs": outputs.collect::<Vec<_>>(), "fault": record.fault.map(fault),
@@ -235,9 +235,14 @@ impl<'a> Show<'a> {
     }
 }
 
+fn offset_of(line: &GuestLine) -> Option<i64> {
+    line.fields.get("offset")?.as_i64()
+}
+
 fn log_line(line: &GuestLine) -> String {
     let level = line.level.as_str().to_lowercase();
-    format!("{LOGGED}log {level}:{LOGGED:#} {}", line.message)
+    let of = if offset_of(line).is_some() { "" } else { ", about no record" };
+    format!("{LOGGED}log {level}{of}:{LOGGED:#} {}", line.message)
 }
 
 fn one_line(bytes: Option<&[u8]>) -> String {
