@@ -7,6 +7,7 @@ mod check;
 mod client;
 mod demo;
 mod plan;
+mod plugin;
 mod reload;
 mod run;
 
@@ -68,6 +69,8 @@ enum Command {
     /// and shows the records as they arrive. The broker is a mock of Kafka's protocol: it keeps nothing when it ends, and
     /// has no working transactions, so the routes run at_least_once.
     Demo(demo::Arguments),
+    /// Write, try and measure plugins, without a broker.
+    Plugin(plugin::Arguments),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -103,6 +106,8 @@ impl ConfigArgument {
 enum Failure {
     Running(anyhow::Error),
     Invalid(Problems),
+    /// What was asked for, or what was given to work on, makes no sense.
+    Usage(anyhow::Error),
     Environment(anyhow::Error),
     /// Told already; just the exit code.
     Said(u8),
@@ -116,6 +121,7 @@ pub fn main() -> ExitCode {
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Reload(arguments) => reload::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Plugin(arguments) => plugin::run(&arguments),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "millrace", &mut std::io::stdout());
             Ok(())
@@ -142,6 +148,7 @@ fn tell(failure: Failure) -> u8 {
             return code;
         }
         Failure::Running(error) => (error, 1),
+        Failure::Usage(error) => (error, 2),
         Failure::Environment(error) => (error, 3),
     };
     anstream::eprintln!("millrace: {}", ErrorChain(error.as_ref()));

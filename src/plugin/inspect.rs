@@ -17,6 +17,12 @@ use crate::model::Digest;
 /// The largest plugin that is read, bytes; a Python plugin has some 20 MB.
 pub const PLUGIN_BYTES_MAX: usize = 256 << 20;
 
+/// The versions of the interface that this host speaks, for people.
+pub fn spoken() -> String {
+    let (major, minor, _) = VERSION;
+    format!("{major}.{minor}.x")
+}
+
 /// The interfaces that every plugin has.
 const ALWAYS: [&str; 4] = ["types", "input", "output", "log"];
 
@@ -130,6 +136,16 @@ pub(super) fn read(bytes: &[u8]) -> Result<(Inspection, Cow<'_, [u8]>), LoadErro
 }
 
 impl Inspection {
+    /// Why this host would not load it, whatever it were granted: imports, version or exports are not those of a plugin.
+    pub fn refusal(&self) -> Option<LoadError> {
+        self.check().err()
+    }
+
+    /// What it imports of this kind, by full name.
+    pub fn asks_of(&self, kind: AskKind) -> Vec<&str> {
+        self.asks.iter().filter(|ask| ask.kind == kind).map(|ask| ask.import.as_str()).collect()
+    }
+
     /// Whether the host can run it, given the capabilities that it asks for.
     pub(super) fn check(&self) -> Result<(), LoadError> {
         let unknown = self.asks.iter().filter(|ask| ask.kind == AskKind::Unknown);

@@ -21,6 +21,6 @@ mod step;
 
 pub use compile::{Compiled, LoadError};
 pub use engine::{Engine, EngineOptions};
-pub use inspect::{Ask, AskKind, Inspection, PLUGIN_BYTES_MAX, World, inspect};
+pub use inspect::{Ask, AskKind, Inspection, PLUGIN_BYTES_MAX, World, inspect, spoken};
 pub use sandbox::{DestinationSpec, Prepare, Prepared};
 pub use step::PluginStep;

@@ -6,6 +6,7 @@
 
 mod custom;
 mod errors;
+mod lines;
 mod logging;
 mod metrics;
 mod process;
@@ -17,6 +18,7 @@ pub use custom::{
     CUSTOM_SERIES_MAX, CustomClasses, CustomKind, CustomMetrics, CustomSeries, CustomValue, PluginMetrics,
 };
 pub use errors::ErrorChain;
+pub use lines::{GuestLine, GuestLines};
 pub use logging::{InitError, LogFormat, LogHandle, LogOptions, stderr_has_colour};
 pub use metrics::{
     ConfigMetrics, InfoGauge, Metrics, PartitionMetrics, RouteGauges, RouteMetrics, TRANSACTION_OUTCOMES, Totals,

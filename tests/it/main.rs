@@ -17,6 +17,7 @@ mod liveness;
 mod memory;
 mod newcomer;
 mod plan;
+mod plugin_cli;
 mod plugin_contract;
 mod positions;
 mod rebalances;
