@@ -29,6 +29,7 @@ fn prepare(engine: &Engine, guest: &str) -> Arc<Prepared> {
         route: RouteName::new("bench").expect("a name"),
         config_json: "{}".into(),
         limits: PluginLimits { memory: 64 << 20, timeout: CPU, outputs: 1_000, output_bytes: 16 << 20 },
+        allow: Vec::new(),
         destinations: [].into(),
     };
     Arc::new(engine.compile(&plugin, &bytes).and_then(|compiled| compiled.prepare(with)).expect("a sound guest"))

@@ -1,157 +1,27 @@
-//! What the record loop costs per record: `cargo bench --bench record_loop`, after `make guests`. The real worker and chain
-//! between a source that lies in memory and a broker that takes everything at once, so that what is measured is ours:
-//! gathering, plugins, routing by key, and the walk over the outputs. Each record has a key of 16 bytes, a value of 100 and
-//! two headers.
+//! What the record loop costs per record: `cargo bench --bench record_loop`, after `make guests`.
 
-use std::collections::VecDeque;
-use std::hint::black_box;
-use std::ops::ControlFlow;
-use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use millrace::config::settings::PluginLimits;
-use millrace::config::settings::{Destination, Target};
-use millrace::model::{
-    DestinationName, Fault, Offset, OffsetMap, PluginName, RouteName, SourceBatch, TopicName, TopicPartition,
-};
-use millrace::pipeline::chain::Chain;
-use millrace::pipeline::ports::{Broker, Event, Outcome, Outputs, Step, TopicError, TopicInfo, Trouble, Usage};
-use millrace::pipeline::report::{Fate, Health, Report, Tally};
-use millrace::pipeline::task::{Bounds, Task};
-use millrace::pipeline::worker::{Exit, Order, RouteWorker};
-use millrace::plugin::{Engine, EngineOptions, Prepare, Prepared};
-use millrace::policy::{OnError, Partitioning};
+use millrace::plugin::{Engine, EngineOptions};
 
 #[path = "../tests/it/support/memory_batch.rs"]
 #[allow(dead_code, reason = "the tests use more of it")]
 mod memory_batch;
-use memory_batch::{MemoryBatch, MemoryRecord};
+#[path = "../tests/it/support/record_loop.rs"]
+mod record_loop;
+use record_loop::{BATCH, prepare, run, source, task};
 
-/// One poll's batches: as many records as a worker takes at once, and as many polls as make a full transaction.
-const BATCH: usize = 5_000;
-const BATCHES: usize = 10;
-const PARTITIONS: i32 = 12;
-const SECOND: Duration = Duration::from_secs(1);
+/// Polls that make a full transaction.
+const POLLS: usize = 10;
 
-/// A source and a broker that cost nothing. It orders the worker to drain once everything is committed.
-struct MemoryBroker {
-    left: VecDeque<Arc<dyn SourceBatch>>,
-    assigned: bool,
-    end: Offset,
-    orders: Sender<Order>,
-}
-
-impl Broker for MemoryBroker {
-    fn poll(&mut self, _: Duration, _: usize, events: &mut Vec<Event>) {
-        if !std::mem::replace(&mut self.assigned, true) {
-            let of = |batch: &Arc<dyn SourceBatch>| batch.topic_partition().clone();
-            events.push(Event::Assigned(self.left.front().map(of).into_iter().collect()));
-        }
-        events.extend(self.left.pop_front().map(Event::Records));
-    }
-    fn pause(&mut self, _: &[TopicPartition]) {}
-    fn resume(&mut self, _: &[TopicPartition]) {}
-    fn topic(&mut self, _: &TopicName) -> Result<TopicInfo, TopicError> {
-        Ok(TopicInfo { slot: 0, partitions: PARTITIONS })
-    }
-    fn transact(&mut self, outputs: &dyn Outputs, offsets: &OffsetMap) -> Outcome {
-        outputs.for_each(&mut |output| {
-            black_box(&output);
-            ControlFlow::Continue(())
-        });
-        if offsets.values().all(|offset| *offset == self.end) {
-            self.orders.send(Order::Drain { leave: false, within: SECOND }).expect("the worker listens");
-        }
-        Outcome::Committed { lost: 0 }
-    }
-    fn settle(&mut self, _: &OffsetMap) -> Outcome {
-        unreachable!("nothing is unknown here")
-    }
-    fn close(&mut self, _: bool, _: Duration) {}
-}
-
-struct Silent;
-
-impl Report for Silent {
-    fn taken_up(&mut self, _task: &Task) {}
-    fn health(&mut self, _: &Health) {}
-    fn transaction_begins(&mut self) {}
-    fn transaction(&mut self, _: &'static str, _: Duration) {}
-    fn committed(&mut self, tally: &Tally) {
-        black_box(tally);
-    }
-    fn fault(&mut self, _: &TopicPartition, _: Offset, fault: &Fault, _: Fate) {
-        panic!("{fault}");
-    }
-    fn usage(&mut self, _: &PluginName, _: Usage) {}
-    fn trouble(&mut self, trouble: &Trouble) {
-        panic!("{}", trouble.message);
-    }
-    fn lost(&mut self, _: &TopicPartition, _: u64, _: &str) {}
-    fn rebalanced(&mut self) {}
-}
-
-fn source() -> VecDeque<Arc<dyn SourceBatch>> {
-    let record = |number: usize| {
-        let value: Vec<u8> = (0..100).map(|place| b'a' + ((place + number) % 26) as u8).collect();
-        let record = MemoryRecord::of_value(value).key(format!("{number:016}"));
-        let mut record = record.header("trace", "0123456789abcdef").header("keep", "yes");
-        record.offset = number as Offset;
-        record
-    };
-    let batch = |nth: usize| (nth * BATCH..(nth + 1) * BATCH).map(record).collect();
-    (0..BATCHES).map(|nth| MemoryBatch::new("source", 0, batch(nth)) as Arc<dyn SourceBatch>).collect()
-}
-
-fn task(plugins: &[Arc<Prepared>]) -> Task {
-    let step = |plugin: &Arc<Prepared>| (Box::new(plugin.step()) as Box<dyn Step>, SECOND);
-    Task {
-        chain: Chain::new(plugins.iter().map(step).collect(), 512, 256 << 10),
-        destinations: vec![Destination {
-            name: DestinationName::new("out").expect("a name"),
-            target: Target::Topic(TopicName::new("out").expect("a name")),
-            partition: Partitioning::Key,
-            default: true,
-        }],
-        on_error: OnError::default(),
-        bounds: Bounds { interval: SECOND, records: 50_000, bytes: 32 << 20, processing: 30 * SECOND, held: 256 << 20 },
-        generation: 1,
-    }
-}
-
-/// All records, from the first poll to the last commit.
-fn run(broker: impl FnOnce(Sender<Order>) -> MemoryBroker, mut task: Task) {
-    let (orders, mailbox) = channel();
-    let route = RouteName::new("bench").expect("a name");
-    let (mut paused, mut report) = (false, Silent);
-    let worker = RouteWorker::new(broker(orders), &route, 0, &mut task, &mut paused, &mailbox, &mut report);
-    assert_eq!(worker.run(), Exit::Drained);
-}
-
-fn prepare(engine: &Engine, guest: &str) -> Arc<Prepared> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("plugins/dist").join(format!("{guest}.wasm"));
-    let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}: run `make guests`", path.display()));
-    let plugin = PluginName::new(guest).expect("a name");
-    let with = Prepare {
-        plugin: plugin.clone(),
-        route: RouteName::new("bench").expect("a name"),
-        config_json: "{}".into(),
-        limits: PluginLimits { memory: 64 << 20, timeout: SECOND, outputs: 1_000, output_bytes: 16 << 20 },
-        destinations: [].into(),
-    };
-    Arc::new(engine.compile(&plugin, &bytes).and_then(|compiled| compiled.prepare(with)).expect("a sound guest"))
-}
-
-fn record_loop(criterion: &mut Criterion) {
+fn per_record(criterion: &mut Criterion) {
     let engine = Engine::new(EngineOptions::default()).expect("an engine");
     let [identity, header] = ["identity-pass", "header-filter"].map(|guest| prepare(&engine, guest));
-    let source = source();
-    let records = (BATCH * BATCHES) as u64;
+    let source = source(POLLS);
     let mut group = criterion.benchmark_group("record loop");
-    group.throughput(Throughput::Elements(records));
+    group.throughput(Throughput::Elements((BATCH * POLLS) as u64));
     for (name, plugins) in [
         ("no plugin", &[][..]),
         ("identity-pass", &[Arc::clone(&identity)]),
@@ -160,11 +30,7 @@ fn record_loop(criterion: &mut Criterion) {
     ] {
         group.bench_function(name, |bencher| {
             let setup = || (source.clone(), task(plugins));
-            let routine = |(left, task)| {
-                let end = records as Offset;
-                run(|orders| MemoryBroker { left, assigned: false, end, orders }, task);
-            };
-            bencher.iter_batched(setup, routine, BatchSize::LargeInput);
+            bencher.iter_batched(setup, |(source, mut task)| run(source, &mut task), BatchSize::LargeInput);
         });
     }
     group.finish();
@@ -173,6 +39,6 @@ fn record_loop(criterion: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = Criterion::default().measurement_time(Duration::from_secs(5)).warm_up_time(Duration::from_secs(1));
-    targets = record_loop
+    targets = per_record
 }
 criterion_main!(benches);

@@ -110,7 +110,7 @@ pub async fn run_watched(
     kafka::raise_open_files();
     let plan = Arc::new(plan);
     let settings = Arc::clone(&plan.settings);
-    let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
+    let metrics = Metrics::with_custom(env!("CARGO_PKG_VERSION"), options.engine.custom_metrics());
     let board = StatusBoard::new(settings.instance.clone(), metrics.clone());
     let word: String = std::iter::repeat_with(fastrand::alphanumeric).take(10).collect();
     let clients = Clients::connect(&settings, &word).map_err(AppError::Client)?;

@@ -63,14 +63,14 @@ enum Command {
     /// The daemon reads its own files, not those named here: CONFIG only says where it listens. Waits for the outcome, and
     /// exits with 2 if it is refused: what runs then goes on as it is.
     Reload(reload::Arguments),
-    /// Write and build plugins: bindings, and components made of core modules.
-    Plugin(plugin::Arguments),
     /// See it work, with nothing installed.
     ///
     /// Starts a broker inside this process, sends it real events (a week's earthquakes), runs two routes with a plugin each,
     /// and shows the records as they arrive. The broker is a mock of Kafka's protocol: it keeps nothing when it ends, and
     /// has no working transactions, so the routes run at_least_once.
     Demo(demo::Arguments),
+    /// Write, try and measure plugins, without a broker.
+    Plugin(plugin::Arguments),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -106,6 +106,8 @@ impl ConfigArgument {
 enum Failure {
     Running(anyhow::Error),
     Invalid(Problems),
+    /// What was asked for, or what was given to work on, makes no sense.
+    Usage(anyhow::Error),
     Environment(anyhow::Error),
     /// Told already; just the exit code.
     Said(u8),
@@ -118,8 +120,8 @@ pub fn main() -> ExitCode {
         Command::Check(arguments) => check::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Reload(arguments) => reload::run(&arguments),
-        Command::Plugin(arguments) => plugin::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Plugin(arguments) => plugin::run(&arguments),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "millrace", &mut std::io::stdout());
             Ok(())
@@ -146,6 +148,7 @@ fn tell(failure: Failure) -> u8 {
             return code;
         }
         Failure::Running(error) => (error, 1),
+        Failure::Usage(error) => (error, 2),
         Failure::Environment(error) => (error, 3),
     };
     anstream::eprintln!("millrace: {}", ErrorChain(error.as_ref()));

@@ -120,7 +120,7 @@ fn plugin(raw: &RawPlugin) -> Option<Plugin> {
             outputs: raw.outputs.unwrap_or(1_000),
             output_bytes: raw.output_bytes.unwrap_or(16 << 20),
         },
-        allow: raw.allow.clone(),
+        allow: raw.allow.as_ref().map_or_else(Vec::new, |at| at.value.clone()),
     })
 }
 
@@ -514,6 +514,7 @@ fn places(raw: &Raw, options: &[RawOptions]) -> Places {
             name: plugin.name.place.clone(),
             path: plugin.path.as_ref().map(|at| at.place.clone()),
             config: plugin.config.as_ref().map(|at| at.place.clone()),
+            allow: plugin.allow.as_ref().map(|at| at.place.clone()),
         };
         places.plugins.insert(plugin.name.value.clone(), found);
     }

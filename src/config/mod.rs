@@ -29,7 +29,7 @@ pub use places::{Places, PropertyScope};
 pub use problem::{Problem, Problems, UNREADABLE};
 pub use settings::Settings;
 pub use source::Place;
-pub use units::parse_duration;
+pub use units::{parse_duration, parse_size};
 
 use crate::model::Digest;
 use files::ReadFile;

@@ -21,6 +21,7 @@ pub(super) struct PluginPlaces {
     pub(super) name: Place,
     pub(super) path: Option<Place>,
     pub(super) config: Option<Place>,
+    pub(super) allow: Option<Place>,
 }
 
 #[derive(Debug, Clone)]
@@ -60,6 +61,11 @@ impl Places {
     /// The plugin's own `config`, else its name.
     pub fn plugin_config(&self, plugin: &PluginName) -> Option<&Place> {
         self.plugins.get(plugin).map(|places| places.config.as_ref().unwrap_or(&places.name))
+    }
+
+    /// The plugin's `allow`, else its name.
+    pub fn plugin_allow(&self, plugin: &PluginName) -> Option<&Place> {
+        self.plugins.get(plugin).map(|places| places.allow.as_ref().unwrap_or(&places.name))
     }
 
     /// The route's name in `routes`.

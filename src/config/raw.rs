@@ -1,7 +1,7 @@
 //! What may be written: mirrors the YAML, and nothing else. Each value has the right type and spelling; whether they
 //! make sense together is `meaning`'s.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -10,8 +10,8 @@ use std::time::Duration;
 use regex::RegexBuilder;
 
 use super::decode::{
-    At, Fields, boolean, choice, did_you_mean, duration, entries, json, list, non_empty, not_available, number, scalar,
-    shown, size, text, wrong_type,
+    At, Fields, boolean, choice, did_you_mean, duration, entries, json, list, non_empty, number, scalar, shown, size,
+    text, wrong_type,
 };
 use super::problem::{Problem, Problems};
 use super::properties::{RawProperty, canonical};
@@ -84,7 +84,7 @@ pub(super) struct RawPlugin {
     pub(super) timeout: Option<At<Duration>>,
     pub(super) outputs: Option<u32>,
     pub(super) output_bytes: Option<u64>,
-    pub(super) allow: Vec<Capability>,
+    pub(super) allow: Option<At<Vec<Capability>>>,
 }
 
 /// Route keys that `defaults` may hold too.
@@ -447,7 +447,7 @@ fn plugin(entry: &Entry, problems: &mut Problems) -> Option<RawPlugin> {
     let timeout = fields.get("timeout").and_then(|node| duration(node, MILLISECOND..=HOUR, problems));
     let outputs = fields.get("max_outputs").and_then(|node| number(node, 1..=1_000_000, problems));
     let output_bytes = fields.get("max_output_bytes").and_then(|node| size(node, KIB..=GIB, problems));
-    let allow = allow(&mut fields, problems);
+    let allow = fields.get("allow").map(|node| allow(node, problems));
     fields.finish(problems);
     Some(RawPlugin {
         name: name?,
@@ -476,18 +476,13 @@ fn sha256(node: &Node, problems: &mut Problems) -> Option<Digest> {
     }
 }
 
-fn allow(fields: &mut Fields<'_>, problems: &mut Problems) -> Vec<Capability> {
-    let known = [("metrics", Capability::Metrics), ("clock", Capability::Clock), ("random", Capability::Random)];
-    let Some(node) = fields.get("allow") else { return Vec::new() };
+fn allow(node: &Node, problems: &mut Problems) -> At<Vec<Capability>> {
+    let known = Capability::ALL.map(|capability| (capability.as_str(), capability));
     let nodes = list(node, "a list of capabilities", problems).unwrap_or_default();
-    let mut granted = Vec::new();
-    for node in nodes {
-        let Some(capability) = choice(node, &known, problems) else { continue };
-        let name = known.iter().find(|(_, known)| *known == capability.value).map_or("", |(name, _)| *name);
-        problems.push(not_available(&node.place, &format!("allow: [{name}]")));
-        granted.push(capability.value);
-    }
-    granted
+    let granted = nodes.iter().filter_map(|node| choice(node, &known, problems)).map(|at| at.value);
+    // In whatever order, and however often: the same grants are no change.
+    let granted: BTreeSet<Capability> = granted.collect();
+    At::new(granted.into_iter().collect(), &node.place)
 }
 
 fn defaults(entry: &Entry, problems: &mut Problems) -> RawOptions {

@@ -185,7 +185,7 @@ pub struct Plugin {
     pub config: PluginConfig,
     /// Ceilings.
     pub limits: PluginLimits,
-    /// Capabilities granted; none by default.
+    /// Capabilities granted, each once and in order; none by default.
     pub allow: Vec<Capability>,
 }
 
@@ -209,6 +209,26 @@ pub enum Capability {
     Metrics,
     Clock,
     Random,
+}
+
+impl Capability {
+    /// Every capability.
+    pub const ALL: [Self; 3] = [Self::Metrics, Self::Clock, Self::Random];
+
+    /// Its word in `allow`, which is its interface's name too.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Metrics => "metrics",
+            Self::Clock => "clock",
+            Self::Random => "random",
+        }
+    }
+}
+
+impl fmt::Display for Capability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }
 
 /// A route.

@@ -13,8 +13,11 @@ const SIZES: [(&str, u64); 7] = [
 ];
 const DURATIONS: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
 
-/// Reads a size; the error says what to write instead.
-pub(super) fn parse_size(text: &str) -> Result<u64, String> {
+/// Reads a size in bytes, as `64KiB` or `16MB`.
+///
+/// # Errors
+/// What to write instead.
+pub fn parse_size(text: &str) -> Result<u64, String> {
     parse(text, &SIZES, ("KiB", "B")).map_err(|instead| {
         instead
             .unwrap_or_else(|| "write a number and a unit: `512B`, `64KiB`, `16MiB`, `1GiB`, `64kB` or `16MB`".into())

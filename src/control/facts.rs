@@ -241,7 +241,7 @@ fn put_plugin(keys: &mut Collector, plugin: &Plugin, digests: &BTreeMap<&PluginN
     keys.put(key("timeout"), show(timeout));
     keys.put(key("max_outputs"), outputs);
     keys.put(key("max_output_bytes"), output_bytes);
-    keys.put(key("allow"), list(allow.iter().map(|capability| format!("{capability:?}").to_lowercase())));
+    keys.put(key("allow"), list(allow.iter().map(ToString::to_string)));
 }
 
 fn put_destination(keys: &mut Collector, destination: &Destination) {

@@ -13,7 +13,7 @@ use super::plan::{RoutePlan, problem_at};
 use crate::config::settings::{Plugin, Route};
 use crate::config::{Loaded, Problem, Problems, UNREADABLE};
 use crate::model::{Digest, PluginName};
-use crate::plugin::{Compiled, DestinationSpec, Engine, PLUGIN_BYTES_MAX, Prepare, Prepared};
+use crate::plugin::{Compiled, DestinationSpec, Engine, LoadError, PLUGIN_BYTES_MAX, Prepare, Prepared};
 
 /// The plugins of a configuration, compiled.
 #[derive(Default)]
@@ -87,12 +87,13 @@ impl Plugins {
         let mut ready = Vec::new();
         for (number, step) in route.pipeline.iter().enumerate() {
             let Some(code) = self.by_name.get(&step.plugin) else { continue };
-            let limits = loaded.settings.plugins[&step.plugin].limits;
+            let Plugin { limits, allow, .. } = &loaded.settings.plugins[&step.plugin];
             let with = Prepare {
                 plugin: step.plugin.clone(),
                 route: route.name.clone(),
                 config_json: step.config.json.to_string(),
-                limits,
+                limits: *limits,
+                allow: allow.clone(),
                 destinations: Arc::clone(&destinations),
             };
             let sha256 = *code.compiled.sha256();
@@ -139,16 +140,20 @@ impl Contents {
     }
 
     fn compile(&self, engine: &Engine, plugin: &Plugin) -> Result<Compiled, Unusable> {
-        let refused = |error: crate::plugin::LoadError| Unusable::Refused {
-            message: format!("{} cannot be used: {error}", plugin.path.display()),
-            may_be_unfinished: error.may_be_unfinished(),
+        let refused = |error: LoadError| {
+            let message = format!("{} cannot be used: {error}", plugin.path.display());
+            match error {
+                LoadError::NotGranted { .. } => Unusable::NotGranted(format!("plugin \"{}\": {message}", plugin.name)),
+                error => Unusable::Refused { message, may_be_unfinished: error.may_be_unfinished() },
+            }
         };
         let pin = plugin.sha256.as_ref();
-        match self {
+        let compiled = match self {
             Self::Same(known) => known.clone().pinned(pin),
             Self::Read(bytes) => engine.compile_pinned(&plugin.name, bytes, pin),
-        }
-        .map_err(refused)
+        };
+        let granted = |compiled: &Compiled| compiled.inspection().granted(&plugin.allow);
+        compiled.and_then(|compiled| granted(&compiled).map(|()| compiled)).map_err(refused)
     }
 }
 
@@ -156,6 +161,7 @@ impl Contents {
 enum Unusable {
     Unreadable(String),
     Refused { message: String, may_be_unfinished: bool },
+    NotGranted(String),
 }
 
 impl Unusable {
@@ -163,16 +169,18 @@ impl Unusable {
     fn may_be_unfinished(&self) -> bool {
         match self {
             Self::Unreadable(_) => true,
+            Self::NotGranted(_) => false,
             Self::Refused { may_be_unfinished, .. } => *may_be_unfinished,
         }
     }
 
     fn at(self, loaded: &Loaded, plugin: &PluginName) -> Problem {
         let places = &loaded.places;
-        let (message, code) = match self {
-            Self::Unreadable(message) => (message, UNREADABLE),
-            Self::Refused { message, .. } => (message, "invalid_plugin"),
-        };
-        problem_at(places.plugin_path(plugin).or_else(|| places.plugin(plugin)), message, code)
+        let path = places.plugin_path(plugin).or_else(|| places.plugin(plugin));
+        match self {
+            Self::Unreadable(message) => problem_at(path, message, UNREADABLE),
+            Self::Refused { message, .. } => problem_at(path, message, "invalid_plugin"),
+            Self::NotGranted(message) => problem_at(places.plugin_allow(plugin), message, "not_granted"),
+        }
     }
 }

@@ -95,6 +95,16 @@ pub(super) fn is_rejection(code: Code) -> bool {
     )
 }
 
+/// Whether a client has lost its last broker.
+pub(super) fn is_all_down(code: Code) -> bool {
+    code == Known::RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN.into()
+}
+
+/// Whether it still holds: "0/2 brokers are down" is what the client says when one was back by the time it said so.
+pub(super) fn says_away(error: &Error) -> bool {
+    is_all_down(error.code) && !error.message.starts_with("0/")
+}
+
 /// Whether what we know of the cluster's topics may be out of date.
 pub(super) fn is_stale_metadata(code: Code) -> bool {
     matches!(
@@ -183,6 +193,16 @@ mod tests {
             assert!(!is_rejection(Code::from(code)), "{code:?}");
             assert_eq!(trouble(&of(code), About::Cluster).kind, TroubleKind::Passing, "{code:?}");
         }
+    }
+
+    #[test]
+    fn brokers_are_away_only_where_one_at_least_still_is_when_the_client_says_so() {
+        let says = |message: &str| {
+            says_away(&Error { message: message.into(), ..of(Known::RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN) })
+        };
+        assert!(says("2/2 brokers are down") && says("1/1 brokers are down"));
+        assert!(!says("0/2 brokers are down"));
+        assert!(!says_away(&of(Known::RD_KAFKA_RESP_ERR__TRANSPORT)));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::pipeline::ports::{Broker, Event, Outcome, Outputs, TopicError, TopicI
 use super::client_options;
 use super::committer::{Committer, CommitterOptions};
 use super::convert;
-use super::errors::{About, passing, trouble};
+use super::errors::{About, is_all_down, passing, says_away, trouble};
 use super::positions::configuration;
 use super::raw::{
     Client, ConsumerQueue, Context, Error, Handle, Kind, Known, Message, OFFSET_BEGINNING, OFFSET_INVALID,
@@ -345,7 +345,7 @@ impl Session {
             self.broken = true;
             events.push(Event::Broken(self.with_twin(found)));
         } else if self.is_news(&found.code) {
-            events.push(Event::Trouble(found));
+            events.push(if is_all_down(error.code) { Event::Away(found) } else { Event::Trouble(found) });
         }
     }
 
@@ -452,13 +452,11 @@ impl Session {
     }
 
     fn serve_errors(&mut self, events: &mut Vec<Event>) {
-        let all_down = Known::RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN.into();
         let mut errors = self.queue.client().context().take_errors();
-        // ("0/2 brokers are down": by the time it was said, one was back)
-        errors.retain(|error| error.code != all_down || !error.message.starts_with("0/"));
+        errors.retain(|error| !is_all_down(error.code) || says_away(error));
         // Brokers close connections that are idle, and those of a producer may all be: the consumer knows whether they are
         // away.
-        errors.extend(self.committer.take_errors().into_iter().filter(|error| error.code != all_down));
+        errors.extend(self.committer.take_errors().into_iter().filter(|error| !is_all_down(error.code)));
         for error in errors {
             self.on_error(&error, None, events);
         }

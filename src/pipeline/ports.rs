@@ -152,6 +152,8 @@ pub enum Event {
     },
     /// The broker or the coordinator is in trouble; the client goes on trying by itself.
     Trouble(Trouble),
+    /// The same, and no broker at all can be reached.
+    Away(Trouble),
     /// The session cannot go on: it must be closed, and a new one made after a back-off.
     Broken(Trouble),
 }

@@ -310,11 +310,10 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
                 // What is held was read before the gap; it is committed already or will be read no more.
                 self.report.lost(&partition, lost, &format!("{message}; goes on at offset {to}"));
             }
-            Event::Trouble(trouble) => {
+            Event::Trouble(trouble) => self.report.trouble(&trouble),
+            Event::Away(trouble) => {
                 self.report.trouble(&trouble);
-                if trouble.code == "_ALL_BROKERS_DOWN" {
-                    self.away = Some((trouble, clock::now()));
-                }
+                self.away = Some((trouble, clock::now()));
             }
             Event::Broken(trouble) => return Err(trouble),
         }

@@ -1,4 +1,4 @@
-//! The interface `millrace:plugin@0.1.0` in Rust: the types that cross the boundary, and its functions in the linker.
+//! The interface `millrace:plugin@0.1.1` in Rust: the types that cross the boundary, and its functions in the linker.
 //! Written by hand rather than generated, so that columns cross without a copy or an allocation of their own: those
 //! that go in are lent from a buffer that is used again, those that come out are views of the guest's memory.
 
@@ -11,10 +11,11 @@ use super::convert::{Call, Column, HeaderOut};
 use super::fault::HostFault;
 use super::host;
 use super::sandbox::State;
+use crate::config::settings::Capability;
 
 /// The package, and the version that this host speaks.
 pub(super) const PACKAGE: &str = "millrace:plugin";
-pub(super) const VERSION: (u64, u64, u64) = (0, 1, 0);
+pub(super) const VERSION: (u64, u64, u64) = (0, 1, 1);
 pub(super) const LIFECYCLE: &str = "millrace:plugin/lifecycle";
 
 /// The host's side of the `batch` resource. There is one batch a call, which lies in the store.
@@ -87,7 +88,11 @@ pub(super) fn define(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     linker.instance(&name("types"))?;
     define_input(&mut linker.instance(&name("input"))?)?;
     define_output(&mut linker.instance(&name("output"))?)?;
-    linker.instance(&name("log"))?.func_wrap("log", log)
+    linker.instance(&name("log"))?.func_wrap("log", log)?;
+    // Capabilities are defined for all and granted one by one: whoever imports one that it is not granted is not linked.
+    host::clock::define(&mut linker.instance(&name(Capability::Clock.as_str()))?)?;
+    host::metrics::define(&mut linker.instance(&name(Capability::Metrics.as_str()))?)?;
+    host::random::define(&mut linker.instance(&name(Capability::Random.as_str()))?)
 }
 
 type Instance<'a> = wasmtime::component::LinkerInstance<'a, State>;

@@ -8,8 +8,10 @@ use wasmtime::{AsContextMut, Store};
 
 use super::bindings::VERSION;
 use super::engine::Engine;
+use super::host::wasi;
 use super::inspect::{self, Inspection, World};
 use super::sandbox::{Functions, Prepare, Prepared, State};
+use crate::config::settings::Capability;
 use crate::model::{Digest, PluginName};
 
 /// Why a plugin cannot be used. The bearer knows its name and file.
@@ -31,8 +33,8 @@ pub enum LoadError {
     },
     /// A core module without a component type.
     #[error(
-        "a core module that does not carry its component type: build it with the plugin SDK, or another \
-         wit-bindgen"
+        "a core module that does not carry its component type: make a component of it with `millrace plugin wrap`, or \
+         build it with the plugin SDK"
     )]
     NoComponentType,
     /// Broken, cut short, or using what this host does not support.
@@ -43,6 +45,14 @@ pub enum LoadError {
     Import {
         /// What it imports beyond what is granted.
         imports: Vec<String>,
+    },
+    /// Asks for capabilities that its `allow` does not grant.
+    #[error("it imports {}, which it is not granted: write `allow: [{}]` at the plugin", imports.join(", "), list(allow))]
+    NotGranted {
+        /// What it imports beyond what is granted.
+        imports: Vec<String>,
+        /// What its `allow` would have to hold.
+        allow: Vec<Capability>,
     },
     /// Built for another version of the interface.
     #[error(
@@ -100,6 +110,7 @@ impl LoadError {
             | Self::Digest { .. } => true,
             Self::TooLarge { .. }
             | Self::Import { .. }
+            | Self::NotGranted { .. }
             | Self::Version { .. }
             | Self::Interface { .. }
             | Self::NotReady(_)
@@ -108,18 +119,25 @@ impl LoadError {
     }
 }
 
+fn list(capabilities: &[Capability]) -> String {
+    capabilities.iter().map(|capability| capability.as_str()).collect::<Vec<_>>().join(", ")
+}
+
 fn refused_imports(imports: &[String]) -> String {
     let names = imports.join(", ");
-    if imports.iter().any(|name| name.starts_with("wasi")) {
-        format!(
-            "asks for what no plugin is granted: {names}. A plugin has no files, environment, network or clock: build it \
-             without WASI (for Rust: the plugin SDK and the target wasm32-unknown-unknown)"
-        )
-    } else {
-        format!(
-            "asks for what no plugin is granted: {names}. This host grants types, input, output and log of millrace:plugin"
-        )
+    if imports.iter().any(|name| name.starts_with("wasi_")) {
+        return format!(
+            "asks for what no plugin is granted: {names}. Of WASI for core modules this host stands in for \
+             wasi_snapshot_preview1 only: build it for that (wasm32-wasip1), without WASI, or as a component"
+        );
     }
+    format!(
+        "asks for what no plugin is granted: {names}. This host has types, input, output and log of millrace:plugin; grants \
+         {} by `allow`; and has stand-ins for {} of WASI {}",
+        list(&Capability::ALL),
+        wasi::PACKAGES.join(", "),
+        wasi::VERSIONS,
+    )
 }
 
 /// A plugin's machine code, linked to the host; cheap to clone.
@@ -210,7 +228,9 @@ impl Compiled {
             let built_for = inspection.version.clone();
             LoadError::Interface { message, built_for }
         };
-        let pre = engine.linker().instantiate_pre(&component).map_err(|error| does_not_fit(format!("{error:#}")))?;
+        let unfit = |error: wasmtime::Error| does_not_fit(format!("{error:#}"));
+        let linker = wasi::define(engine, &component).map_err(unfit)?;
+        let pre = linker.instantiate_pre(&component).map_err(unfit)?;
         let export = |within: Option<&ComponentExportIndex>, name: &str| {
             component.get_export_index(within, name).ok_or_else(|| does_not_fit(format!("it does not export `{name}`")))
         };
@@ -241,8 +261,10 @@ impl Compiled {
     /// Instantiates and configures the plugin once, to prove that it works; keeps nothing of that instance.
     ///
     /// # Errors
-    /// [`LoadError::NotReady`]: the plugin failed to start, or refuses its configuration.
+    /// [`LoadError::NotGranted`]: it asks for more than `with.allow`. [`LoadError::NotReady`]: the plugin failed to start,
+    /// or refuses its configuration.
     pub fn prepare(&self, with: Prepare) -> Result<Prepared, LoadError> {
+        self.inspection().granted(&with.allow)?;
         Prepared::new(self.clone(), with)
     }
 

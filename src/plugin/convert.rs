@@ -126,10 +126,10 @@ impl Call {
         self.items.source.topic_partition()
     }
 
-    /// The coordinates of a record of the call.
-    pub(super) fn coordinates(&self, index: u32) -> Option<(&TopicPartition, Offset)> {
+    /// The offset of a record of the call.
+    pub(super) fn offset(&self, index: u32) -> Option<Offset> {
         let item = self.records().get(index as usize)?;
-        Some((self.topic_partition(), self.items.source.offset(item.source as usize)))
+        Some(self.items.source.offset(item.source as usize))
     }
 
     pub(super) fn offsets(&self, start: u32, end: u32) -> Result<Vec<i64>, HostFault> {

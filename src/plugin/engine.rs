@@ -16,6 +16,7 @@ use super::clock::Ticker;
 use super::compile::{self, LoadError};
 use super::sandbox::State;
 use crate::model::Digest;
+use crate::telemetry::CustomMetrics;
 
 /// A guest's own stack, bytes. It lies on the worker's thread stack, which must be larger (2 MiB by default).
 const STACK_MAX: usize = 256 << 10;
@@ -40,6 +41,7 @@ struct Inner {
     cache: ArcSwapOption<Cache>,
     /// Plugins that somebody holds, by digest.
     in_use: Mutex<HashMap<Digest, Weak<compile::Inner>>>,
+    custom: CustomMetrics,
 }
 
 impl Engine {
@@ -53,8 +55,14 @@ impl Engine {
         let mut linker = Linker::new(&wasmtime);
         bindings::define(&mut linker).map_err(failed)?;
         let ticker = Ticker::start(wasmtime.clone()).map_err(|error| LoadError::Engine(error.to_string()))?;
-        let engine =
-            Self(Arc::new(Inner { wasmtime, linker, ticker, cache: ArcSwapOption::empty(), in_use: Mutex::default() }));
+        let engine = Self(Arc::new(Inner {
+            wasmtime,
+            linker,
+            ticker,
+            cache: ArcSwapOption::empty(),
+            in_use: Mutex::default(),
+            custom: CustomMetrics::default(),
+        }));
         engine.keep_in(options.cache_dir);
         Ok(engine)
     }
@@ -70,6 +78,11 @@ impl Engine {
             }
         });
         self.0.cache.store(cache);
+    }
+
+    /// What plugins count themselves.
+    pub fn custom_metrics(&self) -> CustomMetrics {
+        self.0.custom.clone()
     }
 
     pub(super) fn wasmtime(&self) -> &wasmtime::Engine {

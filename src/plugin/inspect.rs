@@ -8,14 +8,22 @@ use wasmparser::{Parser, Payload};
 
 use super::bindings::{LIFECYCLE, PACKAGE, VERSION};
 use super::compile::LoadError;
+use super::host::wasi;
 use super::wrap::component_of;
+use crate::config::settings::Capability;
 use crate::model::Digest;
 
 /// The largest plugin that is read, bytes; a Python plugin has some 20 MB.
 pub const PLUGIN_BYTES_MAX: usize = 256 << 20;
 
-/// The interfaces that are granted to every plugin.
-const GRANTED: [&str; 4] = ["types", "input", "output", "log"];
+/// The versions of the interface that this host speaks, for people.
+pub fn spoken() -> String {
+    let (major, minor, _) = VERSION;
+    format!("{major}.{minor}.x")
+}
+
+/// The interfaces that every plugin has.
+const ALWAYS: [&str; 4] = ["types", "input", "output", "log"];
 
 /// What a plugin can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +53,8 @@ pub struct Inspection {
     pub version: Option<String>,
     /// Everything that it imports, by full name.
     pub imports: Vec<String>,
+    /// What it asks for by that, in the same order.
+    pub asks: Vec<Ask>,
     /// Everything that it exports, by full name.
     pub exports: Vec<String>,
     /// Whether the file is a core module that carries its component type.
@@ -53,6 +63,40 @@ pub struct Inspection {
     pub size: usize,
     /// The digest of the file.
     pub sha256: Digest,
+}
+
+/// Something that a plugin imports, and what the host makes of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ask {
+    /// The import's full name, such as `millrace:plugin/clock@0.1.1`.
+    pub import: String,
+    /// What the host makes of it.
+    pub kind: AskKind,
+}
+
+/// What the host makes of an import.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AskKind {
+    /// Part of the interface that every plugin has: records, outputs, log lines.
+    Always,
+    /// To be granted by the plugin's `allow`; refused where it is not.
+    Capability(Capability),
+    /// Of WASI: answered by a stand-in that grants nothing.
+    StandIn,
+    /// Nobody can grant it: refused.
+    Unknown,
+}
+
+impl AskKind {
+    fn of(import: &str) -> Self {
+        let capability = |of: &str| Capability::ALL.into_iter().find(|capability| capability.as_str() == of);
+        match ours(import) {
+            Some((interface, _)) if ALWAYS.contains(&interface) => Self::Always,
+            Some((interface, _)) => capability(interface).map_or(Self::Unknown, Self::Capability),
+            None if wasi::stands_in(import) => Self::StandIn,
+            None => Self::Unknown,
+        }
+    }
 }
 
 /// Reads what a plugin's file says about itself.
@@ -80,6 +124,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<(Inspection, Cow<'_, [u8]>), LoadErro
     let inspection = Inspection {
         world: world_of(&imports, &exports),
         version: imports.iter().chain(&exports).find_map(|name| Some(ours(name)?.1.to_owned())),
+        asks: imports.iter().map(|import| Ask { import: import.clone(), kind: AskKind::of(import) }).collect(),
         imports,
         exports,
         core_module,
@@ -90,9 +135,23 @@ pub(super) fn read(bytes: &[u8]) -> Result<(Inspection, Cow<'_, [u8]>), LoadErro
 }
 
 impl Inspection {
-    /// Whether the host can run it, with nothing but what every plugin is granted.
+    /// Why this host would not load it, whatever it were granted: imports, version or exports are not those of a plugin.
+    pub fn refusal(&self) -> Option<LoadError> {
+        self.check().err()
+    }
+
+    /// What it imports of this kind, by full name.
+    pub fn asks_of(&self, kind: AskKind) -> Vec<&str> {
+        self.asks.iter().filter(|ask| ask.kind == kind).map(|ask| ask.import.as_str()).collect()
+    }
+
+    /// Whether the host can run it, given the capabilities that it asks for.
     pub(super) fn check(&self) -> Result<(), LoadError> {
-        check_imports(self.imports.iter().map(String::as_str))?;
+        let unknown = self.asks.iter().filter(|ask| ask.kind == AskKind::Unknown);
+        let imports: Vec<String> = unknown.map(|ask| ask.import.clone()).collect();
+        if !imports.is_empty() {
+            return Err(LoadError::Import { imports });
+        }
         for name in self.imports.iter().chain(&self.exports) {
             if let Some((_, version)) = ours(name)
                 && !is_spoken(version)
@@ -105,6 +164,32 @@ impl Inspection {
             return Err(LoadError::NotAPlugin { missing });
         }
         Ok(())
+    }
+}
+
+impl Inspection {
+    /// The capabilities that it asks for.
+    pub fn capabilities(&self) -> impl Iterator<Item = (Capability, &str)> {
+        self.asks.iter().filter_map(|ask| match ask.kind {
+            AskKind::Capability(capability) => Some((capability, ask.import.as_str())),
+            AskKind::Always | AskKind::StandIn | AskKind::Unknown => None,
+        })
+    }
+
+    /// Whether it asks for nothing beyond what `allow` grants.
+    ///
+    /// # Errors
+    /// [`LoadError::NotGranted`], with what is missing and what to write.
+    pub fn granted(&self, allow: &[Capability]) -> Result<(), LoadError> {
+        let missing = || self.capabilities().filter(|(capability, _)| !allow.contains(capability));
+        if missing().next().is_none() {
+            return Ok(());
+        }
+        let imports = missing().map(|(_, import)| import.to_owned()).collect();
+        let mut allow: Vec<_> = allow.iter().copied().chain(missing().map(|(capability, _)| capability)).collect();
+        allow.sort_unstable();
+        allow.dedup();
+        Err(LoadError::NotGranted { imports, allow })
     }
 }
 
@@ -126,12 +211,6 @@ fn is_spoken(version: &str) -> bool {
     let (major, minor, _) = VERSION;
     let mut numbers = version.split('.').map(str::parse::<u64>);
     numbers.next() == Some(Ok(major)) && numbers.next() == Some(Ok(minor)) && matches!(numbers.next(), Some(Ok(_)))
-}
-
-fn check_imports<'a>(imports: impl Iterator<Item = &'a str>) -> Result<(), LoadError> {
-    let granted = |name: &str| ours(name).is_some_and(|(interface, _)| GRANTED.contains(&interface));
-    let refused: Vec<_> = imports.filter(|name| !granted(name)).map(str::to_owned).collect();
-    if refused.is_empty() { Ok(()) } else { Err(LoadError::Import { imports: refused }) }
 }
 
 /// Names that a component imports and exports itself, not those of what it contains.
@@ -184,10 +263,20 @@ mod tests {
     }
 
     #[test]
-    fn anything_but_our_own_interfaces_is_refused_by_name() {
-        let imports = ["millrace:plugin/input@0.1.0", "wasi:cli/environment@0.2.6", "millrace:plugin/clock@0.1.0"];
-        let Err(LoadError::Import { imports }) = check_imports(imports.into_iter()) else { panic!("accepted") };
-        assert_eq!(imports, ["wasi:cli/environment@0.2.6", "millrace:plugin/clock@0.1.0"]);
+    fn an_import_is_ours_a_capability_stood_in_for_or_unknown() {
+        for (import, kind) in [
+            ("millrace:plugin/input@0.1.0", AskKind::Always),
+            ("millrace:plugin/clock@0.1.1", AskKind::Capability(Capability::Clock)),
+            ("millrace:plugin/files@0.1.1", AskKind::Unknown),
+            ("wasi:cli/environment@0.2.6", AskKind::StandIn),
+            ("wasi:sockets/tcp@0.2.0", AskKind::StandIn),
+            ("wasi:http/outgoing-handler@0.2.6", AskKind::Unknown),
+            ("wasi:cli/environment@0.3.0", AskKind::Unknown),
+            ("wasi:cli/environment", AskKind::Unknown),
+            ("other:clock/clock@0.1.1", AskKind::Unknown),
+        ] {
+            assert_eq!(AskKind::of(import), kind, "{import}");
+        }
     }
 
     #[test]

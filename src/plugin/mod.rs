@@ -1,5 +1,5 @@
 //! FLOOR 4: the plugin host, only owner of wasmtime. It takes a plugin's bytes and gives back steps of a pipeline, whose
-//! guests have no capability but `log` and cannot exceed their memory, their time or their output. It knows nothing of
+//! guests have no capability but `log` and those they are granted, and cannot exceed their memory, their time or their output. It knows nothing of
 //! Kafka, YAML or what becomes of a fault.
 //!
 //! The life of a plugin: bytes → [`Engine::compile`] → [`Compiled::prepare`] (for one step of one route) →
@@ -12,7 +12,6 @@ mod compile;
 mod convert;
 mod engine;
 mod fault;
-mod generate;
 mod host;
 mod inspect;
 mod interface;
@@ -24,9 +23,7 @@ mod wrap;
 
 pub use compile::{Compiled, LoadError};
 pub use engine::{Engine, EngineOptions};
-pub use generate::{BindingsLanguage, bindings};
-pub use inspect::{Inspection, PLUGIN_BYTES_MAX, World, inspect};
-pub use interface::INTERFACE_FILES;
+pub use inspect::{Ask, AskKind, Inspection, PLUGIN_BYTES_MAX, World, inspect, spoken};
 pub use sandbox::{DestinationSpec, Prepare, Prepared};
 pub use step::PluginStep;
 pub use wrap::{WrapError, wrap};

@@ -11,7 +11,7 @@
 ;; be too late: Go's runtime takes memory that it did not ask for itself for its own.)
 (module
   ;; level, line, its length, about: no record
-  (import "millrace:plugin/log@0.1.0" "log" (func $log (param i32 i32 i32 i32 i32)))
+  (import "millrace:plugin/log@0.1.1" "log" (func $log (param i32 i32 i32 i32 i32)))
   (import "env" "memory" (memory 0))
 
   (global $__stack_pointer (mut i32) (i32.const 0))

@@ -14,11 +14,14 @@ use super::compile::{Compiled, LoadError};
 use super::convert::Call;
 use super::fault::{Circumstances, HostFault, MESSAGE_MAX, classify, printable};
 use super::host::log::{self, Gate, Speaker};
+use super::host::metrics::Counting;
+use super::host::wasi::Stands;
 use super::memory::MemoryLimiter;
 use super::step::PluginStep;
-use crate::config::settings::{Destination, PluginLimits, Target};
+use crate::config::settings::{Capability, Destination, PluginLimits, Target};
 use crate::model::{DestinationName, Digest, FaultCode, PluginName, RouteName};
 use crate::pipeline::task::Stop;
+use crate::telemetry::PluginMetrics;
 
 /// Starting and ending an instance may use this many times a record's CPU time, and never less than the second figure:
 /// a large runtime has to come up, once.
@@ -63,6 +66,8 @@ pub struct Prepare {
     pub config_json: String,
     /// Ceilings of each instance.
     pub limits: PluginLimits,
+    /// Capabilities granted.
+    pub allow: Vec<Capability>,
     /// The route's destinations, in its order.
     pub destinations: Arc<[DestinationSpec]>,
 }
@@ -77,7 +82,8 @@ pub struct Prepared {
 impl Prepared {
     pub(super) fn new(compiled: Compiled, with: Prepare) -> Result<Self, LoadError> {
         let prepared = Self { compiled, with };
-        let instance = prepared.instantiate(Gate::default(), &Stop::default());
+        let metrics = PluginMetrics::hidden(*prepared.sha256());
+        let instance = prepared.instantiate(Gate::default(), &metrics, &Stop::default());
         let mut instance = instance.map_err(|not_ready| LoadError::NotReady(not_ready.message))?;
         instance.shut_down(&prepared);
         Ok(prepared)
@@ -108,13 +114,14 @@ impl Prepared {
 
     /// Whether a plugin of these bytes, prepared like this, would be the same.
     pub fn serves(&self, sha256: &Digest, with: &Prepare) -> bool {
-        let Prepare { plugin, route, config_json, limits, destinations } = &self.with;
+        let Prepare { plugin, route, config_json, limits, allow, destinations } = &self.with;
         let names = |list: &[DestinationSpec]| -> Vec<_> {
             let pattern = |to: &DestinationSpec| to.topic_pattern.as_ref().map(|pattern| pattern.as_str().to_owned());
             list.iter().map(|to| (to.name.clone(), pattern(to))).collect()
         };
         self.sha256() == sha256
             && (plugin, route, config_json, limits) == (&with.plugin, &with.route, &with.config_json, &with.limits)
+            && *allow == with.allow
             && names(destinations) == names(&with.destinations)
     }
 
@@ -122,9 +129,19 @@ impl Prepared {
         &self.with
     }
 
+    /// What the plugin counts itself in this route. Shown for as long as a step holds it: what is only planned, or was in
+    /// force once, shows nothing.
+    pub(super) fn metrics(&self) -> PluginMetrics {
+        if self.with.allow.contains(&Capability::Metrics) {
+            self.compiled.engine().custom_metrics().of(&self.with.route, &self.with.plugin, self.sha256())
+        } else {
+            PluginMetrics::hidden(*self.sha256())
+        }
+    }
+
     /// A fresh instance, configured; or why there is none.
-    pub(super) fn instantiate(&self, gate: Gate, stop: &Stop) -> Result<Instance, NotReady> {
-        let mut store = self.store(gate, stop.clone());
+    pub(super) fn instantiate(&self, gate: Gate, metrics: &PluginMetrics, stop: &Stop) -> Result<Instance, NotReady> {
+        let mut store = self.store(gate, metrics.clone(), stop.clone());
         match self.start(&mut store) {
             Ok(functions) => Ok(Instance { store, functions }),
             Err(message) => Err(NotReady { message, gate: store.into_data().gate }),
@@ -138,7 +155,9 @@ impl Prepared {
         let functions = self.compiled.instantiate(store);
         let functions = functions.map_err(|error| explain("it cannot be instantiated", &error, store))?;
         set_deadline(store, budget);
-        match functions.configure.call(&mut *store, (self.with.config_json.clone(),)) {
+        let configured = functions.configure.call(&mut *store, (self.with.config_json.clone(),));
+        store.data_mut().end_lines();
+        match configured {
             Ok((Ok(()),)) => Ok(functions),
             Ok((Err(Failure::BadConfig(message)),)) => {
                 Err(format!("it refuses its config: {}", printable(&message, MESSAGE_MAX)))
@@ -150,7 +169,7 @@ impl Prepared {
         }
     }
 
-    fn store(&self, gate: Gate, stop: Stop) -> Store<State> {
+    fn store(&self, gate: Gate, metrics: PluginMetrics, stop: Stop) -> Store<State> {
         let speaker = Speaker { route: self.with.route.clone(), plugin: self.with.plugin.clone() };
         let state = State {
             memory: MemoryLimiter::new(self.with.limits.memory),
@@ -161,6 +180,8 @@ impl Prepared {
             gate,
             speaker,
             last_words: None,
+            wasi: Stands::default(),
+            metrics: Counting::new(metrics),
         };
         let most = state.memory.limit().max(HOST_CALL_MIN);
         let mut store = Store::new(self.compiled.engine().wasmtime(), state);
@@ -239,6 +260,7 @@ impl Instance {
             }
         };
         let state = self.store.data_mut();
+        state.end_lines();
         state.trim_column();
         (answer, state.call.take(), spent)
     }
@@ -252,6 +274,7 @@ impl Instance {
             let Speaker { route, plugin } = &self.store.data().speaker;
             tracing::debug!(%route, %plugin, %code, "the plugin failed to shut down: {message}");
         }
+        self.store.data_mut().end_lines();
     }
 
     /// From now on it is interrupted once this is set.
@@ -283,6 +306,8 @@ pub(super) struct State {
     speaker: Speaker,
     /// The last error that the guest logged during the call.
     last_words: Option<String>,
+    pub(super) wasi: Stands,
+    pub(super) metrics: Counting,
 }
 
 impl State {
@@ -324,11 +349,29 @@ impl State {
         if let Some(dropped) = self.gate.take_dropped() {
             log::write_dropped(&self.speaker, dropped);
         }
-        let about = about.zip(self.call.as_deref()).and_then(|(index, call)| call.coordinates(index));
-        log::write(&self.speaker, level, message, about);
+        let call = self.call.as_deref();
+        let offset = about.zip(call).and_then(|(index, call)| call.offset(index));
+        log::write(&self.speaker, level, message, call.map(Call::topic_partition), offset);
+    }
+
+    /// A line that the guest wrote to a standard stream of WASI. What goes to standard error may be its last words, which
+    /// many languages write line by line.
+    pub(super) fn written(&mut self, is_error: bool, line: &str) {
+        let line = log::bounded(line);
+        self.log(if is_error { tracing::Level::WARN } else { tracing::Level::INFO }, &line, None);
+        if is_error {
+            let before = self.last_words.take().map(|words| words + " / ").unwrap_or_default();
+            self.last_words = Some(printable(&(before + &line), LAST_WORDS_MAX));
+        }
+    }
+
+    /// Ends the lines that a call has left open.
+    fn end_lines(&mut self) {
+        self.wasi.take_rests().for_each(|(is_error, line)| self.written(is_error, &line));
     }
 
     fn classify(&mut self, error: &wasmtime::Error) -> (FaultCode, String) {
+        self.end_lines();
         let memory_refused = self.memory.take_refused().then_some(self.memory.limit());
         let last_words = self.last_words.take();
         let budget = self.deadline.budget();

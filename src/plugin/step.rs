@@ -12,12 +12,14 @@ use super::sandbox::{Answer, Instance, Prepared};
 use crate::model::{Digest, FaultCode, Items, PluginName};
 use crate::pipeline::ports::{CallError, CallOutput, Step, Usage};
 use crate::pipeline::task::Stop;
+use crate::telemetry::PluginMetrics;
 
 /// One worker's step.
 pub struct PluginStep {
     prepared: Arc<Prepared>,
     life: Life,
     usage: Usage,
+    metrics: PluginMetrics,
     stop: Stop,
 }
 
@@ -29,7 +31,13 @@ enum Life {
 
 impl PluginStep {
     pub(super) fn new(prepared: Arc<Prepared>) -> Self {
-        Self { prepared, life: Life::Spent(Gate::default()), usage: Usage::default(), stop: Stop::default() }
+        Self {
+            metrics: prepared.metrics(),
+            prepared,
+            life: Life::Spent(Gate::default()),
+            usage: Usage::default(),
+            stop: Stop::default(),
+        }
     }
 
     pub(super) fn make_ready(&mut self) {
@@ -43,7 +51,7 @@ impl PluginStep {
         match std::mem::replace(&mut self.life, Life::Spent(Gate::default())) {
             Life::Ready(instance) => Ok(instance),
             Life::Spent(gate) => {
-                let instance = self.prepared.instantiate(gate, &self.stop).map_err(|not_ready| {
+                let instance = self.prepared.instantiate(gate, &self.metrics, &self.stop).map_err(|not_ready| {
                     self.life = Life::Spent(not_ready.gate);
                     fault(FaultCode::NotReady, not_ready.message)
                 })?;

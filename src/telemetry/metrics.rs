@@ -12,6 +12,7 @@ use metrics::{Counter, Gauge, Key, Label, Level, Metadata, Recorder as _};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use tokio::time::Instant;
 
+use super::custom::CustomMetrics;
 use super::process::Process;
 use super::series::{Histogram, Registry, Value, unix};
 use super::table::{self, Kind, Metric};
@@ -32,11 +33,17 @@ struct Inner {
     process: Process,
     /// What routes have done in this process, their restarts included.
     totals: Mutex<HashMap<RouteName, Arc<Totals>>>,
+    custom: CustomMetrics,
 }
 
 impl Metrics {
     /// Metrics of their own. A process makes them once; nothing is global, so a test makes as many as it likes.
     pub fn new(version: &str) -> Self {
+        Self::with_custom(version, CustomMetrics::default())
+    }
+
+    /// As [`Metrics::new`]; shows what plugins count themselves, too.
+    pub fn with_custom(version: &str, custom: CustomMetrics) -> Self {
         let exporter = PrometheusBuilder::new().build_recorder();
         for metric in table::ALL {
             match metric.kind {
@@ -48,7 +55,7 @@ impl Metrics {
         let series = Registry::default();
         let process = Process::new(&series);
         let handle = exporter.handle();
-        let metrics = Self(Arc::new(Inner { exporter, handle, series, process, totals: Mutex::default() }));
+        let metrics = Self(Arc::new(Inner { exporter, handle, series, process, totals: Mutex::default(), custom }));
         metrics.gauge(&table::BUILD_INFO, &[version]).set(1.0);
         metrics
     }
@@ -58,6 +65,7 @@ impl Metrics {
         self.0.process.refresh();
         let mut text = self.0.handle.render();
         self.0.series.render(&mut text, unix(SystemTime::now()));
+        self.0.custom.render(&mut text);
         text
     }
 
@@ -557,6 +565,7 @@ mod tests {
         route: RouteMetrics,
         gauges: RouteGauges,
         info: InfoGauge,
+        own: super::super::custom::PluginMetrics,
     }
 
     fn use_everything() -> Everything {
@@ -582,7 +591,8 @@ mod tests {
         route.partition(&partition).blocked(0, None);
         route.partition(&partition).lost(4);
         let info = metrics.plugin_info(&name, &plugin, &Digest::of(b""));
-        Everything { metrics, config, route, gauges, info }
+        let own = metrics.0.custom.of(&name, &plugin, &Digest::of(b""));
+        Everything { metrics, config, route, gauges, info, own }
     }
 
     /// Samples by family: the value of each line by its labels.
@@ -656,12 +666,12 @@ mod tests {
 
     #[test]
     fn series_of_a_partition_a_plugin_and_a_route_vanish_with_them() {
-        let Everything { metrics, config, mut route, gauges, info } = use_everything();
+        let Everything { metrics, config, mut route, gauges, info, own } = use_everything();
         route.assigned(&[]);
         assert!(!metrics.render().contains("partition=\""));
         route.follow([], [], []);
         assert!(!metrics.render().contains("millrace_plugin_memory_bytes"));
-        drop((config, route, gauges, info));
+        drop((config, route, gauges, info, own));
         let text = metrics.render();
         for name in ["millrace_route_state", "millrace_config_hash", "millrace_plugin_info", "millrace_last_commit"] {
             assert!(!text.contains(name), "{text}");

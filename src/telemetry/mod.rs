@@ -4,7 +4,9 @@
 //! Start with [`table`], which lists every metric; [`metrics`] holds the handles that the rest of the code uses. Nothing
 //! outside this module names the `metrics` crate.
 
+mod custom;
 mod errors;
+mod lines;
 mod logging;
 mod metrics;
 mod process;
@@ -12,7 +14,11 @@ mod repeats;
 mod series;
 mod table;
 
+pub use custom::{
+    CUSTOM_SERIES_MAX, CustomClasses, CustomKind, CustomMetrics, CustomSeries, CustomValue, PluginMetrics,
+};
 pub use errors::ErrorChain;
+pub use lines::{GuestLine, GuestLines};
 pub use logging::{InitError, LogFormat, LogHandle, LogOptions, stderr_has_colour};
 pub use metrics::{
     ConfigMetrics, InfoGauge, Metrics, PartitionMetrics, RouteGauges, RouteMetrics, TRANSACTION_OUTCOMES, Totals,

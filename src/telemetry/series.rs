@@ -103,11 +103,11 @@ impl Family {
                         holders.iter().filter_map(Weak::upgrade).map(|cell| shown(metric.kind, cell.get(), now));
                     if let Some(value) = values.filter(|value| !value.is_nan()).reduce(|a, b| merge(metric.kind, a, b))
                     {
-                        line(&mut lines, metric, "", labels, None, value);
+                        write_line(&mut lines, metric.name, labels_of(metric, labels), value);
                     }
                 }
-                Series::Kept(cell) => line(&mut lines, metric, "", labels, None, cell.get()),
-                Series::Histogram(classes) => classes.render(&mut lines, metric, labels),
+                Series::Kept(cell) => write_line(&mut lines, metric.name, labels_of(metric, labels), cell.get()),
+                Series::Histogram(classes) => classes.render(&mut lines, metric.name, &labels_of(metric, labels)),
             }
         }
         if !lines.is_empty() {
@@ -133,10 +133,18 @@ fn merge(kind: Kind, a: f64, b: f64) -> f64 {
     }
 }
 
-fn line(text: &mut String, metric: &Metric, suffix: &str, values: &[String], le: Option<&str>, value: f64) {
-    text.push_str(metric.name);
-    text.push_str(suffix);
-    let labels = metric.labels.iter().copied().zip(values.iter().map(String::as_str)).chain(le.map(|le| ("le", le)));
+fn labels_of<'a>(metric: &Metric, values: &'a [String]) -> Vec<(&'a str, &'a str)> {
+    metric.labels.iter().copied().zip(values.iter().map(String::as_str)).collect()
+}
+
+/// Appends one sample in Prometheus' text format.
+pub(super) fn write_line<'a>(
+    text: &mut String,
+    name: &str,
+    labels: impl IntoIterator<Item = (&'a str, &'a str)>,
+    value: f64,
+) {
+    text.push_str(name);
     let mut before = '{';
     for (label, value) in labels {
         let _ = write!(text, "{before}{label}=\"");
@@ -157,19 +165,19 @@ fn line(text: &mut String, metric: &Metric, suffix: &str, values: &[String], le:
 
 /// A number that anybody may read while its holders change it.
 #[derive(Debug)]
-struct Cell(AtomicU64);
+pub(super) struct Cell(AtomicU64);
 
 impl Cell {
-    fn new(value: f64) -> Self {
+    pub(super) fn new(value: f64) -> Self {
         Self(AtomicU64::new(value.to_bits()))
     }
-    fn get(&self) -> f64 {
+    pub(super) fn get(&self) -> f64 {
         f64::from_bits(self.0.load(Relaxed))
     }
-    fn set(&self, value: f64) {
+    pub(super) fn set(&self, value: f64) {
         self.0.store(value.to_bits(), Relaxed);
     }
-    fn add(&self, by: f64) {
+    pub(super) fn add(&self, by: f64) {
         let _ = self.0.fetch_update(Relaxed, Relaxed, |bits| Some((f64::from_bits(bits) + by).to_bits()));
     }
 }
@@ -200,7 +208,7 @@ impl Value {
 pub(super) struct Histogram(Arc<Classes>);
 
 #[derive(Debug)]
-struct Classes {
+pub(super) struct Classes {
     bounds: &'static [f64],
     /// One more than bounds: the last has none.
     counts: Box<[AtomicU64]>,
@@ -209,9 +217,7 @@ struct Classes {
 
 impl Histogram {
     pub(super) fn observe(&self, value: f64) {
-        let class = self.0.bounds.partition_point(|bound| *bound < value);
-        self.0.counts[class].fetch_add(1, Relaxed);
-        self.0.sum.add(value);
+        self.0.observe(value);
     }
 
     /// Adds what was counted elsewhere, by class; `sum` is that of all its values.
@@ -224,19 +230,26 @@ impl Histogram {
 }
 
 impl Classes {
-    fn new(bounds: &'static [f64]) -> Self {
+    pub(super) fn new(bounds: &'static [f64]) -> Self {
         Self { bounds, counts: (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect(), sum: Cell::new(0.0) }
     }
 
-    fn render(&self, text: &mut String, metric: &Metric, labels: &[String]) {
+    pub(super) fn observe(&self, value: f64) {
+        let class = self.bounds.partition_point(|bound| *bound < value);
+        self.counts[class].fetch_add(1, Relaxed);
+        self.sum.add(value);
+    }
+
+    pub(super) fn render(&self, text: &mut String, name: &str, labels: &[(&str, &str)]) {
+        let bucket = format!("{name}_bucket");
         let mut below = 0;
         for (class, count) in self.counts.iter().enumerate() {
             below += count.load(Relaxed);
             let le = self.bounds.get(class).map_or_else(|| "+Inf".to_owned(), f64::to_string);
-            line(text, metric, "_bucket", labels, Some(&le), below as f64);
+            write_line(text, &bucket, labels.iter().copied().chain([("le", le.as_str())]), below as f64);
         }
-        line(text, metric, "_sum", labels, None, self.sum.get());
-        line(text, metric, "_count", labels, None, below as f64);
+        write_line(text, &format!("{name}_sum"), labels.iter().copied(), self.sum.get());
+        write_line(text, &format!("{name}_count"), labels.iter().copied(), below as f64);
     }
 }
 

@@ -105,6 +105,7 @@ table! {
     PLUGIN_SECONDS: "millrace_plugin_seconds_total" SecondsCounter, ["route", "plugin"], "CPU time spent in a plugin.";
     PLUGIN_MEMORY: "millrace_plugin_memory_bytes" Held(Sum), ["route", "plugin"], "Linear memory of a plugin's instances.";
     PLUGIN_INSTANCES: "millrace_plugin_instances_total" Counter, ["route", "plugin"], "Instances made of a plugin; more than one a worker means that faulted ones were replaced.";
+    PLUGIN_METRICS_DROPPED: "millrace_plugin_metrics_dropped_total" HeldCounter, ["route", "plugin"], "What a plugin wanted to count beyond the bounds of its own metrics. Shown for plugins that are granted metrics.";
 
     // Transactions.
     TRANSACTIONS: "millrace_transactions_total" Counter, ["route", "outcome"], "Transactions (or commits, in the other delivery modes), by outcome.";

@@ -88,7 +88,8 @@ fn a_slow_plugin_leaves_time_for_those_behind_it() {
     let steps = vec![(slow(5 * MS), 100 * MS), (slow(5 * MS), 100 * MS)];
     let (processed, took) = apply(steps, 200, &Stop::default(), Budget::of(300 * MS));
     let Some((done, Halt::BudgetSpent)) = processed.halt else { panic!("{:?}", processed.halt) };
-    assert!(done > 0, "nothing has got through, so nothing ever would");
+    // (the first one alone is owed its time, whatever the plugins before have left of it)
+    assert!(done > 1, "only {done} got through: the first plugin took the time of the second");
     assert_eq!(processed.items.list.len(), done);
     assert!(processed.faults.is_empty(), "{:?}", processed.faults);
     assert!(took < 500 * MS, "{took:?}");

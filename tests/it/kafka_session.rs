@@ -218,7 +218,7 @@ fn names(events: &[Event]) -> String {
         Event::Revoked(partitions) => format!("revoked {partitions:?}"),
         Event::OffsetLost { message, .. } => format!("offset lost: {message}"),
         Event::OffsetReset { message, .. } => format!("offset reset: {message}"),
-        Event::Trouble(trouble) => format!("trouble: {trouble:?}"),
+        Event::Trouble(trouble) | Event::Away(trouble) => format!("trouble: {trouble:?}"),
         Event::Broken(trouble) => format!("broken: {trouble:?}"),
     };
     events.iter().map(name).collect::<Vec<_>>().join("; ")

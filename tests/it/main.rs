@@ -1,7 +1,9 @@
 //! The one integration binary: what the parts do together, with a real Kafka where it takes one.
 
+mod allocations;
 mod architecture;
 mod bounds;
+mod capabilities;
 mod cli;
 mod config_problems;
 mod crash;
@@ -15,6 +17,7 @@ mod liveness;
 mod memory;
 mod newcomer;
 mod plan;
+mod plugin_cli;
 mod plugin_contract;
 mod positions;
 mod rebalances;

@@ -71,7 +71,7 @@ routes:
 
 #[test]
 fn every_plugin_and_property_that_cannot_be_used_is_told_at_its_place() {
-    let (redact, wasi) = (guest("redact-fields.wasm"), guest("needs-wasi.wasm"));
+    let (redact, clock) = (guest("redact-fields.wasm"), guest("needs-clock.wasm"));
     let loaded = load(&format!(
         "kafka:
   bootstrap.servers: '127.0.0.1:1'
@@ -79,7 +79,7 @@ fn every_plugin_and_property_that_cannot_be_used_is_told_at_its_place() {
   consumer: {{ linger.ms: 5 }}
 plugins:
   missing: {{ path: nowhere.wasm }}
-  curious: {{ path: '{wasi}' }}
+  curious: {{ path: '{clock}' }}
   pinned: {{ path: '{redact}', sha256: {pin} }}
   picky: {{ path: '{redact}', config: {{ fieldz: [a] }} }}
 routes:
@@ -96,7 +96,7 @@ routes:
         (3, "no.such.property"),
         (4, "linger.ms"),
         (6, "nowhere.wasm cannot be read"),
-        (7, "wasi_snapshot_preview1"),
+        (7, "test:clock/clock@1.0.0"),
         (8, "not the 0000"),
         (13, "unknown field `fieldz`"),
     ] {
@@ -105,6 +105,37 @@ routes:
     }
     assert_eq!(problems.iter().filter(|problem| !problem.is_warning()).count(), 6, "{told}");
     assert!(!problems.only_unreadable());
+}
+
+#[test]
+fn a_plugin_that_asks_for_more_than_it_is_granted_is_refused_at_its_allow_with_what_to_write() {
+    let capable = guest("capable.wasm");
+    let loaded = load(&format!(
+        "kafka: {{ bootstrap.servers: '127.0.0.1:1' }}
+plugins:
+  hungry:
+    path: '{capable}'
+    allow: [random]
+  starving: {{ path: '{capable}' }}
+  sated: {{ path: '{capable}', allow: [random, clock, metrics, clock] }}
+routes:
+  r: {{ source: {{ topics: [a], start: earliest }}, destinations: [{{ topic: x }}] }}
+"
+    ));
+    let Err(problems) = plan(&loaded) else { panic!("it must be refused") };
+    let told = problems.to_string();
+    for words in [
+        "millrace.yaml:5:12",
+        "plugin \"hungry\"",
+        "millrace:plugin/clock@0.1.1",
+        "write `allow: [metrics, clock, random]` at the plugin",
+        "millrace.yaml:6:3",
+        "plugin \"starving\"",
+    ] {
+        assert!(told.contains(words), "{words} in:\n{told}");
+    }
+    assert_eq!(problems.iter().count(), 2, "{told}");
+    assert!(problems.iter().all(|problem| !problem.is_warning()));
 }
 
 /// Two routes with a plugin each, one with all that can be written.
@@ -132,10 +163,12 @@ routes:
 fn a_change_does_to_each_route_what_its_keys_ask_for_and_says_which() {
     let before = first_plan(&base());
     use Action::{Added, Removed, Restarted, Swapped, Unchanged};
-    let cases: [(&str, &str, Action, Action, &str); 17] = [
+    let cases: [(&str, &str, Action, Action, &str); 19] = [
         ("lag_alert: 60s", "lag_alert: 60s # a comment", Unchanged, Unchanged, ""),
         ("fields: [card]", "fields: [iban]", Swapped, Unchanged, "pipeline.0.config"),
         ("[card] }", "[card] }, memory: 32MiB", Swapped, Unchanged, "plugins.redact.memory"),
+        ("[card] }", "[card] }, allow: [clock]", Swapped, Unchanged, "plugins.redact.allow"),
+        ("[card] }", "[card] }, allow: []", Unchanged, Unchanged, ""),
         (
             "pipeline: [{ plugin: redact }]",
             "pipeline: [{ plugin: redact }, { plugin: redact }]",
@@ -230,16 +263,17 @@ fn topics(named: &[(&str, i32)]) -> Topics {
 #[test]
 fn what_is_hazardous_about_a_change_is_told_and_only_that() {
     use HazardCode::{
-        DeadLetterInSource, Delivery, GroupChanged, GroupReused, History, MissingTopic, NewGroup, PartitionCount,
-        Partitioning,
+        Capabilities, DeadLetterInSource, Delivery, GroupChanged, GroupReused, History, MissingTopic, NewGroup,
+        PartitionCount, Partitioning,
     };
     let before = first_plan(&base());
     let cluster = topics(&[("orders", 4), ("orders.paid", 4), ("copy", 4), ("dead", 1), ("wide", 8), ("narrow", 2)]);
     let others_group = "start: latest, group: paid";
     /// What is replaced by what in the YAML, and what that is told for: with whether it is refused.
     type Case<'a> = (&'a [(&'a str, &'a str)], &'a [(HazardCode, bool)]);
-    let cases: [Case<'_>; 11] = [
+    let cases: [Case<'_>; 12] = [
         (&[("fields: [card]", "fields: [iban]")], &[]),
+        (&[("[card] }", "[card] }, allow: [random, clock]")], &[(Capabilities, false)]),
         (&[("  other:", "  another:")], &[(NewGroup, true)]),
         (&[("start: latest", "start: latest, group: elsewhere")], &[(GroupChanged, false)]),
         (

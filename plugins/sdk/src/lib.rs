@@ -24,10 +24,18 @@
 //! Authors see records; what crosses the sandbox's border are whole batches in packed columns, and only the columns that
 //! are asked for. Read on in `record.rs` (what comes in), `output.rs` (what goes out), `wasm.rs` (the border itself),
 //! `testing.rs` (running a plugin in `cargo test`, where all of this is plain Rust).
+//!
+//! The features `clock`, `metrics` and `random` add a module each: capabilities that the operator has to grant by `allow`.
 
+#[cfg(feature = "clock")]
+pub mod clock;
 mod config;
 pub mod log;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 mod output;
+#[cfg(feature = "random")]
+pub mod random;
 mod record;
 pub mod testing;
 #[cfg(target_arch = "wasm32")]

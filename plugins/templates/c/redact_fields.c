@@ -121,6 +121,7 @@ static const char *read_fields(json *json) {
 }
 
 const char *mr_configure(mr_bytes config) {
+  static char unknown[128];
   const char *refused = NULL;
   json json = json_of(config.data, config.size);
   for (size_t i = 0; i < fields.count; i++) free(fields.names[i]);
@@ -129,7 +130,8 @@ const char *mr_configure(mr_bytes config) {
   for (bool first = true; !refused && json_more(&json, &first, '}');) {
     const uint8_t *key, *key_end;
     if (!json_key(&json, &key, &key_end)) break;
-    refused = json_equal(key, key_end, "fields", 6) ? read_fields(&json) : "a key other than fields";
+    snprintf(unknown, sizeof unknown, "unknown key %.*s: there is only fields", (int)(key_end - key), (const char *)key);
+    refused = json_equal(key, key_end, "fields", 6) ? read_fields(&json) : unknown;
   }
   if (!refused) refused = json.error;
   return refused || fields.count ? refused : "fields: name at least one";

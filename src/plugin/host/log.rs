@@ -7,7 +7,7 @@ use crate::model::{Offset, PluginName, RouteName, TopicPartition};
 use crate::plugin::fault::printable;
 
 /// The longest line, bytes.
-const LINE_MAX: usize = 4096;
+pub(super) const LINE_MAX: usize = 4096;
 /// Lines a second, and how many may come at once.
 const LINES_PER_SECOND: f64 = 100.0;
 const BURST: f64 = 200.0;
@@ -29,17 +29,17 @@ pub(in crate::plugin) fn bounded(message: &str) -> String {
     printable(message, LINE_MAX)
 }
 
-/// Writes a line.
+/// Writes a line. `at` is what the call under way is about, `offset` the record that the line is.
 pub(in crate::plugin) fn write(
     speaker: &Speaker,
     level: tracing::Level,
     message: &str,
-    about: Option<(&TopicPartition, Offset)>,
+    at: Option<&TopicPartition>,
+    offset: Option<Offset>,
 ) {
     let Speaker { route, plugin } = speaker;
-    let topic = about.map(|(at, _)| at.topic.as_str());
-    let partition = about.map(|(at, _)| at.partition);
-    let offset = about.map(|(_, offset)| offset);
+    let topic = at.map(|at| at.topic.as_str());
+    let partition = at.map(|at| at.partition);
     macro_rules! event {
         ($level:expr) => {
             tracing::event!(target: "millrace::guest", $level, %route, %plugin, topic, partition, offset, "{message}")

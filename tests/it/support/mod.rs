@@ -12,6 +12,7 @@ pub(crate) mod guests;
 pub(crate) mod kafka;
 pub(crate) mod load;
 pub(crate) mod memory_batch;
+pub(crate) mod record_loop;
 pub(crate) mod stamped;
 
 /// The repository's root.

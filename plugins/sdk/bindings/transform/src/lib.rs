@@ -9,9 +9,9 @@ pub mod bindings {
         world: "transform",
         pub_export_macro: true,
         with: {
-            "millrace:plugin/types@0.1.0": millrace_plugin_filter_bindings::bindings::millrace::plugin::types,
-            "millrace:plugin/input@0.1.0": millrace_plugin_filter_bindings::bindings::millrace::plugin::input,
-            "millrace:plugin/log@0.1.0": millrace_plugin_filter_bindings::bindings::millrace::plugin::log,
+            "millrace:plugin/types@0.1.1": millrace_plugin_filter_bindings::bindings::millrace::plugin::types,
+            "millrace:plugin/input@0.1.1": millrace_plugin_filter_bindings::bindings::millrace::plugin::input,
+            "millrace:plugin/log@0.1.1": millrace_plugin_filter_bindings::bindings::millrace::plugin::log,
         },
         generate_all,
     });
