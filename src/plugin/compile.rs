@@ -33,8 +33,8 @@ pub enum LoadError {
     },
     /// A core module without a component type.
     #[error(
-        "a core module that does not carry its component type: build it with the plugin SDK, or another \
-         wit-bindgen"
+        "a core module that does not carry its component type: make a component of it with `millrace plugin wrap`, or \
+         build it with the plugin SDK"
     )]
     NoComponentType,
     /// Broken, cut short, or using what this host does not support.
@@ -127,8 +127,8 @@ fn refused_imports(imports: &[String]) -> String {
     let names = imports.join(", ");
     if imports.iter().any(|name| name.starts_with("wasi_")) {
         return format!(
-            "asks for what no plugin is granted: {names}. A plugin has no files, environment, network or clock: build it \
-             without WASI (for Rust: the plugin SDK and the target wasm32-unknown-unknown), or as a component"
+            "asks for what no plugin is granted: {names}. Of WASI for core modules this host stands in for \
+             wasi_snapshot_preview1 only: build it for that (wasm32-wasip1), without WASI, or as a component"
         );
     }
     format!(

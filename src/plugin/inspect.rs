@@ -2,15 +2,14 @@
 //! which are the capabilities that it asks for.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use wasmparser::{Parser, Payload};
 
 use super::bindings::{LIFECYCLE, PACKAGE, VERSION};
 use super::compile::LoadError;
 use super::host::wasi;
+use super::wrap::component_of;
 use crate::config::settings::Capability;
 use crate::model::Digest;
 
@@ -115,7 +114,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<(Inspection, Cow<'_, [u8]>), LoadErro
     }
     let core_module = Parser::is_core_wasm(bytes);
     let component = if core_module {
-        Cow::Owned(wrap(bytes)?)
+        Cow::Owned(component_of(bytes)?)
     } else if Parser::is_component(bytes) {
         Cow::Borrowed(bytes)
     } else {
@@ -214,80 +213,6 @@ fn is_spoken(version: &str) -> bool {
     numbers.next() == Some(Ok(major)) && numbers.next() == Some(Ok(minor)) && matches!(numbers.next(), Some(Ok(_)))
 }
 
-/// Makes a component of a core module that carries its component type.
-fn wrap(module: &[u8]) -> Result<Vec<u8>, LoadError> {
-    let facts = core_facts(module).map_err(|error| LoadError::Invalid(error.to_string()))?;
-    if !facts.wasi.is_empty() {
-        return Err(LoadError::Import { imports: facts.wasi });
-    }
-    if facts.component_types.is_empty() {
-        return Err(LoadError::NoComponentType);
-    }
-    // The encoder is made for what compilers write; should something else make it panic, that is the plugin's fault.
-    let encoded = catch_unwind(AssertUnwindSafe(|| {
-        check_packages(&facts.component_types)?;
-        let encode = || wit_component::ComponentEncoder::default().validate(true).module(module)?.encode();
-        encode().map_err(|error| format!("{error:#}"))
-    }));
-    encoded.unwrap_or_else(|_| Err("the component encoder failed on it".into())).map_err(LoadError::Invalid)
-}
-
-/// The encoder follows packages that depend on each other in a circle until its stack overflows, which no one survives.
-/// Looked for over all component types of the module, which it merges by the packages' names.
-fn check_packages(component_types: &[&[u8]]) -> Result<(), String> {
-    let mut dependencies: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for section in component_types {
-        // An older format is another way into the same circle; nothing has written it for years.
-        if !Parser::is_component(section) {
-            return Err(
-                "its component type is in a format that is not supported: build it with a newer wit-bindgen".into()
-            );
-        }
-        let (resolve, _) = wit_parser::decoding::decode_world(section).map_err(|error| format!("{error:#}"))?;
-        let name = |id| resolve.packages[id].name.to_string();
-        for (id, _) in resolve.packages.iter() {
-            dependencies.entry(name(id)).or_default().extend(resolve.package_direct_deps(id).map(name));
-        }
-    }
-    while let Some(free) = dependencies.iter().find(|(_, on)| on.is_empty()).map(|(name, _)| name.clone()) {
-        dependencies.remove(&free);
-        for on in dependencies.values_mut() {
-            on.remove(&free);
-        }
-    }
-    match dependencies.keys().next() {
-        Some(package) => Err(format!("the packages of its component type depend on each other in a circle: {package}")),
-        None => Ok(()),
-    }
-}
-
-struct CoreFacts<'m> {
-    component_types: Vec<&'m [u8]>,
-    wasi: Vec<String>,
-}
-
-fn core_facts(module: &[u8]) -> wasmparser::Result<CoreFacts<'_>> {
-    let mut facts = CoreFacts { component_types: Vec::new(), wasi: Vec::new() };
-    for payload in Parser::new(0).parse_all(module) {
-        match payload? {
-            Payload::ImportSection(section) => {
-                for import in section.into_imports() {
-                    let import = import?;
-                    // (`wasi:…` is a component's import, which the component type tells of)
-                    if import.module.starts_with("wasi_") {
-                        facts.wasi.push(format!("{}/{}", import.module, import.name));
-                    }
-                }
-            }
-            Payload::CustomSection(section) if section.name().starts_with("component-type") => {
-                facts.component_types.push(section.data());
-            }
-            _ => {}
-        }
-    }
-    Ok(facts)
-}
-
 /// Names that a component imports and exports itself, not those of what it contains.
 fn names_of(component: &[u8]) -> wasmparser::Result<(Vec<String>, Vec<String>)> {
     let (mut imports, mut exports) = (Vec::new(), Vec::new());
@@ -314,7 +239,7 @@ fn names_of(component: &[u8]) -> wasmparser::Result<(Vec<String>, Vec<String>)> 
     Ok((imports, exports))
 }
 
-fn not_wasm(bytes: &[u8]) -> LoadError {
+pub(super) fn not_wasm(bytes: &[u8]) -> LoadError {
     let found = match bytes {
         [] => "the file is empty",
         [0x1f, 0x8b, ..] => "it is gzipped: unpack it",

@@ -14,13 +14,16 @@ mod engine;
 mod fault;
 mod host;
 mod inspect;
+mod interface;
 mod mapped;
 mod memory;
 mod sandbox;
 mod step;
+mod wrap;
 
 pub use compile::{Compiled, LoadError};
 pub use engine::{Engine, EngineOptions};
 pub use inspect::{Ask, AskKind, Inspection, PLUGIN_BYTES_MAX, World, inspect, spoken};
 pub use sandbox::{DestinationSpec, Prepare, Prepared};
 pub use step::PluginStep;
+pub use wrap::{WrapError, wrap};

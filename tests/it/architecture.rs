@@ -26,6 +26,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("rdkafka_sys", &["kafka"]),
     ("wasmtime", &["plugin"]),
     ("wit_component", &["plugin"]),
+    ("wat", &["plugin"]),
     ("wit_parser", &["plugin"]),
     ("wasmparser", &["plugin"]),
     ("serde_yaml", &["config"]),

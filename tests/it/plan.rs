@@ -71,7 +71,7 @@ routes:
 
 #[test]
 fn every_plugin_and_property_that_cannot_be_used_is_told_at_its_place() {
-    let (redact, wasi) = (guest("redact-fields.wasm"), guest("needs-wasi.wasm"));
+    let (redact, clock) = (guest("redact-fields.wasm"), guest("needs-clock.wasm"));
     let loaded = load(&format!(
         "kafka:
   bootstrap.servers: '127.0.0.1:1'
@@ -79,7 +79,7 @@ fn every_plugin_and_property_that_cannot_be_used_is_told_at_its_place() {
   consumer: {{ linger.ms: 5 }}
 plugins:
   missing: {{ path: nowhere.wasm }}
-  curious: {{ path: '{wasi}' }}
+  curious: {{ path: '{clock}' }}
   pinned: {{ path: '{redact}', sha256: {pin} }}
   picky: {{ path: '{redact}', config: {{ fieldz: [a] }} }}
 routes:
@@ -96,7 +96,7 @@ routes:
         (3, "no.such.property"),
         (4, "linger.ms"),
         (6, "nowhere.wasm cannot be read"),
-        (7, "wasi_snapshot_preview1"),
+        (7, "test:clock/clock@1.0.0"),
         (8, "not the 0000"),
         (13, "unknown field `fieldz`"),
     ] {

@@ -11,6 +11,7 @@ mod records;
 mod run;
 mod show;
 mod templates;
+mod wrap;
 
 use clap::Subcommand;
 
@@ -51,6 +52,13 @@ enum Verb {
     /// What `plugin new` wrote holds them already; this makes them anew, for a newer interface. JavaScript's, Python's and
     /// Rust's own tools make theirs when they build.
     Bindings(bindings::Arguments),
+    /// Make a component of a core module.
+    ///
+    /// Embeds the interface's type where the module carries none, and links an adapter for WASI (wasi_snapshot_preview1) that
+    /// grants nothing: no files, sockets, environment or arguments, clocks that only count, randomness that repeats itself;
+    /// stdout and stderr become log lines. The result imports nothing but millrace:plugin. Exits with 2 if no plugin can be
+    /// made of it, and says why.
+    Wrap(wrap::Arguments),
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
@@ -60,5 +68,6 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         Verb::Inspect(arguments) => inspect::run(arguments),
         Verb::Bench(arguments) => bench::run(arguments),
         Verb::Bindings(arguments) => bindings::run(arguments),
+        Verb::Wrap(arguments) => wrap::run(arguments),
     }
 }

@@ -113,9 +113,9 @@ const IN_THE_FILES: &[Mistake] = &[
 const BEYOND_THE_FILES: &[Mistake] = &[
     Mistake {
         name: "a plugin that wants more than there is",
-        made: Made::Yaml("plugins:\n", "plugins:\n  wasi: { path: \"DIST/needs-wasi.wasm\" }\n"),
-        says: &["wasi_snapshot_preview1"],
-        at: Some("  wasi: "),
+        made: Made::Yaml("plugins:\n", "plugins:\n  clock: { path: \"DIST/needs-clock.wasm\" }\n"),
+        says: &["test:clock/clock@1.0.0"],
+        at: Some("  clock: "),
     },
     Mistake {
         name: "a config that the plugin refuses",
