@@ -4,6 +4,7 @@ mod architecture;
 mod bounds;
 mod cli;
 mod config_problems;
+mod conformance;
 mod crash;
 mod demo;
 mod docs;
