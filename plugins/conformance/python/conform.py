@@ -10,7 +10,7 @@ class Plugin:
     def transform(self, record, output):
         verdict, item = KEEP, None
         for command, value in record.headers():
-            argument = (value or b"").decode()
+            argument = (value or b"").decode(errors="replace")
             match command:
                 case "emit":
                     item = output.emit(record.value, argument)

@@ -53,11 +53,28 @@ def parsed(value):
     """The text of a value that is JSON."""
     try:
         text = value.decode()
+        if depth(text) > DEEPEST:
+            raise ValueError(f"it is nested deeper than {DEEPEST}")
         # (numbers stay text: only whether this is JSON is asked)
         json.loads(text, parse_int=str, parse_float=str, parse_constant=no_constant)
         return text
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise Refuse(f"the value is not JSON: {error}") from None
+
+
+DEEPEST = 128
+"""Objects and arrays within each other: Python's parser calls itself for each, and the sandbox's stack is small."""
+
+
+def depth(text):
+    # (brackets in strings count too, which only makes this look closer)
+    if text.count("[") + text.count("{") <= DEEPEST:
+        return 0
+    deepest = now = 0
+    for match in TOKEN.finditer(text):
+        now += (match[0] in "{[") - (match[0] in "}]")
+        deepest = max(deepest, now)
+    return deepest
 
 
 def no_constant(name):

@@ -246,7 +246,7 @@ export class Column {
     } else if (typeof item === 'string') {
       this.#reserve(item.length * 3);
       this.#length += utf8.encodeInto(item, this.#bytes.subarray(this.#length)).written;
-    } else if (item instanceof Uint8Array) {
+    } else if (ArrayBuffer.isView(item)) { // (the host's arrays are not of this realm's Uint8Array)
       this.#reserve(item.length);
       this.#bytes.set(item, this.#length);
       this.#length += item.length;

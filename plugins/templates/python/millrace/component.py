@@ -2,6 +2,7 @@
 when the component is), so that tests run without them."""
 
 import io
+import linecache
 import logging
 import sys
 
@@ -9,6 +10,7 @@ import redact_fields
 from componentize_py_types import Err
 from wit_world.imports import log as host_log, output as host_output, types
 
+import millrace
 from millrace import BadConfig, Component, Permanent, Retry, log, pack
 
 
@@ -82,6 +84,12 @@ class Handler(logging.Handler):
         levels = ((logging.ERROR, log.error), (logging.WARNING, log.warn), (logging.INFO, log.info), (0, log.debug))
         next(write for least, write in levels if record.levelno >= least)(self.format(record))
 
+
+# A traceback shows lines of the source, for which there is no file where the plugin runs: these are taken along.
+for module in (redact_fields, millrace):
+    linecache.getlines(module.__file__)
+linecache.checkcache = lambda *_: None
+linecache.updatecache = lambda *_: []
 
 # (what is printed while the component is made is for its author's terminal; the router's streams do not exist)
 LEVELS = {name: getattr(host_log.Level, name.upper()) for name in log.LEVELS}
