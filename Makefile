@@ -40,6 +40,9 @@ test: ## Everything: formatting, lints, plugins, and all tests with a real Apach
 	cargo clippy --all-targets --locked -- -D warnings
 	$(IN_PLUGINS) cargo clippy --workspace --all-targets --locked -- -D warnings
 	$(IN_PLUGINS) cargo test --workspace --locked $(TEST)
+	cargo test --locked --no-run
+	@scripts/languages test
+	@scripts/languages
 	cargo test --locked $(TEST)
 
 .PHONY: lint

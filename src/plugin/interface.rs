@@ -35,13 +35,13 @@ pub(super) fn name(of: &str) -> String {
     format!("{PACKAGE}/{of}@{major}.{minor}.{patch}")
 }
 
-/// The interface, and one world more, which holds `items`.
+/// The interface, and one world more, which holds `items`, in a package of this name: a module and its adapter need two.
 ///
 /// # Errors
 /// The items name what is not in the interface.
-pub(super) fn with_world(items: &str) -> Result<(Resolve, WorldId), String> {
+pub(super) fn with_world(package: &str, items: &str) -> Result<(Resolve, WorldId), String> {
     let mut resolve = INTERFACE.clone();
-    let text = format!("package millrace:host; world plugin {{ {items} }}");
+    let text = format!("package millrace:{package}; world plugin {{ {items} }}");
     let world = resolve.push_source("plugin.wit", &text).and_then(|package| resolve.select_world(&[package], None));
     world.map(|world| (resolve, world)).map_err(|error| format!("{error:#}"))
 }
@@ -58,7 +58,7 @@ mod tests {
         let mut there: Vec<_> = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         there.sort();
         assert_eq!(there, FILES.iter().map(|(name, _)| *name).collect::<Vec<_>>());
-        with_world(&format!("include {};", name("transform"))).unwrap();
-        assert!(with_world(&format!("import {};", name("files"))).is_err());
+        with_world("host", &format!("include {};", name("transform"))).unwrap();
+        assert!(with_world("host", &format!("import {};", name("files"))).is_err());
     }
 }

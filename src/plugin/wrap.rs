@@ -78,7 +78,7 @@ fn with_type(module: &[u8], facts: &CoreFacts<'_>, world: Option<World>) -> Resu
     let items = capabilities.map(|interface| format!("import {};", name(interface)));
     let include = format!("include {};", name(&world.unwrap_or(found).to_string()));
     let items: Vec<_> = items.chain([include]).collect();
-    let (resolve, world) = with_world(&items.join(" ")).map_err(LoadError::Invalid)?;
+    let (resolve, world) = with_world("host", &items.join(" ")).map_err(LoadError::Invalid)?;
     let mut module = module.to_vec();
     embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)
         .map_err(|error| LoadError::Invalid(format!("{error:#}")))?;
@@ -117,7 +117,8 @@ pub(super) fn component_of(module: &[u8]) -> Result<Vec<u8>, LoadError> {
 
 /// The adapter as a module that carries its own component type: it imports `log`.
 static ADAPTER: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    let (resolve, world) = with_world(&format!("import {};", name("log"))).expect("log is in our own interface");
+    let (resolve, world) =
+        with_world("adapter", &format!("import {};", name("log"))).expect("log is in our own interface");
     let mut module = wat::parse_str(include_str!("preview1.wat")).expect("a test assembles our own text");
     embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).expect("the world was made just now");
     module
@@ -409,7 +410,7 @@ mod tests {
     #[test]
     fn clocks_count_and_a_sleep_sets_them_forward_without_passing_time() {
         let mut adapter = Adapter::new();
-        let mut now = |adapter: &mut Adapter, clock| {
+        let now = |adapter: &mut Adapter, clock| {
             assert_eq!(adapter.call("clock_time_get", &[clock, 1, 0]), 0);
             adapter.u64(0)
         };
@@ -556,7 +557,7 @@ mod tests {
     fn a_module_that_no_plugin_can_be_made_of_is_told_what_is_wrong() {
         let empty = b"\0asm\x01\0\0\0".to_vec();
         let typed = |of: &str| {
-            let (resolve, world) = with_world(&format!("include {};", name(of))).unwrap();
+            let (resolve, world) = with_world("host", &format!("include {};", name(of))).unwrap();
             let mut typed = module("");
             embed_component_metadata(&mut typed, &resolve, world, StringEncoding::UTF8).unwrap();
             typed

@@ -6,6 +6,7 @@ mod bounds;
 mod capabilities;
 mod cli;
 mod config_problems;
+mod conformance;
 mod crash;
 mod demo;
 mod docs;
