@@ -329,7 +329,7 @@ fn inspect_tells_world_interface_digest_and_the_yaml_that_pins_it() {
     let sha256 = found["sha256"].as_str().expect("a text");
     for line in [
         "world      transform",
-        "interface  millrace:plugin@0.1.0; this millrace speaks 0.1.x",
+        "interface  millrace:plugin@0.1.1; this millrace speaks 0.1.x",
         "form       core module",
         "asks for   nothing but its records and the log",
         "exports    process",
@@ -338,7 +338,7 @@ fn inspect_tells_world_interface_digest_and_the_yaml_that_pins_it() {
     ] {
         assert!(shown(&output).lines().any(|shown| shown.starts_with(line)), "{line} is not in:\n{}", shown(&output));
     }
-    assert_eq!((&found["world"], &found["interface"]), (&"transform".into(), &"0.1.0".into()));
+    assert_eq!((&found["world"], &found["interface"]), (&"transform".into(), &"0.1.1".into()));
     assert_eq!(found["size"], fs::metadata(&plugin).expect("it is there").len());
     assert_eq!((&found["refused"], &found["capabilities"]), (&Value::Null, &json!([])));
 }

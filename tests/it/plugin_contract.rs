@@ -365,7 +365,7 @@ fn a_plugin_that_asks_for_what_nobody_can_grant_is_refused_by_the_imports_name()
 fn a_core_module_that_asks_wasi_for_the_clock_gets_a_count_that_is_not_the_time() {
     assert_eq!(
         compile("needs-wasi").inspection().imports,
-        ["millrace:plugin/types@0.1.1", "millrace:plugin/input@0.1.1"]
+        ["millrace:plugin/types@0.1.1", "millrace:plugin/input@0.1.1", "millrace:plugin/log@0.1.1"]
     );
     let mut step = step("needs-wasi", &json!({}));
     for _ in 0..2 {
