@@ -37,17 +37,8 @@ impl Transform for Conform {
     }
 }
 
-const CHANGES: [&str; 9] = [
-    "key",
-    "key-null",
-    "topic",
-    "timestamp",
-    "partition",
-    "header",
-    "add-header",
-    "add-null-header",
-    "remove-header",
-];
+const CHANGES: [&str; 9] =
+    ["key", "key-null", "topic", "timestamp", "partition", "header", "add-header", "add-null-header", "remove-header"];
 
 fn change<'a>(item: Item<'a>, command: &str, argument: &str) -> Item<'a> {
     let (name, value) = argument.split_once('=').unwrap_or((argument, ""));
@@ -105,7 +96,8 @@ fn rebuild<'a>(record: &Record<'_>, output: &'a mut Output) -> Item<'a> {
 }
 
 fn describe(record: &Record<'_>) -> String {
-    let or_null = |bytes: Option<&[u8]>| bytes.map_or("null".into(), |bytes| String::from_utf8_lossy(bytes).into_owned());
+    let or_null =
+        |bytes: Option<&[u8]>| bytes.map_or("null".into(), |bytes| String::from_utf8_lossy(bytes).into_owned());
     let timestamp = record.timestamp().map_or("null".into(), |timestamp| timestamp.to_string());
     let (topic, partition, offset) = (record.topic(), record.partition(), record.offset());
     format!("{topic}/{partition}/{offset} {timestamp} {} {}", or_null(record.key()), or_null(record.header("t")))
