@@ -165,9 +165,7 @@ impl Inspection {
         }
         Ok(())
     }
-}
 
-impl Inspection {
     /// The capabilities that it asks for.
     pub fn capabilities(&self) -> impl Iterator<Item = (Capability, &str)> {
         self.asks.iter().filter_map(|ask| match ask.kind {

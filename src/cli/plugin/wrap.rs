@@ -7,6 +7,7 @@ use clap::{ValueEnum, ValueHint};
 use serde_json::json;
 
 use super::super::Failure;
+use super::load;
 use crate::plugin::{self, World};
 
 #[derive(clap::Args)]
@@ -43,8 +44,7 @@ impl From<WorldName> for World {
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let Arguments { module: path, output, world, json } = arguments;
-    let module = std::fs::read(path).with_context(|| format!("{} cannot be read", path.display()));
-    let module = module.map_err(Failure::Environment)?;
+    let module = load::read(path)?;
     let component = plugin::wrap(&module, world.map(Into::into))
         .with_context(|| format!("{} cannot be made a plugin", path.display()))
         .map_err(Failure::Usage)?;

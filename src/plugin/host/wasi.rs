@@ -26,6 +26,8 @@ pub(in crate::plugin) const VERSIONS: &str = "0.2.x";
 const TICK_NANOS: u64 = 1_000_000;
 /// What a guest may write in one go, and ask for of random bytes.
 const BYTES_MAX: usize = 64 << 10;
+/// The most kinds of resources of which a handle is handed out; all of WASI 0.2 has some twenty.
+const RESOURCES_MAX: u32 = 256;
 /// Output streams of standard output and standard error, by the number that the host knows them by.
 const STDOUT: u32 = 1;
 const STDERR: u32 = 2;
@@ -311,8 +313,11 @@ fn neutral(ty: &Type, number: u32, cx: &mut StoreContextMut<'_, State>) -> wasmt
             None => ok(result.ok().map(|ty| neutral(&ty, number, cx)).transpose()?),
         },
         Type::Own(resource) => {
-            let kind = (0..=u32::MAX).find(|kind| ResourceType::host_dynamic(*kind) == *resource);
-            let kind = kind.expect("every resource of the stand-ins was numbered when it was defined");
+            // (one of another interface, such as `batch`, has no number)
+            let kind =
+                (0..RESOURCES_MAX).find(|kind| ResourceType::host_dynamic(*kind) == *resource).ok_or_else(|| {
+                    HostFault::trapped("it called a function of WASI that returns a resource which is not WASI's")
+                })?;
             Val::Resource(ResourceDynamic::new_own(number, kind).try_into_resource_any(cx)?)
         }
         other => {
