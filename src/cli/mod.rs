@@ -6,6 +6,7 @@
 mod check;
 mod client;
 mod demo;
+mod dlq;
 mod plan;
 mod plugin;
 mod reload;
@@ -71,6 +72,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Write, try and measure plugins, without a broker.
     Plugin(plugin::Arguments),
+    /// Look at dead letters, and send them through their route again.
+    Dlq(dlq::Arguments),
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -122,6 +125,7 @@ pub fn main() -> ExitCode {
         Command::Reload(arguments) => reload::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Plugin(arguments) => plugin::run(&arguments),
+        Command::Dlq(arguments) => dlq::run(&arguments),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "millrace", &mut std::io::stdout());
             Ok(())

@@ -12,6 +12,7 @@ mod look;
 mod once;
 pub mod plan;
 mod plugins;
+pub mod redrive;
 pub mod reload;
 mod report;
 mod route;

@@ -8,6 +8,7 @@ mod cli;
 mod config_problems;
 mod conformance;
 mod crash;
+mod dead_letters;
 mod demo;
 mod docs;
 mod end_to_end;
