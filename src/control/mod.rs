@@ -14,6 +14,7 @@ pub mod plan;
 mod plugins;
 pub mod redrive;
 pub mod reload;
+pub mod replay;
 mod report;
 mod route;
 pub mod status;

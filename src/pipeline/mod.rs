@@ -4,6 +4,7 @@
 //! [`worker`] owns the loop; [`chain`] runs the plugins; [`unit`] is what one transaction does.
 
 pub mod chain;
+pub mod compare;
 pub mod dead_letter;
 pub mod destinations;
 mod lane;

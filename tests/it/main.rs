@@ -25,6 +25,7 @@ mod positions;
 mod producer;
 mod rebalances;
 mod reload;
+mod replay;
 mod routes;
 mod simulation;
 mod support;

@@ -7,12 +7,11 @@ mod show;
 
 use clap::Subcommand;
 
+use super::cluster::{connect, failed};
 use super::{Failure, environment};
 use crate::config::settings::Route;
 use crate::config::{self, Loaded};
-use crate::kafka::Cluster;
 use crate::model::{RouteName, SourceBatch, TopicName};
-use crate::pipeline::ports::{Trouble, TroubleKind};
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -59,22 +58,6 @@ struct TopicArgument {
 impl TopicArgument {
     fn load(&self) -> Result<Loaded, Failure> {
         config::load(&self.config.path()?, &environment).map_err(Failure::Invalid)
-    }
-}
-
-/// A connection to the cluster of a configuration, which has answered.
-fn connect(loaded: &Loaded) -> Result<Cluster, Failure> {
-    let cluster = Cluster::connect(&loaded.settings.kafka)
-        .map_err(|message| Failure::Environment(anyhow::anyhow!("the clients cannot be made: {message}")))?;
-    cluster.topics().map_err(failed)?;
-    Ok(cluster)
-}
-
-fn failed(trouble: Trouble) -> Failure {
-    let error = anyhow::anyhow!("{} ({})", trouble.message, trouble.code);
-    match trouble.kind {
-        TroubleKind::Passing | TroubleKind::Denied => Failure::Environment(error),
-        TroubleKind::Moved | TroubleKind::Duplicate => Failure::Running(error),
     }
 }
 
