@@ -10,6 +10,7 @@ pub mod destinations;
 mod lane;
 pub mod ports;
 pub mod report;
+pub mod tap;
 pub mod task;
 pub mod unit;
 pub mod worker;
