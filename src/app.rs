@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::control::reload::{self, Ask, Environment, Obstacle, Reloader, Sources
 use crate::control::status::Cause;
 use crate::control::supervisor::Supervisor;
 use crate::kafka;
-use crate::model::RouteName;
+use crate::model::{Digest, RouteName};
 use crate::plugin::Engine;
 use crate::telemetry::{LogFormat, LogHandle, Metrics};
 
@@ -120,6 +120,7 @@ pub async fn run_watched(
     let hangup = signal(SignalKind::hangup()).map_err(AppError::Signals)?;
 
     let Options { path, env, engine, log, cache_dir, condition } = options;
+    let config = path.clone();
     let within = Arc::new(Mutex::new(settings.shutdown_timeout));
     let endpoint = Arc::new(tokio::sync::Mutex::new(None));
     let mut starting = endpoint.lock().await;
@@ -128,7 +129,7 @@ pub async fn run_watched(
         endpoint: Arc::clone(&endpoint),
         engine: engine.clone(),
         cache_dir: (settings.cache_dir.clone(), cache_dir),
-        log,
+        log: log.clone(),
         shutdown_timeout: Arc::clone(&within),
         condition,
     };
@@ -139,11 +140,13 @@ pub async fn run_watched(
         board: Arc::clone(&board),
         metrics: Arc::new(move || metrics.render()),
         reloader: reloader.clone(),
+        supervision: supervision.clone(),
+        log,
     };
     *starting = Some(server.serve(answers));
     drop(starting);
     let hangups = tokio::spawn(reload_at(hangup, reloader));
-    announce(loaded, &plan);
+    announce(loaded, &plan, &config, address);
     started(Running { admin: address, board });
     tokio::select! {
         () = stop => {}
@@ -228,22 +231,26 @@ pub fn log_options(log: &Log) -> (tracing::Level, LogFormat) {
 }
 
 /// What runs, on one screen.
-fn announce(loaded: &Loaded, plan: &Plan) {
+fn announce(loaded: &Loaded, plan: &Plan, path: &Path, admin: SocketAddr) {
     let settings = &plan.settings;
     let brokers = settings.kafka.common.get("bootstrap.servers").map(ToString::to_string).unwrap_or_default();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         brokers,
         instance = settings.instance.as_deref().unwrap_or("(dynamic membership)"),
+        config = %path.display(),
         files = loaded.files.len(),
+        sha256 = short(&plan.hash),
+        generation = 1,
         routes = plan.routes.len(),
+        %admin,
         "millrace is running"
     );
     for planned in plan.routes.values() {
         let route = &planned.route;
         let from: Vec<_> = route.source.topics.iter().map(ToString::to_string).collect();
         let to: Vec<_> = route.destinations.iter().map(|to| to.name.to_string()).collect();
-        let through: Vec<_> = planned.plugins().map(|(name, _)| name.to_string()).collect();
+        let through: Vec<_> = planned.plugins().map(|(name, sha256)| format!("{name}@{}", short(sha256))).collect();
         tracing::info!(
             route = %route.name,
             delivery = route.delivery.as_str(),
@@ -252,4 +259,16 @@ fn announce(loaded: &Loaded, plan: &Plan) {
             "{} → [{}] → {}", from.join(", "), through.join(" → "), to.join(", ")
         );
     }
+    let off = settings.routes.values().filter(|route| !route.enabled).map(|route| route.name.as_str());
+    let off: Vec<_> = off.collect();
+    if !off.is_empty() {
+        tracing::info!("disabled: {}", off.join(", "));
+    }
+}
+
+/// So much of a digest as people compare by eye.
+fn short(digest: &Digest) -> String {
+    let mut text = digest.to_string();
+    text.truncate(12);
+    text
 }

@@ -1,10 +1,11 @@
-//! The admin endpoint: health, metrics and status over HTTP. It reads the status board and renders metrics; it knows
-//! neither routes nor Kafka.
+//! The admin endpoint: health, metrics, status and what can be done with a route, over HTTP. It reads the status board,
+//! renders metrics and asks the supervisor; it knows neither workers nor Kafka.
 //!
-//! [`access`] says who may ask what, [`pages`] answers. Everything is bounded, so that nobody who may connect can keep
+//! [`access`] says who may ask what, [`pages`] answers, [`actions`] changes what runs. Everything is bounded, so that nobody who may connect can keep
 //! the kubelet out: connections, the time for a request's head, the size of head and body, the life of a connection.
 
 mod access;
+mod actions;
 mod pages;
 
 use std::io;
@@ -28,7 +29,8 @@ use self::access::Access;
 use crate::config::settings::{Admin, PropertyValue};
 use crate::control::board::StatusBoard;
 use crate::control::reload::Reloader;
-use crate::telemetry::ErrorChain;
+use crate::control::supervisor::Supervision;
+use crate::telemetry::{ErrorChain, LogHandle};
 
 /// Connections served at once; more wait in the kernel's backlog.
 const CONNECTIONS_MAX: usize = 128;
@@ -56,6 +58,10 @@ pub struct Sources {
     pub metrics: RenderMetrics,
     /// Takes orders to reload, and knows the configuration in force.
     pub reloader: Reloader,
+    /// Takes orders about routes.
+    pub supervision: Supervision,
+    /// Changes what is logged.
+    pub log: LogHandle,
 }
 
 /// The address cannot be listened on.
@@ -312,6 +318,7 @@ mod tests {
             group: GroupId::new("millrace.r").unwrap(),
             plugins: vec![PluginStatus { plugin: PluginName::new("p").unwrap(), sha256: Digest::of(b"") }],
             workers: 1,
+            lag_alert: None,
         };
         let reports = ["good", "late"].map(|name| board.route(&RouteName::new(name).unwrap(), facts.clone()));
         reports[0].worker(0).health(WorkerPhase::Running, &[], vec![], vec![]);
@@ -325,7 +332,8 @@ mod tests {
         let facts = Facts { hash: String::new(), process: Keys::new(), routes: BTreeMap::new() };
         let reloader = Reloader::unattended(facts);
         let render: RenderMetrics = Arc::new(move || metrics.render());
-        let endpoint = server.serve(Sources { board: board.clone(), metrics: render, reloader });
+        let (supervision, log) = (Supervision::unattended(), LogHandle::detached());
+        let endpoint = server.serve(Sources { board: board.clone(), metrics: render, reloader, supervision, log });
         Running { address, board, reports, endpoint }
     }
 
@@ -358,6 +366,100 @@ mod tests {
         })
         .await
         .unwrap()
+    }
+
+    #[test]
+    fn the_openapi_document_has_every_path_and_method_and_no_other() {
+        let document: Value = serde_json::from_str(pages::OPENAPI).unwrap();
+        let paths = document["paths"].as_object().unwrap();
+        let written = paths.iter().flat_map(|(path, methods)| {
+            methods.as_object().unwrap().keys().map(move |method| (method.to_uppercase(), path.clone()))
+        });
+        let answered = pages::endpoints().into_iter().map(|(method, path, ..)| (method.to_owned(), path.to_owned()));
+        let (mut written, mut answered): (Vec<_>, Vec<_>) = (written.collect(), answered.collect());
+        written.sort();
+        answered.sort();
+        assert_eq!(written, answered);
+        // (every reference leads somewhere)
+        for at in pages::OPENAPI.split("\"$ref\": \"#").skip(1) {
+            let pointer = at.split('"').next().unwrap();
+            assert!(document.pointer(pointer).is_some(), "{pointer}");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_answers_are_as_the_openapi_document_says() {
+        let running = start().await;
+        running.board.applied(&Digest::of(b""), "first");
+        running.board.rejected("millrace.yaml:1:1: no routes");
+        let document: Value = serde_json::from_str(pages::OPENAPI).unwrap();
+        for (path, of) in [
+            ("/readyz", "/readyz"),
+            ("/readyz?routes=all", "/readyz"),
+            ("/api/v1/status", "/api/v1/status"),
+            ("/api/v1/routes", "/api/v1/routes"),
+            ("/api/v1/routes/good", "/api/v1/routes/{name}"),
+            ("/api/v1/routes/unknown", "/api/v1/routes/{name}"),
+            ("/api/v1/graph", "/api/v1/graph"),
+            ("/api/v1/config", "/api/v1/config"),
+            ("/api/v1/log", "/api/v1/log"),
+        ] {
+            let (status, answer) = running.get_json(path).await;
+            let said = &document["paths"][of]["get"]["responses"][status.to_string()];
+            let said = resolved(&document, said);
+            let schema = &said["content"]["application/json"]["schema"];
+            assert_fits(&document, schema, &answer, path);
+        }
+    }
+
+    fn resolved<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
+        match value["$ref"].as_str() {
+            Some(pointer) => document.pointer(&pointer[1..]).unwrap(),
+            None => value,
+        }
+    }
+
+    /// Whether a value is as its schema says, as far as our document says it: types, what must be there, and nothing else.
+    fn assert_fits(document: &Value, schema: &Value, value: &Value, at: &str) {
+        let schema = resolved(document, schema);
+        if let Some(choices) = schema["anyOf"].as_array() {
+            let choice = &choices[usize::from(value.is_null())];
+            return assert_fits(document, choice, value, at);
+        }
+        let types: Vec<_> = match &schema["type"] {
+            Value::Array(types) => types.iter().filter_map(Value::as_str).collect(),
+            one => one.as_str().into_iter().collect(),
+        };
+        let is = match value {
+            Value::Null => "null",
+            Value::Bool(_) => "boolean",
+            Value::Number(number) if number.is_f64() => "number",
+            Value::Number(_) => "integer",
+            Value::String(_) => "string",
+            Value::Array(_) => "array",
+            Value::Object(_) => "object",
+        };
+        assert!(
+            types.contains(&is) || (is == "integer" && types.contains(&"number")),
+            "{at}: {is} is none of {types:?}"
+        );
+        if let Some(allowed) = schema["enum"].as_array() {
+            assert!(allowed.contains(value), "{at}: {value} is none of {allowed:?}");
+        }
+        for (nth, each) in value.as_array().into_iter().flatten().enumerate() {
+            assert_fits(document, &schema["items"], each, &format!("{at}.{nth}"));
+        }
+        for required in schema["required"].as_array().into_iter().flatten() {
+            assert!(value.get(required.as_str().unwrap()).is_some(), "{at}: {required} is missing");
+        }
+        for (name, each) in value.as_object().into_iter().flatten() {
+            let (known, others) = (&schema["properties"][name], &schema["additionalProperties"]);
+            let of = if known.is_null() { others } else { known };
+            assert!(!of.is_null() || schema["properties"].is_null(), "{at}: {name} is not in the document");
+            if !of.is_null() {
+                assert_fits(document, of, each, &format!("{at}.{name}"));
+            }
+        }
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

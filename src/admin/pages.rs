@@ -10,13 +10,14 @@ use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post, put};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
-use super::Sources;
 use super::access::{Access, Refusal};
+use super::{Sources, actions};
 use crate::control::facts::Facts;
+use crate::control::graph::Graph;
 use crate::control::reload::Ask;
 use crate::control::status::{Cause, ReloadOutcome, RouteState, RouteStatus, Status};
 use crate::model::RouteName;
@@ -28,31 +29,58 @@ const BODY_BYTES_MAX: usize = 64 * 1024;
 const RELOAD_WITHIN: Duration = Duration::from_secs(50);
 
 #[derive(Clone)]
-struct Context {
-    sources: Sources,
+pub(super) struct Context {
+    pub(super) sources: Sources,
     access: Arc<ArcSwap<Access>>,
+}
+
+/// Method, path, what it is, and who answers.
+type Asked = (&'static str, &'static str, &'static str, MethodRouter<Context>);
+
+/// What can be asked. `access` asks for the token by the method: what changes
+/// state is none that only reads.
+pub(super) fn endpoints() -> Vec<Asked> {
+    vec![
+        ("GET", "/livez", "the process turns", get(live)),
+        ("GET", "/healthz", "the same", get(live)),
+        ("GET", "/readyz", "a configuration is applied; ?routes=all and ?route=NAME ask for routes", get(ready)),
+        ("GET", "/metrics", "for Prometheus", get(metrics_text)),
+        ("GET", "/", "how things stand, and this list", get(index)),
+        ("GET", "/api/v1/status", "everything, as JSON", get(status)),
+        ("GET", "/api/v1/routes", "all routes", get(routes)),
+        ("GET", "/api/v1/routes/{name}", "one of them", get(route)),
+        ("POST", "/api/v1/routes/{name}/pause", "let its partitions wait; they stay here", post(actions::pause)),
+        ("POST", "/api/v1/routes/{name}/resume", "let them flow again", post(actions::resume)),
+        (
+            "POST",
+            "/api/v1/routes/{name}/restart",
+            "start what has stopped, and try at once what waits",
+            post(actions::restart),
+        ),
+        ("POST", "/api/v1/routes/{name}/skip", "pass one record by", post(actions::skip)),
+        ("POST", "/api/v1/routes/{name}/seek", "move the position of a paused route", post(actions::seek)),
+        ("GET", "/api/v1/graph", "topics, routes and plugins", get(graph)),
+        (
+            "GET",
+            "/api/v1/config",
+            "the configuration in force, as what is compared when it is loaded again",
+            get(config),
+        ),
+        ("POST", "/api/v1/reload", "load the configuration again", post(reload)),
+        ("POST", "/-/reload", "the same", post(reload)),
+        ("GET", "/api/v1/log", "what is logged", get(actions::log)),
+        ("PUT", "/api/v1/log", "log something else, until a configuration is applied", put(actions::set_log)),
+        ("GET", "/api/v1/openapi.json", "all of this for programs, as OpenAPI 3.1", get(openapi)),
+    ]
 }
 
 /// All paths, behind the rules of `access`.
 pub(super) fn router(sources: Sources, access: Arc<ArcSwap<Access>>) -> Router {
     let context = Context { sources, access };
-    Router::new()
-        .route("/livez", get(live))
-        .route("/healthz", get(live))
-        .route("/readyz", get(ready))
-        .route("/metrics", get(metrics_text))
-        .route("/", get(index))
-        // What changes state is `post(…)`; `access` asks for the token by the method.
-        .route("/-/reload", post(reload))
-        .nest(
-            "/api/v1",
-            Router::new()
-                .route("/status", get(status))
-                .route("/routes", get(routes))
-                .route("/routes/{name}", get(route))
-                .route("/config", get(config))
-                .route("/reload", post(reload)),
-        )
+    let add = |router: Router<Context>, (_, path, _, answers)| router.route(path, answers);
+    endpoints()
+        .into_iter()
+        .fold(Router::new(), add)
         .method_not_allowed_fallback(method_not_allowed)
         .fallback(not_found)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -171,6 +199,17 @@ async fn config(State(context): State<Context>) -> Response {
     json::<Facts>(StatusCode::OK, &context.sources.reloader.facts())
 }
 
+async fn graph(State(context): State<Context>) -> Response {
+    json::<Graph>(StatusCode::OK, &context.sources.reloader.graph())
+}
+
+/// The document lies beside this file; a test holds the two together.
+pub(super) const OPENAPI: &str = include_str!("openapi.json");
+
+async fn openapi() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], OPENAPI).into_response()
+}
+
 #[derive(Deserialize)]
 struct HowToReload {
     accept_new_group: Option<bool>,
@@ -220,20 +259,14 @@ async fn index(State(context): State<Context>) -> String {
         let reason = route.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
         text += &format!("route {name} is {}{reason}\n", route.state.as_str());
     }
-    text + INDEX
+    text + "\n" + &list()
 }
 
-const INDEX: &str = concat!(
-    "\n",
-    "  /livez               the process turns\n",
-    "  /readyz              a configuration is applied; ?routes=all and ?route=NAME ask for routes\n",
-    "  /metrics             for Prometheus\n",
-    "  /api/v1/status       everything, as JSON\n",
-    "  /api/v1/routes       all routes\n",
-    "  /api/v1/routes/NAME  one of them\n",
-    "  /api/v1/config       the configuration in force, as what is compared when it is loaded again\n",
-    "  POST /api/v1/reload  load the configuration again, as /-/reload does\n",
-);
+/// What can be asked, a line each.
+fn list() -> String {
+    let line = |(method, path, what, _)| format!("  {method:4} {path:31} {what}\n");
+    endpoints().into_iter().map(line).collect()
+}
 
 async fn not_found(uri: Uri) -> Response {
     error(StatusCode::NOT_FOUND, "not_found", &format!("there is nothing at {}; / lists what there is", uri.path()))
@@ -245,12 +278,27 @@ async fn method_not_allowed(method: Method, uri: Uri) -> Response {
         "method_not_allowed",
         &format!("{} cannot be asked with {method}; / lists what there is", uri.path()),
     );
-    let allowed = if uri.path().ends_with("/reload") { "POST" } else { "GET, HEAD" };
-    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed));
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allowed(uri.path())));
     response
 }
 
-fn no_such_route(name: &str) -> Response {
+/// With which methods this path can be asked.
+fn allowed(path: &str) -> &'static str {
+    let is_meant = |pattern: &str| {
+        let (mut is, mut of) = (path.split('/'), pattern.split('/'));
+        (0..).map_while(|_| Some(is.next()).zip(Some(of.next()))).take_while(|pair| *pair != (None, None)).all(
+            |(is, of)| is == of || (is.is_some_and(|is| !is.is_empty()) && of.is_some_and(|of| of.starts_with('{'))),
+        )
+    };
+    let methods: Vec<_> = endpoints().iter().filter(|(_, of, ..)| is_meant(of)).map(|(method, ..)| *method).collect();
+    match methods[..] {
+        ["POST"] => "POST",
+        ["GET", "PUT"] => "GET, HEAD, PUT",
+        _ => "GET, HEAD",
+    }
+}
+
+pub(super) fn no_such_route(name: &str) -> Response {
     error(
         StatusCode::NOT_FOUND,
         "no_such_route",
@@ -269,12 +317,12 @@ struct ErrorBody<'a> {
     message: &'a str,
 }
 
-fn error(status: StatusCode, code: &str, message: &str) -> Response {
+pub(super) fn error(status: StatusCode, code: &str, message: &str) -> Response {
     json(status, &Error { error: ErrorBody { code, message } })
 }
 
 /// Indented: people read it, too.
-fn json<T: Serialize>(status: StatusCode, body: &T) -> Response {
+pub(super) fn json<T: Serialize>(status: StatusCode, body: &T) -> Response {
     let mut body = serde_json::to_string_pretty(body).expect("our words are maps with text for keys");
     body.push('\n');
     (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()

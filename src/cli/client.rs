@@ -8,8 +8,8 @@ use serde::de::DeserializeOwned;
 use ureq::Agent;
 use ureq::http::StatusCode;
 
-use super::{Failure, environment};
-use crate::config::Loaded;
+use super::{ConfigArgument, Failure, environment};
+use crate::config::{self, Loaded};
 
 /// Longer than the endpoint itself waits for a reload.
 const ANSWER_WITHIN: Duration = Duration::from_secs(65);
@@ -21,6 +21,17 @@ pub(super) struct DaemonArgument {
     /// Its admin endpoint, such as http://127.0.0.1:9400 [default: `admin.listen` of the configuration]
     #[arg(long, value_name = "URL")]
     pub(super) url: Option<String>,
+}
+
+impl DaemonArgument {
+    /// How to ask it. The configuration only says where the daemon is: with --url, it need not be there, nor right.
+    pub(super) fn client(&self, config: &ConfigArgument) -> Result<Client, Failure> {
+        let loaded = match (&self.url, config.path()) {
+            (Some(_), path) => path.ok().and_then(|path| config::load(&path, &environment).ok()),
+            (None, path) => Some(config::load(&path?, &environment).map_err(Failure::Invalid)?),
+        };
+        Client::new(self.url.as_deref(), loaded.as_ref())
+    }
 }
 
 /// The admin endpoint of a daemon.
@@ -78,11 +89,41 @@ impl Client {
 
     /// POST, without a body.
     pub(super) fn post(&self, path: &str) -> Result<Answer, Failure> {
-        let mut request = self.agent.post(format!("{}{path}", self.base));
-        if let Some(token) = &self.token {
-            request = request.header("Authorization", format!("Bearer {token}"));
+        self.answer(self.posting(path).send_empty())
+    }
+
+    /// POST, with this body.
+    pub(super) fn post_json(&self, path: &str, body: &serde_json::Value) -> Result<Answer, Failure> {
+        self.answer(self.posting(path).header("Content-Type", "application/json").send(body.to_string()))
+    }
+
+    fn posting(&self, path: &str) -> ureq::RequestBuilder<ureq::typestate::WithBody> {
+        let request = self.agent.post(format!("{}{path}", self.base));
+        match &self.token {
+            Some(token) => request.header("Authorization", format!("Bearer {token}")),
+            None => request,
         }
-        self.answer(request.send_empty())
+    }
+
+    /// An answer as what it is read as.
+    pub(super) fn understood<T: DeserializeOwned>(&self, answer: serde_json::Value) -> Result<T, Failure> {
+        let not_ours = || format!("{} does not answer as a millrace of this version does", self.base);
+        serde_json::from_value(answer).with_context(not_ours).map_err(Failure::Environment)
+    }
+
+    /// Why the daemon did not do what it was asked. That a route is not there, or not in a state for it, is no trouble with
+    /// the environment.
+    pub(super) fn declined(&self, answer: &Answer) -> Failure {
+        let said: Option<serde_json::Value> = serde_json::from_str(&answer.body).ok();
+        let said = said.as_ref().map(|said| &said["error"]);
+        let (code, message) = said.map_or((None, None), |said| (said["code"].as_str(), said["message"].as_str()));
+        match (answer.status, code, message) {
+            (StatusCode::NOT_FOUND, Some("no_such_route"), Some(message)) => Failure::Usage(anyhow!("{message}")),
+            (StatusCode::CONFLICT | StatusCode::ACCEPTED | StatusCode::BAD_REQUEST, _, Some(message)) => {
+                Failure::Running(anyhow!("{message}"))
+            }
+            _ => self.refused(answer),
+        }
     }
 
     fn answer(&self, result: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<Answer, Failure> {

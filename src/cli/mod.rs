@@ -3,6 +3,7 @@
 //! Exit codes: 0 done · 1 failed while running · 2 usage or invalid configuration · 3 the environment is missing something
 //! (broker unreachable, file unreadable) · 143/130 forced by a second signal.
 
+mod act;
 mod check;
 mod client;
 mod cluster;
@@ -13,6 +14,7 @@ mod plugin;
 mod reload;
 mod replay;
 mod run;
+mod status;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -34,7 +36,7 @@ const AFTER_HELP: &str = "\
 Environment:
   MILLRACE_CONFIG  the configuration, where none is named
   MILLRACE_LOG     what is logged, in place of log.level: debug, or millrace::kafka=trace,info
-  MILLRACE_TOKEN   the daemon's admin.token, for plan and reload, in place of the configuration's
+  MILLRACE_TOKEN   the daemon's admin.token, for the verbs that ask one, in place of the configuration's
   NO_COLOR         no colours
 
 Exit codes:
@@ -66,6 +68,32 @@ enum Command {
     /// The daemon reads its own files, not those named here: CONFIG only says where it listens. Waits for the outcome, and
     /// exits with 2 if it is refused: what runs then goes on as it is.
     Reload(reload::Arguments),
+    /// Show how a running daemon fares, on one screen.
+    ///
+    /// What needs somebody comes first. Per route its state, since when and why, how far behind it is, the last record at fault,
+    /// and when it tries again.
+    Status(status::Arguments),
+    /// Let a route of a running daemon wait.
+    ///
+    /// Its partitions stay with the process and no transaction stays open. It stays paused across reloads, until `resume` or
+    /// the end of the process; `enabled: false` is the lasting way.
+    Pause(act::Arguments),
+    /// Let a paused route go on.
+    Resume(act::Arguments),
+    /// Start what has stopped of a route of a running daemon, and try at once what waits.
+    ///
+    /// A partition that stands before a record at fault tries it again. Nothing leaves the group; a paused route stays paused.
+    Restart(act::Arguments),
+    /// Have a running daemon pass one record by.
+    ///
+    /// The record must be the one that its partition stands before, or comes next in while the route is paused. It is committed in
+    /// a transaction of its own, counted as skipped (or as a dead letter), and logged with who asked.
+    Skip(act::SkipArguments),
+    /// Move the position of a paused route of a running daemon.
+    ///
+    /// Of all its partitions that the daemon owns; an offset that a log does not hold becomes the nearest one that it does. Says what
+    /// that means for each partition; with --dry-run it says only that. Nothing flows until the route is resumed.
+    Seek(act::SeekArguments),
     /// See it work, with nothing installed.
     ///
     /// Starts a broker inside this process, sends it real events (a week's earthquakes), runs two routes with a plugin each,
@@ -131,6 +159,12 @@ pub fn main() -> ExitCode {
         Command::Check(arguments) => check::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Reload(arguments) => reload::run(&arguments),
+        Command::Status(arguments) => status::run(&arguments),
+        Command::Pause(arguments) => act::run(&arguments, "pause"),
+        Command::Resume(arguments) => act::run(&arguments, "resume"),
+        Command::Restart(arguments) => act::run(&arguments, "restart"),
+        Command::Skip(arguments) => act::skip(&arguments),
+        Command::Seek(arguments) => act::seek(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Plugin(arguments) => plugin::run(&arguments),
         Command::Dlq(arguments) => dlq::run(&arguments),

@@ -4,9 +4,8 @@ use serde::Deserialize;
 use serde_json::Value;
 use ureq::http::StatusCode;
 
-use super::client::{Client, DaemonArgument};
-use super::{ConfigArgument, Failure, environment};
-use crate::config;
+use super::client::DaemonArgument;
+use super::{ConfigArgument, Failure};
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -32,12 +31,7 @@ struct Told {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    // The configuration is only asked where the daemon is: with --url, it need not be there, nor right.
-    let loaded = match (&arguments.daemon.url, arguments.config.path()) {
-        (Some(_), path) => path.ok().and_then(|path| config::load(&path, &environment).ok()),
-        (None, path) => Some(config::load(&path?, &environment).map_err(Failure::Invalid)?),
-    };
-    let client = Client::new(arguments.daemon.url.as_deref(), loaded.as_ref())?;
+    let client = arguments.daemon.client(&arguments.config)?;
     let query = if arguments.accept_new_group { "?accept_new_group=true" } else { "" };
     let answer = client.post(&format!("/api/v1/reload{query}"))?;
     if !matches!(answer.status, StatusCode::OK | StatusCode::UNPROCESSABLE_ENTITY) {

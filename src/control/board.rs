@@ -7,13 +7,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Instant, SystemTime};
 
+use super::lag::{RouteLag, Turned};
 use super::status::{
     HeldPartition, LastFault, PluginStatus, Reload, ReloadOutcome, RouteState, RouteStatus, Status, Time, Told,
     WorkerPhase, WorkerStatus,
 };
-use crate::config::settings::Delivery;
+use crate::config::settings::{Delivery, LagAlert};
 use crate::model::{Digest, GroupId, RouteName, TopicName, TopicPartition};
+use crate::pipeline::report::PartitionLag;
 use crate::pipeline::tap::Tap;
 use crate::telemetry::{ConfigMetrics, InfoGauge, Metrics, RouteGauges, Totals};
 
@@ -48,6 +51,7 @@ struct Route {
     phase: RoutePhase,
     workers: BTreeMap<u16, WorkerStatus>,
     generations: BTreeMap<u16, u64>,
+    lag: RouteLag,
     last_fault: Option<LastFault>,
     standing: Standing,
     since: Time,
@@ -67,6 +71,8 @@ pub struct RouteFacts {
     pub plugins: Vec<PluginStatus>,
     /// How many workers it will have.
     pub workers: u16,
+    /// When its lag raises an alert.
+    pub lag_alert: Option<LagAlert>,
 }
 
 /// What the supervisor knows of a route and its workers cannot say.
@@ -168,6 +174,7 @@ impl StatusBoard {
             phase: RoutePhase::Workers,
             workers: BTreeMap::new(),
             generations: BTreeMap::new(),
+            lag: RouteLag::default(),
             last_fault: None,
             standing: Standing::plain(RouteState::Starting),
             since: Time::now(),
@@ -265,6 +272,7 @@ impl RouteReport {
         let infos = self.0.board.plugin_infos(&self.0.name, &facts);
         self.0.change(|route| {
             route.workers.retain(|worker, _| *worker < facts.workers);
+            route.lag.workers(facts.workers);
             route.facts = facts;
             route.plugin_infos = infos;
         });
@@ -315,7 +323,29 @@ impl WorkerReport {
             let generation = route.generations.get(&worker).copied().unwrap_or_default();
             let status = WorkerStatus { worker, generation, phase, assignment: by_topic, stopped, retrying };
             route.workers.insert(worker, status);
+            route.lag.owned(worker, assignment);
         });
+    }
+
+    /// How far behind the worker's partitions are.
+    pub fn lag(&self, lags: &[PartitionLag]) {
+        let mut turned = None;
+        self.entry.change(|route| {
+            let alert = route.facts.lag_alert;
+            // (a rate is taken between two looks: so it is fresh for whoever asks)
+            route.totals.snapshot();
+            if self.worker >= route.facts.workers {
+                return;
+            }
+            turned = route.lag.looked(self.worker, lags, alert.as_ref(), Instant::now(), SystemTime::now());
+        });
+        // (not under the board's lock: a log line may wait for whoever reads it)
+        let route = &self.entry.name;
+        match turned {
+            Some(Turned::Above(what)) => tracing::warn!(%route, "lag is above lag_alert: {what}"),
+            Some(Turned::Below(what)) => tracing::info!(%route, "lag is below half of lag_alert again: {what}"),
+            None => {}
+        }
     }
 
     /// The worker goes by this generation of the configuration from now on.
@@ -362,6 +392,7 @@ impl Route {
             group: self.facts.group.clone(),
             plugins: self.facts.plugins.clone(),
             workers: self.workers.values().cloned().collect(),
+            lag: self.lag.status(self.facts.lag_alert.is_some(), SystemTime::now()),
             last_fault: self.last_fault.clone(),
             totals: self.totals.snapshot(),
         }
@@ -374,6 +405,7 @@ impl Route {
         }
         self.standing = standing;
         self.gauges.state(self.standing.state.as_str());
+        self.gauges.lag_alert(self.facts.lag_alert.is_some().then(|| self.lag.is_above()));
         let assigned = |worker: &WorkerStatus| worker.assignment.values().map(BTreeSet::len).sum::<usize>();
         let idle = |worker: &&WorkerStatus| worker.phase == WorkerPhase::Running && worker.assignment.is_empty();
         self.gauges.partitions(
@@ -401,7 +433,10 @@ fn from_workers(workers: &BTreeMap<u16, WorkerStatus>, expected: u16) -> Standin
     if any(WorkerPhase::Draining) {
         return Standing::plain(RouteState::Draining);
     }
-    if any(WorkerPhase::Paused) {
+    // One that still works, or cannot say what became of its work, keeps the route from being called so.
+    if workers.len() >= usize::from(expected.max(1))
+        && workers.values().all(|worker| worker.phase == WorkerPhase::Paused)
+    {
         return Standing::plain(RouteState::Paused);
     }
     if let Some(failed) = kept(workers, |phase| match phase {
@@ -460,7 +495,8 @@ mod tests {
 
     fn facts(workers: u16) -> RouteFacts {
         let plugins = vec![PluginStatus { plugin: PluginName::new("redact").unwrap(), sha256: Digest::of(b"") }];
-        RouteFacts { delivery: Delivery::ExactlyOnce, group: GroupId::new("millrace.r").unwrap(), plugins, workers }
+        let group = GroupId::new("millrace.r").unwrap();
+        RouteFacts { delivery: Delivery::ExactlyOnce, group, plugins, workers, lag_alert: None }
     }
 
     fn at(seconds: u64) -> Time {
@@ -493,7 +529,7 @@ mod tests {
         let waiting = |seconds| Waiting { reason: "no coordinator".into(), next_attempt: at(seconds) };
         let failed = || Failed { reason: "no permission".into(), next_attempt: at(9) };
         type Case<'a> = (&'a [WorkerPhase], &'a str, Option<&'a str>, Option<Time>);
-        let cases: [Case<'_>; 10] = [
+        let cases: [Case<'_>; 12] = [
             (&[], "starting", None, None),
             (&[Running], "starting", None, None),
             (&[Running, Starting], "starting", None, None),
@@ -501,7 +537,9 @@ mod tests {
             (&[Running, waiting(5)], "waiting", Some("no coordinator"), Some(at(5))),
             (&[waiting(8), waiting(5)], "waiting", Some("no coordinator"), Some(at(5))),
             (&[waiting(5), failed()], "failed", Some("no permission"), Some(at(9))),
-            (&[Paused, failed()], "paused", None, None),
+            (&[Paused, Paused], "paused", None, None),
+            (&[Paused, failed()], "failed", Some("no permission"), Some(at(9))),
+            (&[Paused, Running], "running", None, None),
             (&[Draining, Running], "draining", None, None),
             (&[Stopped, Running], "draining", None, None),
         ];
@@ -646,6 +684,7 @@ mod tests {
                     }],
                     "retrying": [],
                 }],
+                "lag": { "records": 0, "seconds": 0.0, "alert": null, "partitions": [] },
                 "last_fault": {
                     "at": "1970-01-01T00:00:01.000Z", "code": "trapped", "plugin": null, "topic": "orders",
                     "partition": 3, "offset": 7, "message": "unreachable",

@@ -17,6 +17,7 @@ use crate::kafka::{ClientKind, Cluster, LeftOut, Topics, check_properties, sourc
 use crate::model::{Digest, GroupId, PluginName, RouteName, TopicName};
 use crate::pipeline::chain::Chain;
 use crate::pipeline::ports::{Step, Trouble, TroubleKind};
+use crate::pipeline::skip::Skip;
 use crate::pipeline::task::{Bounds, Stop, Task};
 use crate::plugin::Engine;
 use crate::policy::Partitioning;
@@ -239,6 +240,19 @@ impl RoutePlan {
         self.route == other.route && steps(self) == steps(other)
     }
 
+    /// Why a record is not to be passed by like this, if it is not: what it reads, it must not write.
+    pub(super) fn check_skip(&self, skip: &Skip) -> Result<(), String> {
+        let Some(topic) = &skip.dead_letter else { return Ok(()) };
+        let reads = |selector: &TopicSelector| match selector {
+            TopicSelector::Name(name) => name == topic,
+            TopicSelector::Pattern(pattern) => pattern.is_match(topic.as_str()),
+        };
+        match self.route.source.topics.iter().any(reads) {
+            true => Err(format!("the route reads {topic}: the record would come back to it")),
+            false => Ok(()),
+        }
+    }
+
     /// What the status board is told of it.
     pub fn facts(&self) -> RouteFacts {
         RouteFacts {
@@ -249,6 +263,7 @@ impl RoutePlan {
                 .map(|(plugin, sha256)| PluginStatus { plugin: plugin.clone(), sha256: *sha256 })
                 .collect(),
             workers: self.route.workers,
+            lag_alert: self.route.lag_alert,
         }
     }
 }

@@ -19,6 +19,7 @@ use super::board::StatusBoard;
 use super::change::{Action, Changes};
 use super::facts::Facts;
 use super::files::Files;
+use super::graph::Graph;
 use super::hazards::{Hazard, HazardCode, hazards};
 use super::plan::{Plan, Refused};
 use super::route::Clients;
@@ -74,6 +75,7 @@ pub struct Sources {
 pub struct Reloader {
     mailbox: Sender<Message>,
     facts: Arc<ArcSwap<Facts>>,
+    graph: Arc<ArcSwap<Graph>>,
 }
 
 /// How a reload is asked for.
@@ -103,10 +105,15 @@ impl Reloader {
         self.facts.load_full()
     }
 
+    /// What flows where in it.
+    pub fn graph(&self) -> Arc<Graph> {
+        self.graph.load_full()
+    }
+
     /// One that nobody attends to.
     #[cfg(test)]
     pub(crate) fn unattended(facts: Facts) -> Self {
-        Self { mailbox: channel().0, facts: Arc::new(ArcSwap::from_pointee(facts)) }
+        Self { mailbox: channel().0, facts: Arc::new(ArcSwap::from_pointee(facts)), graph: Arc::default() }
     }
 
     /// Has the first plan run, and watches for changes from then on.
@@ -119,6 +126,7 @@ impl Reloader {
     ) -> Self {
         let facts = Arc::new(plan.facts());
         let in_force = Arc::new(ArcSwap::new(Arc::clone(&facts)));
+        let graph = Arc::new(ArcSwap::from_pointee(Graph::of(&plan)));
         let nothing = Facts { hash: String::new(), process: facts.process.clone(), routes: Default::default() };
         let changes = Changes::between(&nothing, &facts);
         let generation =
@@ -136,6 +144,7 @@ impl Reloader {
             board,
             supervision,
             in_force: Arc::clone(&in_force),
+            graph: Arc::clone(&graph),
             running: Running { plan, facts, clients },
             files,
             retry_at: None,
@@ -146,7 +155,7 @@ impl Reloader {
         };
         let thread = std::thread::Builder::new().name("reload".into());
         thread.spawn(move || reloading.run()).expect("the process can start a thread");
-        Self { mailbox: own, facts: in_force }
+        Self { mailbox: own, facts: in_force, graph }
     }
 }
 
@@ -163,6 +172,7 @@ struct Reloading {
     board: Arc<StatusBoard>,
     supervision: Supervision,
     in_force: Arc<ArcSwap<Facts>>,
+    graph: Arc<ArcSwap<Graph>>,
     running: Running,
     files: Files,
     retry_at: Option<Instant>,
@@ -365,6 +375,7 @@ impl Reloading {
         let Running { plan, facts, clients } = &running;
         self.board.named(plan.settings.instance.clone());
         self.in_force.store(Arc::clone(facts));
+        self.graph.store(Arc::new(Graph::of(plan)));
         self.supervision.want(Wanted { plan: Arc::clone(plan), clients: Arc::clone(clients), generation });
         tracing::info!(generation, cause = cause.as_str(), ?took, "configuration applied: {changes}");
         if plan.settings.watch != self.running.plan.settings.watch {

@@ -7,7 +7,7 @@ use super::board::WorkerReport;
 use super::status::{HeldPartition, LastFault, Time, WorkerPhase};
 use crate::model::{Fault, FaultCode, Offset, PluginName, RouteName, TopicPartition};
 use crate::pipeline::ports::{Trouble, TroubleKind, Usage};
-use crate::pipeline::report::{Fate, Health, Phase, Report, Tally};
+use crate::pipeline::report::{Fate, Health, PartitionLag, Phase, Report, Tally};
 use crate::pipeline::task::Task;
 use crate::telemetry::{Repeats, RouteMetrics};
 
@@ -181,6 +181,19 @@ impl Report for WorkerNews {
 
     fn rebalanced(&mut self) {
         self.metrics.rebalanced();
+    }
+
+    fn lag(&mut self, lags: &[PartitionLag]) {
+        for lag in lags {
+            let metrics = self.metrics.partition(&lag.partition);
+            metrics.lag(lag.records, lag.oldest);
+            metrics.blocked(lag.blocked, lag.blocked_since);
+        }
+        self.status.lag(lags);
+    }
+
+    fn throttled(&mut self, time: Duration) {
+        self.metrics.throttled(time);
     }
 }
 

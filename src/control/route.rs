@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -18,6 +18,8 @@ use crate::kafka::{self, Cluster, Instance, LeftOut, Session, SessionOptions, To
 use crate::model::{Mutation, RouteName};
 use crate::pipeline::ports::{Broker, Event, Trouble, TroubleKind};
 use crate::pipeline::report::{Health, Phase, Report};
+use crate::pipeline::seek::Seek;
+use crate::pipeline::skip::Skip;
 use crate::pipeline::tap::Tap;
 use crate::pipeline::task::{Stop, Task};
 use crate::pipeline::worker::{Exit, Order, RouteWorker};
@@ -76,6 +78,8 @@ struct Force {
     plan: ArcSwap<RoutePlan>,
     left_out: Arc<ArcSwap<LeftOut>>,
     generation: AtomicU64,
+    /// Workers that start find it so.
+    paused: AtomicBool,
     /// `start` is resolved by whichever worker comes first, before any of them joins.
     start: Once,
     /// Set when the workers are to end.
@@ -103,18 +107,20 @@ impl Drop for AtEnd {
 }
 
 impl RunningRoute {
-    /// Starts the workers of a route. `ended` is called as the last thing that each worker does.
+    /// Starts the workers of a route; `paused`: they take up their partitions, and let them wait. `ended` is called as the last thing that each worker does.
     pub(super) fn start(
         plan: Arc<RoutePlan>,
         clients: &Arc<Clients>,
         shared: &Shared,
         generation: u64,
+        paused: bool,
         ended: impl Fn() + Send + Sync + 'static,
     ) -> Self {
         let force = Arc::new(Force {
             plan: ArcSwap::new(Arc::clone(&plan)),
             left_out: Arc::new(ArcSwap::new(Arc::clone(&plan.left_out))),
             generation: AtomicU64::new(generation),
+            paused: AtomicBool::new(paused),
             start: Once::default(),
             stop: Stop::default(),
             tap: shared.board.tap(&plan.route.name),
@@ -160,7 +166,7 @@ impl RunningRoute {
             clients: Arc::clone(&self.clients),
             number,
             news: WorkerNews::new(route.name.clone(), number, metrics, status),
-            paused: false,
+            paused: self.force.paused.load(Relaxed),
             tries: 0,
             yields: false,
         };
@@ -232,6 +238,27 @@ impl RunningRoute {
         }
         self.force.stop.by(Instant::now() + within);
         self.order(|| Order::Drain { leave, within });
+    }
+
+    /// Lets its partitions wait, or flow again. They stay where they are.
+    pub(super) fn pause(&self, paused: bool) {
+        self.force.paused.store(paused, Relaxed);
+        self.order(|| if paused { Order::Pause } else { Order::Resume });
+    }
+
+    /// Starts what has stopped, and tries again at once what waits.
+    pub(super) fn restart(&self) {
+        self.order(|| Order::Restart);
+    }
+
+    /// Passes a record by; the worker that owns its partition answers.
+    pub(super) fn skip(&self, skip: &Skip) {
+        self.order(|| Order::Skip(skip.clone()));
+    }
+
+    /// Moves the positions of its partitions; each worker that owns some answers.
+    pub(super) fn seek(&self, seek: &Seek) {
+        self.order(|| Order::Seek(seek.clone()));
     }
 
     /// Gives each worker an order.
@@ -379,6 +406,8 @@ impl Life {
                 }
                 Ok(Order::Pause) => self.paused = true,
                 Ok(Order::Resume) => self.paused = false,
+                // (unanswered: no partition is owned)
+                Ok(Order::Skip(_) | Order::Seek(_)) => {}
                 Ok(Order::Swap(task)) => {
                     self.task.chain.shutdown();
                     self.task = *task;

@@ -139,10 +139,42 @@ pub struct RouteStatus {
     pub plugins: Vec<PluginStatus>,
     /// Its workers.
     pub workers: Vec<WorkerStatus>,
+    /// How far behind it is, as far as this process owns its partitions.
+    pub lag: LagStatus,
     /// The last record at fault.
     pub last_fault: Option<LastFault>,
     /// What it has done since the process started.
     pub totals: TotalsSnapshot,
+}
+
+/// How far behind a route is: looked at every few seconds.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct LagStatus {
+    /// Records that are not committed, of all partitions owned here, up to the last stable offset.
+    pub records: u64,
+    /// The age of the oldest of them.
+    pub seconds: f64,
+    /// Whether it is above the route's `lag_alert`; none where there is no such.
+    pub alert: Option<bool>,
+    /// Partition by partition.
+    pub partitions: Vec<PartitionLagStatus>,
+}
+
+/// How far behind a partition is.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PartitionLagStatus {
+    /// Its topic.
+    pub topic: TopicName,
+    /// Its number.
+    pub partition: i32,
+    /// Records that are not committed, up to the last stable offset.
+    pub records: u64,
+    /// The age of the oldest of them.
+    pub seconds: f64,
+    /// Records that an open transaction upstream holds back.
+    pub blocked_records: u64,
+    /// Since how long.
+    pub blocked_seconds: f64,
 }
 
 /// The state of a route.

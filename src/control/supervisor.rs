@@ -4,7 +4,7 @@
 //! Its state is compared with what is wanted, whatever has come in between: a reload that finds the last one still
 //! under way (routes draining, restarts waiting for their turn) needs no case of its own.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant, SystemTime};
@@ -14,6 +14,8 @@ use super::plan::{Plan, RoutePlan};
 use super::route::{Clients, RunningRoute, Shared};
 use super::status::RouteState;
 use crate::model::RouteName;
+use crate::pipeline::seek::Seek;
+use crate::pipeline::skip::Skip;
 use crate::telemetry::Metrics;
 
 /// How long a route that is restarted with all the others may take to run again before the next one follows: one that
@@ -39,7 +41,36 @@ enum Message {
     Want(Wanted),
     /// A worker of the life of this number has ended.
     Ended(RouteName, u64),
+    Do(RouteName, Act, tokio::sync::oneshot::Sender<Result<(), Refusal>>),
     Drain(Duration, tokio::sync::oneshot::Sender<Vec<RouteName>>),
+}
+
+/// What somebody asks to be done with a route.
+#[derive(Debug)]
+pub enum Act {
+    /// Keep its partitions, and let them wait: until it is resumed, or the process ends.
+    Pause,
+    /// Go on.
+    Resume,
+    /// Start what has stopped, and try again at once what waits.
+    Restart,
+    /// Pass a record by.
+    Skip(Skip),
+    /// Move the positions of its partitions.
+    Seek(Seek),
+}
+
+/// Why it is not done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// There is no such route.
+    Unknown,
+    /// It does not run; what is to be done about that.
+    NotRunning(String),
+    /// It makes no sense.
+    Senseless(String),
+    /// The process is on its way out.
+    ShuttingDown,
 }
 
 /// Tells the supervisor what to do. Cheap to clone.
@@ -54,6 +85,22 @@ impl Supervision {
     pub fn want(&self, wanted: Wanted) {
         // (an error: the process is on its way out)
         let _ = self.0.send(Message::Want(wanted));
+    }
+
+    /// Has something done with a route. Answers once its workers are told.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub async fn act(&self, route: &RouteName, act: Act) -> Result<(), Refusal> {
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        let _ = self.0.send(Message::Do(route.clone(), act, answer));
+        answered.await.unwrap_or(Err(Refusal::ShuttingDown))
+    }
+
+    /// One that nobody attends to.
+    #[cfg(test)]
+    pub(crate) fn unattended() -> Self {
+        Self(channel().0)
     }
 
     /// Drains all routes at once, and wants nothing any more. Answers the names of those that had not ended within that
@@ -73,6 +120,8 @@ pub struct Supervisor {
     /// Keep the routes on the board that do not run: the disabled ones, and those that wait for their group to be left.
     idle: BTreeMap<RouteName, RouteReport>,
     wanted: Option<Wanted>,
+    /// Routes that were told to pause; they stay so across reloads.
+    paused: BTreeSet<RouteName>,
     /// Routes that wait for their turn to restart, when all of them do; and whose turn it is, until when at most.
     turns: VecDeque<RouteName>,
     turn: Option<(RouteName, Instant)>,
@@ -114,6 +163,7 @@ impl Supervisor {
             slots: BTreeMap::new(),
             idle: BTreeMap::new(),
             wanted: None,
+            paused: BTreeSet::new(),
             turns: VecDeque::new(),
             turn: None,
             lives: 0,
@@ -139,6 +189,10 @@ impl Supervisor {
             match self.mailbox.recv_timeout(wait) {
                 Ok(Message::Want(wanted)) => self.want(wanted),
                 Ok(Message::Ended(name, life)) => self.ended(&name, life),
+                Ok(Message::Do(name, act, answer)) => {
+                    // (an error: who asked waits no longer)
+                    let _ = answer.send(self.act(&name, &act));
+                }
                 Ok(Message::Drain(within, answer)) => {
                     let _ = answer.send(self.drain(within));
                     return;
@@ -154,6 +208,7 @@ impl Supervisor {
     fn want(&mut self, wanted: Wanted) {
         let Wanted { plan, clients, generation } = &wanted;
         self.turns.clear();
+        self.paused.retain(|name| plan.routes.contains_key(name));
         self.slots.retain(|_, slot| slot.revive_at.is_none());
         for (name, slot) in &mut self.slots {
             match plan.routes.get(name) {
@@ -181,7 +236,8 @@ impl Supervisor {
             let group = &route.route.source.group;
             let is_left = |slot: &Slot| slot.draining && slot.route.plan().route.source.group == *group;
             if !self.slots.contains_key(name) && !self.slots.values().any(is_left) {
-                let slot = start(&self.shared, &self.own, &mut self.lives, route, &clients, generation);
+                let paused = self.paused.contains(name);
+                let slot = start(&self.shared, &self.own, &mut self.lives, route, &clients, (generation, paused));
                 self.slots.insert(name.clone(), slot);
             }
         }
@@ -197,6 +253,7 @@ impl Supervisor {
                 group: route.source.group.clone(),
                 plugins: Vec::new(),
                 workers: route.workers,
+                lag_alert: route.lag_alert,
             };
             let report =
                 before.remove(&route.name).unwrap_or_else(|| self.shared.board.route(&route.name, facts.clone()));
@@ -204,6 +261,36 @@ impl Supervisor {
             report.phase(if route.enabled { RoutePhase::Workers } else { RoutePhase::Disabled });
             self.idle.insert(route.name.clone(), report);
         }
+    }
+
+    fn act(&mut self, name: &RouteName, act: &Act) -> Result<(), Refusal> {
+        let plan = &self.wanted.as_ref().ok_or(Refusal::ShuttingDown)?.plan;
+        let Some(planned) = plan.routes.get(name) else {
+            let disabled = plan.settings.routes.contains_key(name);
+            let help = "it is disabled: write `enabled: true` in the configuration";
+            return Err(if disabled { Refusal::NotRunning(help.to_owned()) } else { Refusal::Unknown });
+        };
+        // One that starts anew just now finds itself paused, or not, when it does.
+        match act {
+            Act::Pause => _ = self.paused.insert(name.clone()),
+            Act::Resume => _ = self.paused.remove(name),
+            Act::Restart => {}
+            Act::Skip(skip) => planned.check_skip(skip).map_err(Refusal::Senseless)?,
+            Act::Seek(_) if self.paused.contains(name) => {}
+            Act::Seek(_) => return Err(Refusal::Senseless("the route is not paused: pause it first".to_owned())),
+        }
+        let Some(slot) = self.slots.get_mut(name) else { return Ok(()) };
+        match act {
+            Act::Pause => slot.route.pause(true),
+            Act::Resume => slot.route.pause(false),
+            Act::Restart => slot.route.restart(),
+            Act::Skip(skip) => slot.route.skip(skip),
+            Act::Seek(seek) => slot.route.seek(seek),
+        }
+        if matches!(act, Act::Restart) && slot.revive_at.is_some() {
+            slot.revive_at = Some(Instant::now());
+        }
+        Ok(())
     }
 
     /// A worker has ended: a route without any is gone, or starts anew.
@@ -274,7 +361,7 @@ impl Supervisor {
         while !self.slots.is_empty() {
             match self.mailbox.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
                 Ok(Message::Ended(name, life)) => self.ended(&name, life),
-                Ok(Message::Want(_) | Message::Drain(..)) => {}
+                Ok(Message::Want(_) | Message::Drain(..) | Message::Do(..)) => {}
                 Err(_) => break,
             }
         }
@@ -295,7 +382,7 @@ fn start(
     lives: &mut u64,
     route: &Arc<RoutePlan>,
     clients: &Arc<Clients>,
-    generation: u64,
+    (generation, paused): (u64, bool),
 ) -> Slot {
     *lives += 1;
     let (name, life, own) = (route.route.name.clone(), *lives, own.clone());
@@ -303,7 +390,7 @@ fn start(
         // (an error: the process is on its way out)
         let _ = own.send(Message::Ended(name.clone(), life));
     };
-    let route = RunningRoute::start(Arc::clone(route), clients, shared, generation, ended);
+    let route = RunningRoute::start(Arc::clone(route), clients, shared, generation, paused, ended);
     Slot { route, life, draining: false, revive_at: None }
 }
 

@@ -184,6 +184,7 @@ pub(super) fn consumer(kafka: &Kafka, route: &Route, client_id: &str, instance: 
             ("isolation.level", "read_committed"),
             // Every reset is decided here, where it can be counted.
             ("auto.offset.reset", "error"),
+            // Never: a batch call takes the end's offset for that of a record, and after a pause goes on one behind it.
             ("enable.partition.eof", "false"),
             // What the watchdog looks at.
             ("statistics.interval.ms", &watchdog::look_every().as_millis().to_string()),

@@ -63,6 +63,11 @@ impl<C: ProducerClient> Committer<C> {
         self.producer.add_topic(name, wait)
     }
 
+    /// For how long brokers have made the producer wait since this was last asked.
+    pub(super) fn take_throttled(&self) -> Duration {
+        self.producer.take_throttled()
+    }
+
     /// What the producer complained about since this was last asked.
     pub(super) fn take_errors(&mut self) -> Vec<Error> {
         self.producer.take_errors()

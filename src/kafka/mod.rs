@@ -6,6 +6,7 @@ mod committer;
 mod convert;
 mod errors;
 mod limits;
+mod log_ends;
 mod mock;
 mod positions;
 mod producer;

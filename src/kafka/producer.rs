@@ -120,6 +120,11 @@ impl<C: ProducerClient> Producer<C> {
         live.client.take_errors()
     }
 
+    /// For how long brokers have made the client wait since this was last asked.
+    pub(super) fn take_throttled(&self) -> Duration {
+        self.live.as_ref().map_or(Duration::ZERO, |live| live.client.take_throttled())
+    }
+
     /// Whether something hinted, since this was last asked, that the cluster's topics have changed.
     pub(super) fn take_stale_topics(&mut self) -> bool {
         std::mem::take(&mut self.stale_topics)

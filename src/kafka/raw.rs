@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::fmt;
 use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -139,6 +140,7 @@ pub(super) struct Context {
     failures: Mutex<Failures>,
     rebalance: Option<Box<dyn Rebalance>>,
     statistics: Mutex<Option<String>>,
+    throttled_ms: AtomicU64,
     logged: Mutex<HashMap<String, Logged>>,
 }
 
@@ -179,6 +181,7 @@ impl Context {
             failures: Mutex::default(),
             rebalance,
             statistics: Mutex::default(),
+            throttled_ms: AtomicU64::new(0),
             logged: Mutex::default(),
         }
     }
@@ -189,6 +192,10 @@ impl Context {
     /// The client's latest statistics (JSON), if there were any since this was last asked.
     pub(super) fn take_statistics(&self) -> Option<String> {
         lock(&self.statistics).take()
+    }
+    /// For how long brokers have made the client wait since this was last asked.
+    pub(super) fn take_throttled(&self) -> Duration {
+        Duration::from_millis(self.throttled_ms.swap(0, Relaxed))
     }
     /// The delivery failures since this was last asked.
     pub(super) fn take_failures(&self) -> Failures {
@@ -235,6 +242,7 @@ impl Client {
             ffi::rd_kafka_conf_set_log_cb(conf.0, Some(on_log));
             ffi::rd_kafka_conf_set_error_cb(conf.0, Some(on_error));
             ffi::rd_kafka_conf_set_stats_cb(conf.0, Some(on_statistics));
+            ffi::rd_kafka_conf_set_throttle_cb(conf.0, Some(on_throttle));
             if context.rebalance.is_some() {
                 ffi::rd_kafka_conf_set_rebalance_cb(conf.0, Some(on_rebalance));
             }
@@ -414,6 +422,19 @@ impl Handle {
     pub(super) fn resume(&self, partitions: &PartitionList) -> Result<(), Error> {
         // SAFETY: see above; the list's error fields are written.
         Code::from(unsafe { ffi::rd_kafka_resume_partitions(self.ptr(), partitions.0) }).check()
+    }
+    /// For each partition the offset behind all that consuming has handed out or passed, marks of transactions included; a
+    /// negative number where that is nothing yet. Asks nobody.
+    pub(super) fn positions(
+        &self,
+        partitions: impl IntoIterator<Item = TopicPartition>,
+    ) -> Vec<(TopicPartition, Offset)> {
+        let list = PartitionList::of(partitions.into_iter().map(|partition| (partition, OFFSET_INVALID)));
+        // SAFETY: see above; offsets and errors of the list are written.
+        Code::from(unsafe { ffi::rd_kafka_position(self.ptr(), list.0) })
+            .check()
+            .and_then(|()| list.offsets())
+            .unwrap_or_default()
     }
     /// Who we are in the group now.
     pub(super) fn group_metadata(&self) -> Option<GroupMetadata> {
@@ -1113,6 +1134,20 @@ unsafe extern "C" fn on_statistics(_: *mut ffi::rd_kafka_t, json: *mut c_char, _
     }
     // It frees the text itself.
     0
+}
+
+unsafe extern "C" fn on_throttle(
+    _: *mut ffi::rd_kafka_t,
+    _: *const c_char,
+    _: i32,
+    millis: c_int,
+    opaque: *mut c_void,
+) {
+    // SAFETY: librdkafka calls this with what `Client::new` set.
+    if let Some(context) = unsafe { context(opaque) } {
+        // (it says 0 when it is over)
+        context.throttled_ms.fetch_add(u64::try_from(millis).unwrap_or(0), Relaxed);
+    }
 }
 
 unsafe extern "C" fn on_delivery(

@@ -62,13 +62,23 @@ impl<A> Drop for Asked<A> {
     }
 }
 
-/// Where logs end for a `read_committed` reader, of those partitions that could be asked.
+/// For whom a log ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reader {
+    /// At the last stable offset.
+    Committed,
+    /// At the high watermark.
+    Uncommitted,
+}
+
+/// Where logs end, of those partitions that could be asked.
 pub(super) struct Ends(pub(super) Vec<(TopicPartition, Offset)>);
 
 impl Ends {
     /// Asks the leaders of these partitions; they have so long to answer.
     pub(super) fn ask(
         client: &Arc<Client>,
+        reader: Reader,
         partitions: impl IntoIterator<Item = TopicPartition>,
         within: Duration,
     ) -> Option<Asked<Self>> {
@@ -78,8 +88,11 @@ impl Ends {
         unsafe {
             Asked::new(client, |queue| {
                 let options = Options::new(client, ffi::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTOFFSETS, within);
-                let committed = ffi::rd_kafka_IsolationLevel_t::RD_KAFKA_ISOLATION_LEVEL_READ_COMMITTED;
-                let refused = ffi::rd_kafka_AdminOptions_set_isolation_level(options.0, committed);
+                let level = match reader {
+                    Reader::Committed => ffi::rd_kafka_IsolationLevel_t::RD_KAFKA_ISOLATION_LEVEL_READ_COMMITTED,
+                    Reader::Uncommitted => ffi::rd_kafka_IsolationLevel_t::RD_KAFKA_ISOLATION_LEVEL_READ_UNCOMMITTED,
+                };
+                let refused = ffi::rd_kafka_AdminOptions_set_isolation_level(options.0, level);
                 // (null, which is fine to destroy: the question has this option)
                 ffi::rd_kafka_error_destroy(refused);
                 ffi::rd_kafka_ListOffsets(client.ptr(), list.ptr(), options.0, queue);

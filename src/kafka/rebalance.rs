@@ -34,7 +34,8 @@ struct State {
 /// What a rebalance did.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Change {
-    Assigned(Vec<TopicPartition>),
+    /// With the offset that the group has committed, where it has.
+    Assigned(Vec<(TopicPartition, Option<Offset>)>),
     Revoked(Vec<TopicPartition>),
     Failed(Code),
 }
@@ -105,8 +106,13 @@ impl Assignment {
             0 => Ok(Vec::new()),
             _ => consumer.committed(partitions.iter().cloned(), COMMITTED_WITHIN),
         };
+        let mut assigned: Vec<_> = partitions.iter().map(|partition| (partition.clone(), None)).collect();
         let (positions, unresolved) = match found {
             Ok(committed) => {
+                assigned = committed
+                    .iter()
+                    .map(|found| (found.at.clone(), Some(found.offset).filter(|at| *at >= 0)))
+                    .collect();
                 let noted = committed.iter().filter(|found| !found.note.is_empty());
                 lock(&self.0).notes.extend(noted.map(|found| (found.at.clone(), found.note.clone())));
                 let or_beginning = |found: Committed| {
@@ -130,7 +136,7 @@ impl Assignment {
                 state.owned.extend(partitions.iter().cloned());
                 state.unresolved.extend(unresolved);
                 // An empty one, too, says that the group has let us in.
-                state.changes.push(Change::Assigned(partitions));
+                state.changes.push(Change::Assigned(assigned));
             }
             Err(error) => state.changes.push(Change::Failed(error.code)),
         }

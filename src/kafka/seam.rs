@@ -99,6 +99,11 @@ pub trait ProducerClient: Clone {
 
     /// What was not delivered since this was last asked.
     fn take_failures(&self) -> Failures;
+
+    /// For how long brokers have made it wait since this was last asked.
+    fn take_throttled(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// A member of a group, as far as offsets are concerned.
@@ -174,6 +179,9 @@ impl ProducerClient for Arc<Client> {
     }
     fn take_failures(&self) -> Failures {
         self.context().take_failures()
+    }
+    fn take_throttled(&self) -> Duration {
+        self.context().take_throttled()
     }
 }
 

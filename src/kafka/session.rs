@@ -14,11 +14,13 @@ use crate::config::share::Share;
 use crate::config::times::Times;
 use crate::model::{Mutation, OffsetMap, TopicName, TopicPartition};
 use crate::pipeline::ports::{Broker, Event, Outcome, Outputs, TopicError, TopicInfo, Trouble, TroubleKind};
+use crate::pipeline::seek::{SeekTo, Sought};
 
 use super::client_options;
 use super::committer::{Committer, CommitterOptions};
 use super::convert;
 use super::errors::{About, is_all_down, passing, says_away, trouble};
+use super::log_ends::LogEnds;
 use super::positions::configuration;
 use super::raw::{
     Client, ConsumerQueue, Context, Error, Handle, Kind, Known, Message, OFFSET_BEGINNING, OFFSET_INVALID,
@@ -111,6 +113,9 @@ pub struct Session {
     to_resolve: BTreeMap<TopicPartition, (Instant, String)>,
     told: HashMap<String, Instant>,
     watchdog: Watchdog,
+    log_ends: LogEnds,
+    /// To be told at the next poll.
+    pending: Vec<Event>,
     /// Nothing more is to be done: closed, or of no more use.
     broken: bool,
     closed: bool,
@@ -173,6 +178,8 @@ impl Session {
             to_resolve: BTreeMap::new(),
             told: HashMap::new(),
             watchdog: Watchdog::default(),
+            log_ends: LogEnds::default(),
+            pending: Vec::new(),
             broken: false,
             closed: false,
         };
@@ -260,9 +267,12 @@ impl Session {
         let mut revoked = BTreeSet::new();
         for change in self.assignment.take_changes() {
             match change {
-                Change::Assigned(partitions) => {
+                Change::Assigned(assigned) => {
+                    let partitions: Vec<_> = assigned.iter().map(|(partition, _)| partition.clone()).collect();
                     self.compare_topic_ids(&partitions, events);
                     events.push(Event::Assigned(partitions));
+                    let committed = assigned.into_iter().filter_map(|(partition, offset)| Some((partition, offset?)));
+                    events.extend(committed.map(|(partition, offset)| Event::Reached { partition, offset }));
                 }
                 Change::Revoked(partitions) => {
                     self.to_resolve.retain(|partition, _| !partitions.contains(partition));
@@ -478,6 +488,15 @@ impl Session {
         }
     }
 
+    /// How far logs go, now and then; and up to where all was handed out, which passes marks of transactions, too.
+    fn look_at_ends(&mut self, events: &mut Vec<Event>) {
+        let Some(ends) = self.log_ends.look(self.queue.client(), || self.assignment.owned()) else { return };
+        let positions = self.consumer().positions(ends.iter().map(|(partition, _)| partition.clone()));
+        let known = positions.into_iter().filter(|(_, offset)| *offset >= 0);
+        events.extend(known.map(|(partition, offset)| Event::Reached { partition, offset }));
+        events.push(Event::Logs(ends));
+    }
+
     /// A client that has gone deaf is given up.
     fn watch(&mut self, events: &mut Vec<Event>) {
         let (assignment, to_resolve) = (&self.assignment, &self.to_resolve);
@@ -500,6 +519,7 @@ fn is_fatal(error: &Error) -> bool {
 
 impl Broker for Session {
     fn poll(&mut self, wait: Duration, records: usize, events: &mut Vec<Event>) {
+        events.append(&mut self.pending);
         if self.broken {
             return;
         }
@@ -514,6 +534,11 @@ impl Broker for Session {
         self.resolve(events);
         self.serve_errors(events);
         self.watch(events);
+        self.look_at_ends(events);
+        let throttled = self.queue.client().context().take_throttled() + self.committer.take_throttled();
+        if !throttled.is_zero() {
+            events.push(Event::Throttled(throttled));
+        }
     }
 
     fn pause(&mut self, partitions: &[TopicPartition]) {
@@ -532,6 +557,47 @@ impl Broker for Session {
         {
             tracing::warn!(route = %self.route.name, code = error.code.name(), "cannot resume: {}", error.message);
         }
+    }
+
+    fn seek(&mut self, partitions: &[TopicPartition], to: SeekTo, dry_run: bool) -> Result<Vec<Sought>, Trouble> {
+        let group = self.route.source.group.clone();
+        let failed = |error: Error| trouble(&error, About::Group(&group));
+        let mut sought = Vec::new();
+        for found in self.consumer().committed(partitions.iter().cloned(), TOPIC_WITHIN).map_err(failed)? {
+            let (low, high) = self.consumer().watermarks(&found.at, TOPIC_WITHIN).map_err(failed)?;
+            let to = match to {
+                SeekTo::Earliest => low,
+                SeekTo::Latest => high,
+                SeekTo::Offset(offset) => offset.clamp(low, high),
+                SeekTo::Time(time) => {
+                    let times = [(found.at.clone(), time)];
+                    let first = self.consumer().offsets_for_times(times, TOPIC_WITHIN).map_err(failed)?;
+                    first
+                        .first()
+                        .map(|(_, offset)| *offset)
+                        .filter(|offset| *offset >= 0)
+                        .map_or(high, |at| at.min(high))
+                }
+            };
+            let from = Some(found.offset).filter(|offset| *offset >= 0);
+            sought.push(Sought { partition: found.at, from, to, low, high });
+        }
+        if dry_run {
+            return Ok(sought);
+        }
+        let offsets: OffsetMap = sought.iter().map(|moved| (moved.partition.clone(), moved.to)).collect();
+        let offsets = with_ids(&offsets, &self.topic_ids);
+        self.consumer().commit_offsets(&offsets, self.times.offsets).map_err(failed)?;
+        for moved in &sought {
+            let one = std::slice::from_ref(&moved.partition);
+            self.to_resolve.remove(&moved.partition);
+            self.resume(one);
+            // (an eager protocol cannot move one: the next session takes up what is committed)
+            let ended = self.restart(&moved.partition, moved.to).map_err(failed)?;
+            self.pending.extend(ended);
+            self.pause(one);
+        }
+        Ok(sought)
     }
 
     fn topic(&mut self, name: &TopicName) -> Result<TopicInfo, TopicError> {

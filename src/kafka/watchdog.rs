@@ -16,7 +16,7 @@ use crate::model::{Mutation, Offset, TopicName, TopicPartition};
 use crate::pipeline::ports::{Trouble, TroubleKind};
 
 use super::raw::Client;
-use super::raw_admin::{Asked, Ends};
+use super::raw_admin::{Asked, Ends, Reader};
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(20);
@@ -54,7 +54,8 @@ impl Watchdog {
             let drained = std::mem::take(&mut self.drained);
             let flowing = positions(&statistics).into_iter().filter(|(at, position)| flows(at, *position));
             let ask = self.watched.look(flowing, drained);
-            self.asked = if ask.is_empty() { None } else { Ends::ask(client, ask, look_every() / 2) };
+            self.asked =
+                if ask.is_empty() { None } else { Ends::ask(client, Reader::Committed, ask, look_every() / 2) };
         }
         let answer = self.asked.as_ref()?.answer(Duration::ZERO)?;
         self.asked = None;

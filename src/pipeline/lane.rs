@@ -5,7 +5,9 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::report::HeldPartition;
+use super::lag::{Front, LagWatch};
+use super::ports::LogEnd;
+use super::report::{HeldPartition, PartitionLag};
 use super::unit::{After, Attempts};
 use crate::model::{Offset, SourceBatch, TopicPartition, clock};
 
@@ -30,6 +32,7 @@ pub(super) struct Lane {
     stops: (Offset, u32),
     /// Whether the broker was told to pause it.
     pub(super) paused: bool,
+    lag: LagWatch,
 }
 
 /// A batch of which some records may be done already.
@@ -64,6 +67,7 @@ impl Lane {
             isolate_before: 0,
             stops: (0, 0),
             paused: false,
+            lag: LagWatch::default(),
         }
     }
 
@@ -72,13 +76,38 @@ impl Lane {
         let bytes = (0..batch.len()).map(|index| batch.size(index)).sum();
         let records = batch.len();
         self.bytes += bytes + records * RECORD;
+        self.lag.reached(batch.offset(records - 1) + 1);
         self.held.push_back(Held { batch, from: 0 });
         (records, bytes)
+    }
+
+    /// All before `offset` is done or held.
+    pub(super) fn reached(&mut self, offset: Offset) {
+        self.lag.reached(offset);
+    }
+
+    /// It goes on at `offset`, wherever it was.
+    pub(super) fn moved(&mut self, offset: Offset) {
+        self.lag.moved(offset);
+    }
+
+    /// How far behind it is, its log going as far as this; none while it is not known where it stands.
+    pub(super) fn lag(&mut self, end: LogEnd, now: SystemTime) -> Option<PartitionLag> {
+        let front = self
+            .held
+            .front()
+            .map(|held| Front { offset: held.batch.offset(held.from), timestamp: held.batch.timestamp(held.from) });
+        self.lag.look(&self.partition, front, end, now)
     }
 
     /// Batches that are not done, with the records to do, in order.
     pub(super) fn work(&self) -> impl Iterator<Item = (&Arc<dyn SourceBatch>, Range<usize>)> {
         self.held.iter().map(|held| (&held.batch, held.from..held.batch.len()))
+    }
+
+    /// The first record that is not done, by its index in its batch.
+    pub(super) fn next_record(&self) -> Option<(Arc<dyn SourceBatch>, usize)> {
+        self.held.front().map(|held| (Arc::clone(&held.batch), held.from))
     }
 
     pub(super) fn has_work(&self) -> bool {

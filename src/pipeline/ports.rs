@@ -4,6 +4,7 @@ use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::seek::{SeekTo, Sought};
 use super::task::Stop;
 use crate::model::{
     Digest, FaultCode, Item, Items, Offset, OffsetMap, PluginName, SourceBatch, TopicName, TopicPartition,
@@ -118,6 +119,16 @@ pub trait Broker {
     /// revoked since. To be called between polls, with back-off, until it answers something else.
     fn settle(&mut self, offsets: &OffsetMap) -> Outcome;
 
+    /// Moves these assigned partitions, of which nothing is held, to another position, commits that, and leaves them paused
+    /// as they were; or only says what it would mean.
+    ///
+    /// # Errors
+    /// [`Trouble`]: nothing is committed, or the broker could not say so.
+    fn seek(&mut self, _partitions: &[TopicPartition], _to: SeekTo, _dry_run: bool) -> Result<Vec<Sought>, Trouble> {
+        let message = "this session cannot move positions".to_owned();
+        Err(Trouble { code: "_NOT_IMPLEMENTED".into(), message, kind: TroubleKind::Denied })
+    }
+
     /// Ends the membership in good order within `deadline`. `leave`: leaves the group even if the membership is static.
     fn close(&mut self, leave: bool, deadline: Duration);
 }
@@ -150,12 +161,35 @@ pub enum Event {
         /// For people: the offset asked for, what the log holds.
         message: String,
     },
+    /// All records of this partition before `offset` are done or have been handed out: it is where the group had committed
+    /// when the partition became ours, or behind what `poll` has passed since, marks of transactions included.
+    Reached {
+        /// Which partition.
+        partition: TopicPartition,
+        /// Up to where.
+        offset: Offset,
+    },
+    /// How far the logs of assigned partitions go, as it was looked at just now. Comes every few seconds, as long as
+    /// brokers answer, for partitions that are paused, too.
+    Logs(Vec<(TopicPartition, LogEnd)>),
+    /// A broker has made the clients wait, so long since this was last told.
+    Throttled(Duration),
     /// The broker or the coordinator is in trouble; the client goes on trying by itself.
     Trouble(Trouble),
     /// The same, and no broker at all can be reached.
     Away(Trouble),
     /// The session cannot go on: it must be closed, and a new one made after a back-off.
     Broken(Trouble),
+}
+
+/// How far a log goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogEnd {
+    /// The last stable offset: what committed readers may read ends here.
+    pub stable: Offset,
+    /// The high watermark, which is further where a transaction is open upstream. Looked at before `stable`, so that
+    /// records that come in between do not look like ones that are held back.
+    pub high: Offset,
 }
 
 /// What became of a transaction (or of a commit, in the other delivery modes).

@@ -28,6 +28,10 @@ pub trait Report {
     fn lost(&mut self, at: &TopicPartition, records: u64, why: &str);
     /// The group has rebalanced: partitions came or went.
     fn rebalanced(&mut self);
+    /// How far behind these partitions are; comes every few seconds.
+    fn lag(&mut self, _lags: &[PartitionLag]) {}
+    /// A broker has made the clients wait so long.
+    fn throttled(&mut self, _time: Duration) {}
 }
 
 /// What was decided about a record at fault.
@@ -98,6 +102,21 @@ pub struct HeldPartition {
     pub stopped: bool,
     /// When it tries again.
     pub next_attempt: SystemTime,
+}
+
+/// How far behind a partition is, as it was last looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionLag {
+    /// Which.
+    pub partition: TopicPartition,
+    /// Offsets between what is committed and the last stable one; 0 where nothing but marks of transactions lies there.
+    pub records: u64,
+    /// The time of the oldest record that is not committed; none at the end.
+    pub oldest: Option<SystemTime>,
+    /// Offsets that an open transaction upstream holds back.
+    pub blocked: u64,
+    /// Since when.
+    pub blocked_since: Option<SystemTime>,
 }
 
 /// What one committed transaction counted. Vectors hold one entry a name that occurred.

@@ -8,16 +8,18 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::chain::Budget;
+use super::chain::{Budget, Processed};
 use super::dead_letter::Origin;
 use super::destinations::Destinations;
 use super::lane::Lane;
-use super::ports::{Broker, Event, Outcome, Trouble, TroubleKind};
+use super::ports::{Broker, Event, LogEnd, Outcome, Trouble, TroubleKind};
 use super::report::{Health, Phase, Report};
+use super::seek::Seek;
+use super::skip::{Found, Skip};
 use super::task::{Bounds, Task};
 use super::unit::{After, Bench, Round, Unit};
 use crate::config::times::CLOSE;
-use crate::model::{Digest, Fault, FaultCode, Mutation, PluginName, RouteName, TopicPartition, clock};
+use crate::model::{Digest, Fault, FaultCode, Items, Mutation, PluginName, RouteName, TopicPartition, clock};
 
 /// Longest a poll waits, so that orders from outside are taken soon.
 const POLL_LONGEST: Duration = Duration::from_millis(100);
@@ -49,8 +51,12 @@ pub enum Order {
     Pause,
     /// Go on.
     Resume,
-    /// Start the partitions that have stopped.
+    /// Start the partitions that have stopped, and try again what waits.
     Restart,
+    /// Pass one record by.
+    Skip(Skip),
+    /// Move the positions of all partitions.
+    Seek(Seek),
     /// Finish, and end the membership within this time; `leave` even where it is static.
     Drain {
         /// Leave the group even where the membership is static.
@@ -87,6 +93,9 @@ pub struct RouteWorker<'a, B: Broker> {
     trouble: Option<Backoff>,
     /// All brokers were away when the client last said so; nothing has come of them since.
     away: Option<(Trouble, Instant)>,
+    /// Records that are to be passed by; and the one that the only round there is passes by.
+    skips: VecDeque<Skip>,
+    passing: Option<Skip>,
     /// As much is held as may be, and little of it is done yet.
     full: bool,
     next_task: Option<Box<Task>>,
@@ -135,6 +144,8 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
             unknown: false,
             trouble: None,
             away: None,
+            skips: VecDeque::new(),
+            passing: None,
             full: false,
             next_task: None,
             joined: false,
@@ -158,6 +169,8 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
         if let Some((leave, within)) = self.take_orders() {
             return self.drain(leave, within);
         }
+        // (before a partition is woken to try its record again)
+        self.take_skip();
         self.lanes.values_mut().for_each(|lane| {
             lane.wake(false);
         });
@@ -203,9 +216,9 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
                 Ok(Order::Bound(bounds)) => self.next_task.as_deref_mut().unwrap_or(self.task).bounds = bounds,
                 Ok(Order::Pause) => *self.paused = true,
                 Ok(Order::Resume) => *self.paused = false,
-                Ok(Order::Restart) => self.lanes.values_mut().for_each(|lane| {
-                    lane.wake(true);
-                }),
+                Ok(Order::Restart) => self.restart(),
+                Ok(Order::Skip(skip)) => self.skips.push_back(skip),
+                Ok(Order::Seek(seek)) => self.seek(&seek),
                 Ok(Order::Drain { leave, within }) => return Some((leave, within)),
                 Err(TryRecvError::Empty) => return None,
                 Err(TryRecvError::Disconnected) => return Some((false, Duration::from_secs(5))),
@@ -213,7 +226,17 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
         }
     }
 
+    fn restart(&mut self) {
+        self.lanes.values_mut().for_each(|lane| {
+            lane.wake(true);
+        });
+        if let Some(backoff) = &mut self.trouble {
+            (backoff.tries, backoff.until) = (0, clock::now());
+        }
+    }
+
     fn swap(&mut self, task: Task) {
+        self.passing = None;
         // What the old task made of records is not committed, so the new one makes it anew from the records held: every
         // transaction is all-old or all-new.
         self.rounds.clear();
@@ -293,6 +316,7 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
                     return Ok((0, 0));
                 }
                 self.lanes.retain(|partition, _| !partitions.contains(partition));
+                self.passing.take_if(|skip| partitions.contains(&skip.at));
                 self.rounds.iter_mut().for_each(|round| round.drop_partitions(&partitions));
                 let unknown = self.unknown;
                 let mut place = 0;
@@ -309,7 +333,17 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
             Event::OffsetReset { partition, to, lost, message } => {
                 // What is held was read before the gap; it is committed already or will be read no more.
                 self.report.lost(&partition, lost, &format!("{message}; goes on at offset {to}"));
+                if let Some(lane) = self.lanes.get_mut(&partition) {
+                    lane.moved(to);
+                }
             }
+            Event::Reached { partition, offset } => {
+                if let Some(lane) = self.lanes.get_mut(&partition) {
+                    lane.reached(offset);
+                }
+            }
+            Event::Logs(ends) => self.tell_lag(&ends),
+            Event::Throttled(time) => self.report.throttled(time),
             Event::Trouble(trouble) => self.report.trouble(&trouble),
             Event::Away(trouble) => {
                 self.report.trouble(&trouble);
@@ -434,6 +468,57 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
         }
     }
 
+    /// Passes the next record by that is to be, in a round of its own.
+    fn take_skip(&mut self) {
+        if !self.rounds.is_empty() {
+            return;
+        }
+        if let Some(skip) = self.passing.take() {
+            skip.answer(Err("it was not committed: the status says what stands in the way".to_owned()));
+        }
+        let Some(skip) = self.skips.pop_front() else { return };
+        let Some(lane) = self.lanes.get(&skip.at) else { return };
+        let attempts = lane.attempts;
+        let (policy, found) = (skip.policy(), skip.find(lane, *self.paused));
+        let unit = found.and_then(|Found { batch, index, fault }| {
+            let range = index..index + 1;
+            let items = Items { source: batch, list: Vec::new(), chunks: Vec::new() };
+            let processed = Processed { items, faults: vec![(index as u32, fault)], filtered: Vec::new(), halt: None };
+            let mut bench = Bench { policy: &policy, ..self.bench() };
+            Unit::build(processed, range, attempts, &mut bench).map_err(|trouble| trouble.message)
+        });
+        match unit {
+            Ok(unit) => {
+                self.rounds.push_back(Round { units: vec![unit], since: Some(clock::now()) });
+                self.passing = Some(skip);
+            }
+            Err(why) => skip.answer(Err(why)),
+        }
+    }
+
+    /// Moves all partitions, of which nothing may be in work.
+    fn seek(&mut self, seek: &Seek) {
+        if self.lanes.is_empty() {
+            return;
+        }
+        if !*self.paused || !self.rounds.is_empty() {
+            return seek.answer(Err("the route is not paused: pause it first".to_owned()));
+        }
+        // (a position is moved behind the client's back of what it has fetched: it must be told to fetch none)
+        self.sync_pauses();
+        let partitions: Vec<_> = self.lanes.keys().cloned().collect();
+        let sought = self.broker.seek(&partitions, seek.to, seek.dry_run);
+        if let (Ok(sought), false) = (&sought, seek.dry_run) {
+            for moved in sought {
+                let mut lane = Lane::new(moved.partition.clone());
+                lane.moved(moved.to);
+                lane.paused = true;
+                self.lanes.insert(moved.partition.clone(), lane);
+            }
+        }
+        seek.answer(sought.map_err(|trouble| trouble.message));
+    }
+
     // ---- transactions -----------------------------------------------------------------
 
     /// Gives the first round to the broker.
@@ -479,6 +564,12 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
                 lane.advance(unit.next_offset());
                 lane.follow(unit.after);
             }
+        }
+        if let Some(skip) = self.passing.take() {
+            if let Some(lane) = self.lanes.get_mut(&skip.at) {
+                lane.wake(true);
+            }
+            skip.answer(Ok(()));
         }
     }
 
@@ -597,7 +688,8 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
 
     fn tell_health(&mut self) {
         let phase = match &self.trouble {
-            _ if *self.paused => Phase::Paused,
+            // (what was in work when it was told to is committed first)
+            _ if *self.paused && self.rounds.is_empty() => Phase::Paused,
             Some(Backoff { trouble, tries, until }) if *tries > 1 => {
                 let next_attempt = SystemTime::now() + until.saturating_duration_since(clock::now());
                 let trouble = trouble.clone();
@@ -618,6 +710,13 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
         if changed {
             self.tell(phase);
         }
+    }
+
+    fn tell_lag(&mut self, ends: &[(TopicPartition, LogEnd)]) {
+        let now = SystemTime::now();
+        let of = |(partition, end): &(TopicPartition, LogEnd)| self.lanes.get_mut(partition)?.lag(*end, now);
+        let lags: Vec<_> = ends.iter().filter_map(of).collect();
+        self.report.lag(&lags);
     }
 
     fn same_lanes(&self, told: &Health) -> bool {

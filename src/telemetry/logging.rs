@@ -85,6 +85,33 @@ impl LogHandle {
         Ok(Self { filter: handle, json, fixed: options.filter.is_some() })
     }
 
+    /// Logs by these directives from now on, until the next [`LogHandle::set`].
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn direct(&self, directives: &str) -> Result<(), String> {
+        let filter = match directives.trim().parse() {
+            Ok(level) => filter(level),
+            Err(_) => EnvFilter::builder().parse(directives).map_err(|error| error.to_string())?,
+        };
+        let _ = self.filter.reload(filter);
+        Ok(())
+    }
+
+    /// By which directives it logs.
+    pub fn directives(&self) -> String {
+        self.filter.with_current(ToString::to_string).unwrap_or_default()
+    }
+
+    /// One that nobody writes by.
+    #[cfg(test)]
+    pub(crate) fn detached() -> Self {
+        let (layer, handle) = reload::Layer::new(filter(Level::INFO));
+        // (the handle only works while there is a layer)
+        std::mem::forget(layer);
+        Self { filter: handle, json: Arc::default(), fixed: false }
+    }
+
     /// Takes up another level (unless directives were given, which stay) and format.
     pub fn set(&self, level: Level, format: LogFormat) {
         if !self.fixed {

@@ -207,8 +207,8 @@ impl RouteGauges {
     }
 
     /// Whether lag is above the route's `lag_alert`; not shown for a route that has none.
-    pub fn lag_alert(&self, above: bool) {
-        self.lag_alert.set(f64::from(u8::from(above)));
+    pub fn lag_alert(&self, above: Option<bool>) {
+        self.lag_alert.set(above.map_or(f64::NAN, |above| f64::from(u8::from(above))));
     }
 }
 
@@ -578,7 +578,7 @@ mod tests {
         let gauges = metrics.route_gauges(&name, &["running", "failed"]);
         gauges.state("running");
         gauges.partitions(1, 0, 0);
-        gauges.lag_alert(false);
+        gauges.lag_alert(Some(false));
         let mut route = metrics.route(&name);
         route.follow([&topic], [&plugin], [&DestinationName::new("d").unwrap()]);
         route.consumed(&topic, 2, 20);

@@ -6,6 +6,8 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
 use millrace::model::{
     Digest, FaultCode, Field, Item, Items, Offset, OffsetMap, PluginName, RouteName, Span, TopicName, TopicPartition,
 };
@@ -283,4 +285,40 @@ routes:
     cluster.stop(1);
     pace(Duration::from_secs(2));
     ends(daemon, "idle");
+}
+
+#[test]
+fn the_process_ends_in_good_order_while_its_group_rebalances_and_while_a_reload_is_under_way() {
+    let kafka = shared();
+    let [source, target] = ["ends", "ends-out"].map(unique);
+    kafka.create_topic(&source, 4, &[]);
+    kafka.create_topic(&target, 1, &[]);
+    let yaml = format!(
+        "routes:
+  r:
+    source: {{ topics: [{source}], start: earliest }}
+    destinations: [{{ topic: {target} }}]
+    transaction: {{ interval: 20ms }}
+"
+    );
+    let config = Config::new(&kafka.bootstrap, &[], &yaml);
+    let load = Load::start(kafka, &source, 4, 300);
+    let rebalances =
+        |daemon: &Daemon| daemon.metric("millrace_rebalances_total", &[("route", "r")]).unwrap_or_default();
+    let mut first = Daemon::start(config.path());
+    first.await_consumed("r", 1, PATIENCE);
+    let before = rebalances(&first);
+    let mut second = Daemon::start(config.path());
+    wait_until(PATIENCE, "the first gives partitions away", || rebalances(&first) > before);
+    assert_eq!(first.sigterm_and_wait(Duration::from_secs(15)), Some(0), "while the group rebalances");
+    assert!(first.log().contains("drained"), "{}", first.log());
+    second.await_consumed("r", 1, PATIENCE);
+    // (it restarts the route: that drains, and is not to come back)
+    config.edit(|yaml| yaml.replace("start: earliest", "start: earliest, on_offset_lost: latest"));
+    second.signal(Signal::HUP);
+    assert_eq!(second.sigterm_and_wait(Duration::from_secs(15)), Some(0), "while a reload is under way");
+    assert!(second.log().contains("drained"), "{}", second.log());
+    let _third = Daemon::start(config.path());
+    let sent = load.stop();
+    sent.assert_whole(&kafka.await_records(&target, sent.count, PATIENCE), "after two ends");
 }

@@ -60,7 +60,24 @@ fn help_says_what_there_is() {
     settings.set_prepend_module_to_snapshot(false);
     settings.set_omit_expression(true);
     let _bound = settings.bind_to_scope();
-    for verb in ["", "run", "check", "plan", "reload", "demo", "plugin", "dlq", "replay", "completions"] {
+    for verb in [
+        "",
+        "run",
+        "check",
+        "plan",
+        "reload",
+        "status",
+        "pause",
+        "resume",
+        "restart",
+        "skip",
+        "seek",
+        "demo",
+        "plugin",
+        "dlq",
+        "replay",
+        "completions",
+    ] {
         let arguments: Vec<&str> = [verb, "--help"].into_iter().filter(|word| !word.is_empty()).collect();
         // Where the text wraps depends on the terminal; here there is none.
         let output = millrace(&arguments).env_remove("COLUMNS").output().expect("the millrace binary runs");
@@ -198,7 +215,7 @@ fn the_daemon_waits_for_a_broker_that_is_not_there_and_drains_in_time_when_it_is
     cluster.restart(1);
     daemon.await_consumed("r", 1, PATIENCE);
     assert_eq!(daemon.await_state("r", "running", PATIENCE), "");
-    assert_eq!(cluster.kcat_consume("out", Isolation::ReadCommitted)[0].text(), "before");
+    assert_eq!(cluster.await_records("out", 1, PATIENCE)[0].text(), "before");
     cluster.kill(1);
     assert_eq!(daemon.sigterm_and_wait(Duration::from_secs(15)), Some(0));
 }

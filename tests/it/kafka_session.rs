@@ -218,6 +218,9 @@ fn names(events: &[Event]) -> String {
         Event::Revoked(partitions) => format!("revoked {partitions:?}"),
         Event::OffsetLost { message, .. } => format!("offset lost: {message}"),
         Event::OffsetReset { message, .. } => format!("offset reset: {message}"),
+        Event::Reached { partition, offset } => format!("{partition} reached {offset}"),
+        Event::Logs(ends) => format!("logs end at {ends:?}"),
+        Event::Throttled(time) => format!("throttled for {time:?}"),
         Event::Trouble(trouble) | Event::Away(trouble) => format!("trouble: {trouble:?}"),
         Event::Broken(trouble) => format!("broken: {trouble:?}"),
     };

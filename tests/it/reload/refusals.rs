@@ -471,7 +471,7 @@ routes: {{ r: {{ source: {{ topics: [a], start: earliest }}, destinations: [{{ t
 }
 
 fn ask(address: SocketAddr, method: &str, path: &str, token: &str) -> Option<Response> {
-    http_with(address, method, path, &[("Authorization", &format!("Bearer {token}"))])
+    http_with(address, method, path, &[("Authorization", &format!("Bearer {token}"))], "")
 }
 
 #[test]
@@ -505,13 +505,13 @@ fn the_admin_endpoint_moves_to_the_address_it_is_given_and_stays_where_that_one_
         lonely.write(&format!("admin: {{ listen: \"{listen}\", token: t }}"));
         ask(from, "POST", RELOAD, "t").unwrap_or_else(|| panic!("{from} → {listen}: no answer"))
     };
-    let looked_at = |path: &str| http_with(second, "GET", path, &[]).map(|answer| answer.status);
+    let looked_at = |path: &str| http_with(second, "GET", path, &[], "").map(|answer| answer.status);
 
     // The port that it was given where it asked for any.
     assert_eq!(move_to(first, &first.to_string()).json()["outcome"], "applied");
     assert_eq!(move_to(first, &second.to_string()).json()["outcome"], "applied");
     assert_eq!(looked_at("/api/v1/status"), Some(200));
-    assert!(http_with(first, "GET", "/livez", &[]).is_none(), "nobody listens at the old address");
+    assert!(http_with(first, "GET", "/livez", &[], "").is_none(), "nobody listens at the old address");
     // All addresses of the machine, with the port that this process itself has, and back.
     assert_eq!(move_to(second, &format!("0.0.0.0:{port}")).json()["outcome"], "applied");
     assert_eq!((looked_at("/livez"), looked_at("/api/v1/status")), (Some(200), Some(401)));
@@ -539,9 +539,9 @@ fn the_admin_endpoint_moves_to_the_address_it_is_given_and_stays_where_that_one_
     assert_eq!((answer.status, looked_at("/livez")), (422, Some(200)), "{}", answer.body);
     drop(other);
     wait_until(SOON, "the address is free, and taken without a word from anybody", || {
-        http_with(taken, "GET", "/livez", &[]).is_some_and(|answer| answer.status == 200)
+        http_with(taken, "GET", "/livez", &[], "").is_some_and(|answer| answer.status == 200)
     });
-    assert!(http_with(second, "GET", "/livez", &[]).is_none(), "nobody listens at the old address");
+    assert!(http_with(second, "GET", "/livez", &[], "").is_none(), "nobody listens at the old address");
 }
 
 #[test]

@@ -118,6 +118,13 @@ impl Daemon {
         http(self.admin, "POST", path).unwrap_or_else(|| panic!("no answer from http://{}{path}", self.admin))
     }
 
+    /// A request with a body.
+    #[track_caller]
+    pub(crate) fn send(&self, method: &str, path: &str, body: &str) -> Response {
+        let answer = http_with(self.admin, method, path, &[], body);
+        answer.unwrap_or_else(|| panic!("no answer from http://{}{path}", self.admin))
+    }
+
     /// The sum of the series of `name` that carry all of `labels`; `None` if there is none.
     #[track_caller]
     pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
@@ -279,19 +286,25 @@ impl Response {
 
 /// One request on a connection of its own, read to its end.
 pub(crate) fn http(address: SocketAddr, method: &str, path: &str) -> Option<Response> {
-    http_with(address, method, path, &[])
+    http_with(address, method, path, &[], "")
 }
 
-/// As [`http`], with headers.
-pub(crate) fn http_with(address: SocketAddr, method: &str, path: &str, headers: &[(&str, &str)]) -> Option<Response> {
+/// As [`http`], with headers and a body.
+pub(crate) fn http_with(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> Option<Response> {
     let timeout = Duration::from_secs(10);
     let mut stream = TcpStream::connect_timeout(&address, timeout).ok()?;
     stream.set_read_timeout(Some(timeout)).ok()?;
-    let mut head = "Connection: close\r\nContent-Length: 0\r\n".to_owned();
+    let mut head = format!("Connection: close\r\nContent-Length: {}\r\n", body.len());
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }
-    write!(stream, "{method} {path} HTTP/1.1\r\nHost: {address}\r\n{head}\r\n").ok()?;
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: {address}\r\n{head}\r\n{body}").ok()?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).ok()?;
     let answer = String::from_utf8_lossy(&answer);
