@@ -8,23 +8,53 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use axum::http::{HeaderMap, Method, Uri, header};
+use rustix::io::Errno;
+use rustix::rand::{GetRandomFlags, getrandom};
 use subtle::ConstantTimeEq as _;
 
-use super::AdminOptions;
+use super::{AdminOptions, console};
 
 /// Paths that answer anybody.
 const OPEN: [&str; 4] = ["/livez", "/readyz", "/healthz", "/metrics"];
+
+/// The console's files.
+const PAGE: [&str; 2] = ["/console.css", "/console.js"];
 
 /// The rules of one endpoint.
 #[derive(Debug)]
 pub(super) struct Access {
     loopback: bool,
     token: Option<Token>,
+    /// What a browser shows in the token's place. Made up for these rules: others ask for the token again.
+    session: Token,
     allowed_hosts: Vec<String>,
 }
 
+/// The cookie's name.
+const COOKIE: &str = "millrace_session";
+
 /// Not for showing.
 struct Token(String);
+
+impl Token {
+    /// 256 bits of the system's randomness.
+    fn made_up() -> Self {
+        let mut bytes = [0; 32];
+        let mut rest = &mut bytes[..];
+        while !rest.is_empty() {
+            match getrandom(&mut *rest, GetRandomFlags::empty()) {
+                Ok(got) => rest = &mut rest[got..],
+                Err(Errno::INTR) => {}
+                Err(error) => panic!("the system has no randomness: {error}"),
+            }
+        }
+        Self(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    fn is(&self, given: &[u8]) -> bool {
+        self.0.as_bytes().ct_eq(given).into()
+    }
+}
 
 impl std::fmt::Debug for Token {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -53,6 +83,7 @@ impl Access {
         Self {
             loopback: address.to_canonical().is_loopback(),
             token: options.token.as_ref().map(|token| Token(token.reveal().to_owned())),
+            session: Token::made_up(),
             allowed_hosts: options.allowed_hosts.clone(),
         }
     }
@@ -69,7 +100,16 @@ impl Access {
         }
         let host = self.check_host(uri, headers)?;
         check_origin(host, headers)?;
+        // The page holds nothing: it is where somebody signs in.
+        if PAGE.contains(&uri.path()) || (uri.path() == "/" && console::is_browser(headers)) {
+            return Ok(());
+        }
         self.check_token(method, headers)
+    }
+
+    /// For the cookie of who has shown the token.
+    pub(super) fn session_cookie(&self) -> String {
+        format!("{COOKIE}={}; Path=/; HttpOnly; SameSite=Strict; Max-Age=43200", self.session.0)
     }
 
     /// The host of the request, which is one of ours.
@@ -98,8 +138,11 @@ impl Access {
             None => Err(Refusal::Closed),
             Some(_) if self.loopback && !changes_state => Ok(()),
             Some(token) => {
-                let given = bearer(headers).ok_or(Refusal::TokenMissing)?;
-                if bool::from(token.0.as_bytes().ct_eq(given)) { Ok(()) } else { Err(Refusal::TokenWrong) }
+                let Some(given) = bearer(headers) else {
+                    let session = cookie(headers).is_some_and(|given| self.session.is(given));
+                    return if session { Ok(()) } else { Err(Refusal::TokenMissing) };
+                };
+                if token.is(given) { Ok(()) } else { Err(Refusal::TokenWrong) }
             }
         }
     }
@@ -121,6 +164,12 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     let value = headers.get(header::AUTHORIZATION)?.as_bytes();
     let (scheme, token) = value.split_at_checked("bearer ".len())?;
     scheme.eq_ignore_ascii_case(b"bearer ").then(|| token.trim_ascii())
+}
+
+/// The value of our cookie.
+fn cookie(headers: &HeaderMap) -> Option<&[u8]> {
+    let all = headers.get_all(header::COOKIE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
+    all.filter_map(|one| one.trim_ascii().strip_prefix(COOKIE.as_bytes())?.strip_prefix(b"=")).next()
 }
 
 /// `name:port` → `name`, `[::1]:port` → `[::1]`.
@@ -250,6 +299,40 @@ mod tests {
             headers.extend(given.map(|given| (header::AUTHORIZATION, given)));
             assert_eq!(check(listen, token, request, &headers), expected, "{listen} {token:?} {request} {given:?}");
         }
+    }
+
+    #[test]
+    fn a_session_stands_for_the_token_until_the_rules_change_and_goes_by_cookie_alone() {
+        let options = AdminOptions {
+            listen: OPEN_TO_ALL.parse().unwrap(),
+            token: Some(PropertyValue::secret("s3cret")),
+            allowed_hosts: vec![],
+        };
+        let [access, other] = [(); 2].map(|()| Access::new(options.listen.ip(), &options));
+        let given = access.session_cookie();
+        assert!(given.contains("HttpOnly") && given.contains("SameSite=Strict"), "{given}");
+        let value = given.split(';').next().unwrap();
+        let ask = |access: &Access, name: header::HeaderName, value: &str| {
+            let headers =
+                [(header::HOST, "localhost"), (name, value)].map(|(name, value)| (name, value.parse().unwrap()));
+            let uri = "/api/v1/routes/r/pause".parse().unwrap();
+            access.check(&Method::POST, &uri, &headers.into_iter().collect())
+        };
+        assert_eq!(ask(&access, header::COOKIE, &format!("a=b; {value}")), Ok(()));
+        assert_eq!(ask(&other, header::COOKIE, value), Err(Refusal::TokenMissing));
+        assert_eq!(ask(&access, header::COOKIE, &format!("{value}0")), Err(Refusal::TokenMissing));
+        let bearer = format!("Bearer {}", value.split_once('=').unwrap().1);
+        assert_eq!(ask(&access, header::AUTHORIZATION, &bearer), Err(Refusal::TokenWrong));
+    }
+
+    #[test]
+    fn the_page_is_for_whoever_may_reach_the_host_and_the_lines_are_not() {
+        let page = [(header::HOST, "localhost"), (header::ACCEPT, "text/html,*/*")];
+        assert_eq!(check(OPEN_TO_ALL, Some("s3cret"), "GET /", &page), Ok(()));
+        assert_eq!(check(OPEN_TO_ALL, Some("s3cret"), "GET /console.js", &page[..1]), Ok(()));
+        assert_eq!(check(OPEN_TO_ALL, Some("s3cret"), "GET /", &page[..1]), Err(Refusal::TokenMissing));
+        let elsewhere = [(header::HOST, "evil.example"), (header::ACCEPT, "text/html")];
+        assert_eq!(check(OPEN_TO_ALL, Some("s3cret"), "GET /", &elsewhere), Err(Refusal::Host));
     }
 
     #[test]

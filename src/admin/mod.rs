@@ -6,7 +6,9 @@
 
 mod access;
 mod actions;
+mod console;
 mod pages;
+mod tap;
 
 use std::io;
 use std::net::SocketAddr;

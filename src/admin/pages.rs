@@ -7,7 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
-use axum::http::{HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post, put};
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
 use super::access::{Access, Refusal};
-use super::{Sources, actions};
+use super::{Sources, actions, console, tap};
 use crate::control::facts::Facts;
 use crate::control::graph::Graph;
 use crate::control::reload::Ask;
@@ -34,6 +34,12 @@ pub(super) struct Context {
     access: Arc<ArcSwap<Access>>,
 }
 
+impl Context {
+    pub(super) fn access(&self) -> Arc<Access> {
+        self.access.load_full()
+    }
+}
+
 /// Method, path, what it is, and who answers.
 type Asked = (&'static str, &'static str, &'static str, MethodRouter<Context>);
 
@@ -45,7 +51,10 @@ pub(super) fn endpoints() -> Vec<Asked> {
         ("GET", "/healthz", "the same", get(live)),
         ("GET", "/readyz", "a configuration is applied; ?routes=all and ?route=NAME ask for routes", get(ready)),
         ("GET", "/metrics", "for Prometheus", get(metrics_text)),
-        ("GET", "/", "how things stand, and this list", get(index)),
+        ("GET", "/", "the console; without a browser: how things stand, and this list", get(index)),
+        ("GET", "/console.js", "the console's script", get(console::script)),
+        ("GET", "/console.css", "the console's style", get(console::style)),
+        ("POST", "/api/v1/session", "a cookie for the console, in the token's place", post(console::session)),
         ("GET", "/api/v1/status", "everything, as JSON", get(status)),
         ("GET", "/api/v1/routes", "all routes", get(routes)),
         ("GET", "/api/v1/routes/{name}", "one of them", get(route)),
@@ -59,6 +68,12 @@ pub(super) fn endpoints() -> Vec<Asked> {
         ),
         ("POST", "/api/v1/routes/{name}/skip", "pass one record by", post(actions::skip)),
         ("POST", "/api/v1/routes/{name}/seek", "move the position of a paused route", post(actions::seek)),
+        (
+            "GET",
+            "/api/v1/routes/{name}/tap",
+            "records as they pass, as server-sent events; ?stage=&key=&header=&sample=&limit=",
+            get(tap::tap),
+        ),
         ("GET", "/api/v1/graph", "topics, routes and plugins", get(graph)),
         (
             "GET",
@@ -244,7 +259,11 @@ async fn reload(
 }
 
 /// How things stand, for people.
-async fn index(State(context): State<Context>) -> String {
+async fn index(State(context): State<Context>, headers: HeaderMap) -> Response {
+    if console::is_browser(&headers) { console::page() } else { lines(&context).into_response() }
+}
+
+fn lines(context: &Context) -> String {
     let status = context.sources.board.snapshot();
     let mut text = format!("millrace {}, generation {}\n", status.version, status.generation);
     if let Some(reload) = &status.last_reload {

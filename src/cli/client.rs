@@ -87,6 +87,23 @@ impl Client {
         answer.json(self)
     }
 
+    /// GET, of an answer that goes on.
+    pub(super) fn stream(&self, path: &str) -> Result<impl std::io::Read + use<>, Failure> {
+        let mut request = self.agent.get(format!("{}{path}", self.base));
+        if let Some(token) = &self.token {
+            request = request.header("Authorization", format!("Bearer {token}"));
+        }
+        // (the endpoint ends it in good time)
+        let request = request.config().timeout_global(None).build();
+        let no_answer = || format!("no daemon answers at {}: is it running, and is this its admin.listen?", self.base);
+        let mut response = request.call().with_context(no_answer).map_err(Failure::Environment)?;
+        if response.status() != StatusCode::OK {
+            let body = response.body_mut().read_to_string().unwrap_or_default();
+            return Err(self.declined(&Answer { status: response.status(), body }));
+        }
+        Ok(response.into_body().into_reader())
+    }
+
     /// POST, without a body.
     pub(super) fn post(&self, path: &str) -> Result<Answer, Failure> {
         self.answer(self.posting(path).send_empty())

@@ -15,6 +15,7 @@ mod reload;
 mod replay;
 mod run;
 mod status;
+mod tap;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -102,6 +103,11 @@ enum Command {
     Demo(demo::Arguments),
     /// Write, try and measure plugins, without a broker.
     Plugin(plugin::Arguments),
+    /// Show records of a running route as they pass.
+    ///
+    /// Before and behind each plugin, as they leave and where, and those at fault. A look costs the route next to nothing, and never
+    /// holds it up: who reads slowly misses records, and is told how many.
+    Tap(tap::Arguments),
     /// Look at dead letters, and send them through their route again.
     Dlq(dlq::Arguments),
     /// Run a slice of a route's source again, through its present plugins or others, beside the live group.
@@ -167,6 +173,7 @@ pub fn main() -> ExitCode {
         Command::Seek(arguments) => act::seek(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Plugin(arguments) => plugin::run(&arguments),
+        Command::Tap(arguments) => tap::run(&arguments),
         Command::Dlq(arguments) => dlq::run(&arguments),
         Command::Replay(arguments) => replay::run(&arguments),
         Command::Completions { shell } => {

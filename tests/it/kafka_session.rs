@@ -377,6 +377,29 @@ fn pausing_and_resuming_loses_and_doubles_nothing() {
 }
 
 #[test]
+fn a_partition_that_is_paused_and_resumed_at_its_end_delivers_the_record_that_comes_next() {
+    let bench = Bench::new(2, Delivery::ExactlyOnce);
+    let first = shared().produce(&bench.source, &[Record::new("k", "first").to(0)]);
+    let mut session = bench.start();
+    let mut seen = Seen::default();
+    seen.poll(&mut session, "the first", |seen| seen.values() == ["first"] && seen.assigned.len() == 2);
+    // (one at the end of a log, one at the end of an empty log, both for some fetches)
+    let until = Instant::now() + Duration::from_secs(2);
+    seen.poll(&mut session, "time passes", |_| Instant::now() > until);
+    let both = [bench.at(0), bench.at(1)];
+    session.pause(&both);
+    shared().produce(&bench.source, &[Record::new("k", "second").to(0)]);
+    seen.poll(&mut session, "paused", |_| Instant::now() > until + Duration::from_secs(1));
+    session.resume(&both);
+    shared().produce(&bench.source, &[Record::new("k", "third").to(1)]);
+    seen.poll(&mut session, "what came meanwhile and then", |seen| seen.values().len() == 3);
+    assert_eq!(seen.offsets(&bench.at(0)), [first[0].1, first[0].1 + 1]);
+    seen.events.retain(|event| !matches!(event, Event::Reached { .. } | Event::Logs(_)));
+    assert!(seen.events.is_empty(), "{}", names(&seen.events));
+    session.close(false, PATIENCE);
+}
+
+#[test]
 fn an_unknown_topic_is_known_to_be_unknown_at_once_and_not_created() {
     let bench = Bench::new(1, Delivery::ExactlyOnce);
     let mut session = bench.start();

@@ -7,6 +7,7 @@ mod capabilities;
 mod cli;
 mod config_problems;
 mod conformance;
+mod console;
 mod crash;
 mod dead_letters;
 mod demo;
