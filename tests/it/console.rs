@@ -112,11 +112,6 @@ fn the_console_shows_what_runs_and_taps_pauses_and_tells_of_a_refused_change() {
     browser.press(ENTER);
     daemon.await_state("redacts", "running", PATIENCE);
 
-    // A change that is refused, with its place.
-    bench.config.edit(|yaml| yaml.replace("start: earliest", "start: erliest"));
-    browser.await_true(PATIENCE, "document.querySelector('#reload').className.includes('bad')");
-    let refused = browser.run("return document.querySelector('#reload').textContent");
-    assert!(refused.as_str().is_some_and(|text| text.contains("millrace.yaml:")), "{refused}");
     browser.screenshot(&picture("light"));
 
     // Dark, and as narrow as a phone.
@@ -126,6 +121,12 @@ fn the_console_shows_what_runs_and_taps_pauses_and_tells_of_a_refused_change() {
     browser.resize(390, 844);
     browser.await_true(PATIENCE, "innerWidth < 600 && document.documentElement.scrollWidth <= innerWidth");
     browser.screenshot(&picture("phone"));
+
+    // A change that is refused, with its place.
+    bench.config.edit(|yaml| yaml.replace("start: earliest", "start: erliest"));
+    browser.await_true(PATIENCE, "document.querySelector('#reload').className.includes('bad')");
+    let refused = browser.run("return document.querySelector('#reload').textContent");
+    assert!(refused.as_str().is_some_and(|text| text.contains("millrace.yaml:")), "{refused}");
 
     // Nothing comes from elsewhere, and nothing went wrong.
     let foreign = "return performance.getEntriesByType('resource').filter((entry) => new URL(entry.name).origin !== location.origin).length";
