@@ -278,7 +278,7 @@ impl Show {
         self.running = Some(running);
         let shown = self
             .screen
-            .entry("metrics", &format!("http://{admin}/metrics, and http://{admin}/api/v1/status"))
+            .entry("console", &format!("http://{admin}/ in a browser (and http://{admin}/metrics)"))
             .and_then(|()| self.screen.entry("Ctrl-C", "ends it"))
             .and_then(|()| self.screen.columns())
             .and_then(|()| self.send_and_show())
