@@ -6,6 +6,7 @@
 mod check;
 mod client;
 mod demo;
+mod health;
 mod plan;
 mod plugin;
 mod reload;
@@ -63,6 +64,11 @@ enum Command {
     /// The daemon reads its own files, not those named here: CONFIG only says where it listens. Waits for the outcome, and
     /// exits with 2 if it is refused: what runs then goes on as it is.
     Reload(reload::Arguments),
+    /// Ask whether a running daemon lives.
+    ///
+    /// Exits with 0 if it answers that it does, else with 1 and the reason: for health checks where there is neither a shell nor
+    /// curl. CONFIG only says where it listens.
+    Health(health::Arguments),
     /// See it work, with nothing installed.
     ///
     /// Starts a broker inside this process, sends it real events (a week's earthquakes), runs two routes with a plugin each,
@@ -120,6 +126,7 @@ pub fn main() -> ExitCode {
         Command::Check(arguments) => check::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Reload(arguments) => reload::run(&arguments),
+        Command::Health(arguments) => health::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Plugin(arguments) => plugin::run(&arguments),
         Command::Completions { shell } => {
