@@ -7,6 +7,7 @@ mod capabilities;
 mod cli;
 mod config_problems;
 mod conformance;
+mod container;
 mod crash;
 mod demo;
 mod docs;
