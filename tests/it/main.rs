@@ -1,5 +1,6 @@
 //! The one integration binary: what the parts do together, with a real Kafka where it takes one.
 
+mod alerts;
 mod allocations;
 mod architecture;
 mod bounds;
@@ -16,6 +17,7 @@ mod faults;
 mod java_partitions;
 mod kafka_session;
 mod liveness;
+mod manifests;
 mod memory;
 mod newcomer;
 mod plan;
