@@ -28,5 +28,6 @@ mod rebalances;
 mod reload;
 mod routes;
 mod simulation;
+mod soak;
 mod support;
 mod torture;
