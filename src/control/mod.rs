@@ -9,6 +9,7 @@ pub mod facts;
 mod files;
 pub mod hazards;
 mod look;
+mod once;
 pub mod plan;
 mod plugins;
 pub mod reload;

@@ -1,14 +1,15 @@
 //! A running route: its workers, each on a thread of its own, and the sessions that they go through.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 
 use super::board::{RoutePhase, RouteReport, StatusBoard};
+use super::once::Once;
 use super::plan::RoutePlan;
 use super::report::WorkerNews;
 use super::status::Time;
@@ -75,17 +76,9 @@ struct Force {
     left_out: Arc<ArcSwap<LeftOut>>,
     generation: AtomicU64,
     /// `start` is resolved by whichever worker comes first, before any of them joins.
-    start: Mutex<RouteStart>,
+    start: Once,
     /// Set when the workers are to end.
     stop: Stop,
-}
-
-/// Whether it is settled where the route starts.
-enum RouteStart {
-    Open,
-    /// It could not be, then.
-    Failed(Instant, Trouble),
-    Settled,
 }
 
 /// Calls it when dropped, however the thread ends that holds it.
@@ -110,7 +103,7 @@ impl RunningRoute {
             plan: ArcSwap::new(Arc::clone(&plan)),
             left_out: Arc::new(ArcSwap::new(Arc::clone(&plan.left_out))),
             generation: AtomicU64::new(generation),
-            start: Mutex::new(RouteStart::Open),
+            start: Once::default(),
             stop: Stop::default(),
         });
         let mut route = Self {
@@ -342,24 +335,10 @@ impl Life {
     }
 
     fn settle_start(&self, plan: &RoutePlan, topics: &Topics) -> Result<(), Trouble> {
-        let called = Instant::now();
-        let mut start = self.force.start.lock().unwrap_or_else(PoisonError::into_inner);
-        let failed = match &*start {
-            RouteStart::Settled => return Ok(()),
-            RouteStart::Open => None,
-            RouteStart::Failed(at, trouble) => (*at >= called).then(|| trouble.clone()),
-        };
-        // Who had to wait for another to fail need not wait for an attempt of its own: it has orders to take.
-        if let Some(trouble) = failed {
-            return Err(trouble);
-        }
-        let source = kafka::source_topics(&plan.route.source, topics, &plan.left_out);
-        let settled = kafka::resolve_start(&self.clients.cluster, &plan.route, &source);
-        *start = match &settled {
-            Ok(_) => RouteStart::Settled,
-            Err(trouble) => RouteStart::Failed(Instant::now(), trouble.clone()),
-        };
-        settled.map(drop)
+        self.force.start.settle(|| {
+            let source = kafka::source_topics(&plan.route.source, topics, &plan.left_out);
+            kafka::resolve_start(&self.clients.cluster, &plan.route, &source).map(drop)
+        })
     }
 
     /// Waits before the next session, taking orders meanwhile. True: told to drain.

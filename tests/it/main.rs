@@ -24,6 +24,7 @@ mod plan;
 mod plugin_cli;
 mod plugin_contract;
 mod positions;
+mod producer;
 mod rebalances;
 mod reload;
 mod routes;
