@@ -11,7 +11,7 @@ use crate::support::{pace, unique};
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const SHORT: Duration = Duration::from_secs(45);
-const PER_SECOND: usize = 2_000;
+const PER_SECOND: usize = 1_000;
 const PARTITIONS: usize = 4;
 /// Looks in all; a tenth of them before anything is compared, for what is only made once.
 const LOOKS: u32 = 40;
