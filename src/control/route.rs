@@ -18,6 +18,7 @@ use crate::kafka::{self, Cluster, Instance, LeftOut, Session, SessionOptions, To
 use crate::model::{Mutation, RouteName};
 use crate::pipeline::ports::{Broker, Event, Trouble, TroubleKind};
 use crate::pipeline::report::{Health, Phase, Report};
+use crate::pipeline::tap::Tap;
 use crate::pipeline::task::{Stop, Task};
 use crate::pipeline::worker::{Exit, Order, RouteWorker};
 use crate::telemetry::Metrics;
@@ -79,6 +80,17 @@ struct Force {
     start: Once,
     /// Set when the workers are to end.
     stop: Stop,
+    /// Shows what passes to who listens.
+    tap: Tap,
+}
+
+impl Force {
+    /// What a worker does by a plan.
+    fn task(&self, plan: &RoutePlan, generation: u64) -> Task {
+        let mut task = plan.task(generation, &self.stop);
+        task.chain.show(&self.tap);
+        task
+    }
 }
 
 /// Calls it when dropped, however the thread ends that holds it.
@@ -105,6 +117,7 @@ impl RunningRoute {
             generation: AtomicU64::new(generation),
             start: Once::default(),
             stop: Stop::default(),
+            tap: shared.board.tap(&plan.route.name),
         });
         let mut route = Self {
             report: shared.board.route(&plan.route.name, plan.facts()),
@@ -142,7 +155,7 @@ impl RunningRoute {
         let (orders, mailbox) = channel();
         let life = Life {
             route: route.name.clone(),
-            task: plan.task(generation, &self.force.stop),
+            task: self.force.task(plan, generation),
             force: Arc::clone(&self.force),
             clients: Arc::clone(&self.clients),
             number,
@@ -184,7 +197,7 @@ impl RunningRoute {
         for worker in self.workers.drain(stay..) {
             let _ = worker.send(Order::Drain { leave: true, within });
         }
-        self.order(|| Order::Swap(Box::new(plan.task(generation, &self.force.stop))));
+        self.order(|| Order::Swap(Box::new(self.force.task(&plan, generation))));
         self.plan = plan;
         self.fill(generation);
     }
@@ -289,7 +302,7 @@ impl Life {
         }));
         worked.unwrap_or_else(|panic| {
             // Nobody knows in which state it left its plugins, nor which orders it had taken.
-            self.task = self.force.plan.load().task(self.force.generation.load(Relaxed), &self.force.stop);
+            self.task = self.force.task(&self.force.plan.load(), self.force.generation.load(Relaxed));
             self.news.taken_up(&self.task);
             let said = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
             let message = format!("a bug in millrace, please report it: {}", said.unwrap_or("a panic"));

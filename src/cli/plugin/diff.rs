@@ -18,7 +18,7 @@ const TIME_MAX: Duration = Duration::from_millis(500);
 const LINE_MAX: usize = 400;
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Line {
+pub(in crate::cli) enum Line {
     Removed(String),
     Added(String),
     Same(String),
@@ -27,7 +27,7 @@ pub(super) enum Line {
 }
 
 /// The difference of two values.
-pub(super) fn values(before: Option<&[u8]>, after: Option<&[u8]>) -> Vec<Line> {
+pub(in crate::cli) fn values(before: Option<&[u8]>, after: Option<&[u8]>) -> Vec<Line> {
     let (before, after) = (value_lines(before), value_lines(after));
     if before == after {
         return vec![Line::Note("the same JSON, written differently".into())];

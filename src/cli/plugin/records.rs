@@ -297,7 +297,7 @@ impl SourceBatch for Batch {
 }
 
 /// An item in the format that records are read in.
-pub(super) fn item_json(items: &Items, item: &Item) -> Value {
+pub(in crate::cli) fn item_json(items: &Items, item: &Item) -> Value {
     let headers = (0..items.header_count(item)).map(|nth| {
         let (name, value) = items.header(item, nth);
         json!([String::from_utf8_lossy(name), bytes_json(value)])
@@ -309,7 +309,7 @@ pub(super) fn item_json(items: &Items, item: &Item) -> Value {
 }
 
 /// Bytes in the format that they are read in: text as a string.
-pub(super) fn bytes_json(bytes: Option<&[u8]>) -> Value {
+pub(in crate::cli) fn bytes_json(bytes: Option<&[u8]>) -> Value {
     match bytes.map(|bytes| (bytes, str::from_utf8(bytes))) {
         None => Value::Null,
         Some((_, Ok(text))) => text.into(),
