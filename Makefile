@@ -8,6 +8,8 @@
 #                                 for each), NODES=1|3, MEMBERSHIP=static|dynamic, ASSIGNMENT=cooperative|eager|consumer and
 #                                 MUTATION=name (a rule of exactly-once that is broken, which the checkers must notice); with
 #                                 KAFKA_BOOTSTRAP_SERVERS it leaves the brokers alone and deletes its topics afterwards
+#   SOAK_MINUTES=n                how long `make soak` keeps a process at load (20)
+#   TAG=name                      of the image that `make image` builds
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -77,6 +79,16 @@ torture: ## Real processes and brokers with faults at random, for MINUTES, and c
 	TORTURE_BOOTSTRAP_SERVERS='$(KAFKA_BOOTSTRAP_SERVERS)' KAFKA_BOOTSTRAP_SERVERS= \
 	cargo test --locked --test it -- --exact --nocapture \
 	  torture::every_mode_keeps_its_promise_on_$(if $(filter 3,$(NODES)),three_brokers,one_broker)_whatever_is_killed_stopped_doubled_or_reloaded
+
+.PHONY: soak
+soak: ## A process at load for SOAK_MINUTES: memory, file descriptors and threads stay flat
+	@scripts/setup test
+	@scripts/guests
+	SOAK_MINUTES='$(or $(SOAK_MINUTES),20)' cargo test --locked --test it -- --nocapture soak::at_load
+
+.PHONY: image
+image: ## Build the container image (Containerfile)
+	@scripts/container build --tag '$(or $(TAG),millrace)'
 
 .PHONY: bench
 bench: ## Measure the guest call and the record loop

@@ -10,7 +10,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::admin::{self, AdminOptions, Endpoint, Server};
 use crate::config::Loaded;
-use crate::config::settings::{self, Log, LogLevel};
+use crate::config::settings::{self, Log, LogLevel, Settings};
+use crate::config::share::process_ceiling;
 use crate::control::Clients;
 use crate::control::board::StatusBoard;
 use crate::control::plan::Plan;
@@ -20,7 +21,7 @@ use crate::control::supervisor::Supervisor;
 use crate::kafka;
 use crate::model::{Digest, RouteName};
 use crate::plugin::Engine;
-use crate::telemetry::{LogFormat, LogHandle, Metrics};
+use crate::telemetry::{Limits, LogFormat, LogHandle, Metrics};
 
 /// Why the daemon cannot run, or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -230,6 +231,28 @@ pub fn log_options(log: &Log) -> (tracing::Level, LogFormat) {
     (level, format)
 }
 
+/// What this process may have, and whether that is enough for what its configuration lets it take.
+fn announce_limits(settings: &Settings) {
+    let Limits { memory, threads, open_files } = Limits::read();
+    let needed = process_ceiling(settings);
+    let told = |limit: Option<u64>| limit.map_or_else(|| "none".to_owned(), |limit| limit.to_string());
+    let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+    tracing::info!(
+        memory = memory.map_or_else(|| "none".to_owned(), |bytes| format!("{} MiB", mib(bytes))),
+        needed = format!("{} MiB", mib(needed)),
+        threads = told(threads),
+        open_files = told(open_files),
+        "limits of this process, and the memory that its configuration lets it take"
+    );
+    if let Some(limit) = memory.filter(|limit| *limit < needed) {
+        tracing::warn!(
+            "the container ends this process at {} MiB, and its configuration lets it take {}: give it more, or lower `memory`",
+            mib(limit),
+            mib(needed)
+        );
+    }
+}
+
 /// What runs, on one screen.
 fn announce(loaded: &Loaded, plan: &Plan, path: &Path, admin: SocketAddr) {
     let settings = &plan.settings;
@@ -246,6 +269,7 @@ fn announce(loaded: &Loaded, plan: &Plan, path: &Path, admin: SocketAddr) {
         %admin,
         "millrace is running"
     );
+    announce_limits(settings);
     for planned in plan.routes.values() {
         let route = &planned.route;
         let from: Vec<_> = route.source.topics.iter().map(ToString::to_string).collect();

@@ -60,13 +60,12 @@ impl Client {
         };
         let of_config = admin.and_then(|admin| admin.token.as_ref()).map(|token| token.reveal().to_owned());
         let token = environment("MILLRACE_TOKEN").filter(|token| !token.is_empty()).or(of_config);
-        let agent = Agent::config_builder()
-            .http_status_as_error(false)
-            .timeout_connect(Some(CONNECT_WITHIN))
-            .timeout_global(Some(ANSWER_WITHIN))
-            .max_redirects(0)
-            .build();
-        Ok(Self { agent: agent.into(), base, token })
+        Ok(Self { agent: agent(ANSWER_WITHIN), base, token })
+    }
+
+    /// The same, which waits no longer than this for an answer.
+    pub(super) fn within(self, limit: Duration) -> Self {
+        Self { agent: agent(limit), ..self }
     }
 
     /// Where it is.
@@ -85,6 +84,11 @@ impl Client {
             return Err(self.refused(&answer));
         }
         answer.json(self)
+    }
+
+    /// GET without the token, of what may be asked without one; whatever the answer is.
+    pub(super) fn look(&self, path: &str) -> Result<Answer, Failure> {
+        self.answer(self.agent.get(format!("{}{path}", self.base)).call())
     }
 
     /// GET, of an answer that goes on.
@@ -169,6 +173,16 @@ impl Answer {
         let not_ours = || format!("{} does not answer as a millrace of this version does", client.base);
         serde_json::from_str(&self.body).with_context(not_ours).map_err(Failure::Environment)
     }
+}
+
+fn agent(within: Duration) -> Agent {
+    let agent = Agent::config_builder()
+        .http_status_as_error(false)
+        .timeout_connect(Some(CONNECT_WITHIN.min(within)))
+        .timeout_global(Some(within))
+        .max_redirects(0)
+        .build();
+    agent.into()
 }
 
 fn usage(message: &str) -> Failure {

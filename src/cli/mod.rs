@@ -9,6 +9,7 @@ mod client;
 mod cluster;
 mod demo;
 mod dlq;
+mod health;
 mod plan;
 mod plugin;
 mod reload;
@@ -95,6 +96,11 @@ enum Command {
     /// Of all its partitions that the daemon owns; an offset that a log does not hold becomes the nearest one that it does. Says what
     /// that means for each partition; with --dry-run it says only that. Nothing flows until the route is resumed.
     Seek(act::SeekArguments),
+    /// Ask whether a running daemon lives.
+    ///
+    /// Exits with 0 if it answers that it does, else with 1 and the reason: for health checks where there is neither a shell nor
+    /// curl. CONFIG only says where it listens.
+    Health(health::Arguments),
     /// See it work, with nothing installed.
     ///
     /// Starts a broker inside this process, sends it real events (a week's earthquakes), runs two routes with a plugin each,
@@ -171,6 +177,7 @@ pub fn main() -> ExitCode {
         Command::Restart(arguments) => act::run(&arguments, "restart"),
         Command::Skip(arguments) => act::skip(&arguments),
         Command::Seek(arguments) => act::seek(&arguments),
+        Command::Health(arguments) => health::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Plugin(arguments) => plugin::run(&arguments),
         Command::Tap(arguments) => tap::run(&arguments),

@@ -1,9 +1,25 @@
 //! A worker's share of `memory`, and what of it is for what. Everything that can grow with the records has a part.
 
 use super::Settings;
+use super::settings::Route;
 
 /// Less than this is no use to a worker: its clients alone hold as much.
 pub const SHARE_MIN: u64 = 4 << 20;
+
+/// What a process takes that holds no record, and each worker with its two clients: "How much memory" in
+/// docs/configuration.md, which tests/it/memory.rs holds.
+const PROCESS: u64 = 64 << 20;
+const WORKER: u64 = 2 << 20;
+
+/// The sum below which the whole process stays, in bytes: `memory`, every plugin instance's own, and itself.
+pub fn process_ceiling(settings: &Settings) -> u64 {
+    let route = |route: &Route| {
+        let plugins = route.pipeline.iter().filter_map(|step| settings.plugins.get(&step.plugin));
+        let instances: u64 = plugins.map(|plugin| plugin.limits.memory).sum();
+        u64::from(route.workers) * (WORKER + instances)
+    };
+    settings.memory + PROCESS + settings.routes.values().filter(|route| route.enabled).map(route).sum::<u64>()
+}
 
 /// One worker's part of `memory`, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

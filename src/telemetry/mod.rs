@@ -6,6 +6,7 @@
 
 mod custom;
 mod errors;
+mod limits;
 mod lines;
 mod logging;
 mod metrics;
@@ -18,6 +19,7 @@ pub use custom::{
     CUSTOM_SERIES_MAX, CustomClasses, CustomKind, CustomMetrics, CustomSeries, CustomValue, PluginMetrics,
 };
 pub use errors::ErrorChain;
+pub use limits::Limits;
 pub use lines::{GuestLine, GuestLines};
 pub use logging::{InitError, LogFormat, LogHandle, LogOptions, stderr_has_colour};
 pub use metrics::{

@@ -3,9 +3,9 @@
 use std::fs;
 use std::time::SystemTime;
 
-use rustix::process::{Resource, getrlimit};
 use rustix::time::{ClockId, clock_gettime};
 
+use super::limits::Limits;
 use super::series::{Registry, Value};
 use super::table;
 
@@ -18,6 +18,7 @@ pub(super) struct Process {
     threads: Value,
     fds: Value,
     max_fds: Value,
+    memory_limit: Value,
     _start: Value,
 }
 
@@ -34,6 +35,7 @@ impl Process {
             threads: held(&table::PROCESS_THREADS),
             fds: held(&table::PROCESS_FDS),
             max_fds: held(&table::PROCESS_MAX_FDS),
+            memory_limit: held(&table::MEMORY_LIMIT),
             _start: start,
         }
     }
@@ -60,6 +62,9 @@ impl Process {
             self.fds.set(fds.count().saturating_sub(1) as f64);
         }
         // No ceiling at all is shown as +Inf.
-        self.max_fds.set(getrlimit(Resource::Nofile).current.map_or(f64::INFINITY, |most| most as f64));
+        let shown = |limit: Option<u64>| limit.map_or(f64::INFINITY, |most| most as f64);
+        let Limits { memory, open_files, .. } = Limits::read();
+        self.max_fds.set(shown(open_files));
+        self.memory_limit.set(shown(memory));
     }
 }

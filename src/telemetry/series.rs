@@ -160,7 +160,11 @@ pub(super) fn write_line<'a>(
     if before == ',' {
         text.push('}');
     }
-    let _ = writeln!(text, " {value}");
+    let _ = match value {
+        // As the format has it; we would write "inf".
+        f64::INFINITY => writeln!(text, " +Inf"),
+        _ => writeln!(text, " {value}"),
+    };
 }
 
 /// A number that anybody may read while its holders change it.
@@ -334,6 +338,14 @@ mod tests {
         ] {
             assert!(lines.iter().any(|line| line == expected), "{expected} is not in {lines:#?}");
         }
+    }
+
+    #[test]
+    fn what_is_unlimited_is_written_as_the_format_has_it() {
+        let registry = Registry::default();
+        let limit = registry.held(&table::MEMORY_LIMIT, &[]);
+        limit.set(f64::INFINITY);
+        assert_eq!(text(&registry, 0.0), ["millrace_memory_limit_bytes +Inf"]);
     }
 
     #[test]

@@ -125,6 +125,9 @@ table! {
     BROKER_ERRORS: "millrace_broker_errors_total" Counter, ["route", "code"], "Errors of the broker or the connection to it, by Kafka's or librdkafka's name.";
     BROKER_THROTTLE: "millrace_broker_throttle_seconds_total" SecondsCounter, ["route"], "Time for which a broker has throttled the route's clients.";
 
+    // The process.
+    MEMORY_LIMIT: "millrace_memory_limit_bytes" Held(Max), [], "Ceiling of memory that the container sets; +Inf where there is none.";
+
     // The process, by the names that every Prometheus client uses.
     PROCESS_CPU: "process_cpu_seconds_total" SecondsCounter, [], "CPU time of the process.";
     PROCESS_RESIDENT: "process_resident_memory_bytes" Held(Max), [], "Resident memory.";

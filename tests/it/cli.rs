@@ -72,8 +72,10 @@ fn help_says_what_there_is() {
         "restart",
         "skip",
         "seek",
+        "health",
         "demo",
         "plugin",
+        "tap",
         "dlq",
         "replay",
         "completions",
@@ -463,4 +465,32 @@ fn where_no_daemon_answers_plan_and_reload_say_so() {
         assert_exit(&which, 2);
         assert!(said(&which).contains("admin.listen takes any free port"), "{}", said(&which));
     }
+}
+
+#[test]
+fn health_tells_by_its_exit_code_whether_the_daemon_lives_and_whether_a_route_is_well() {
+    let health = |url: &str, options: &[&str]| millrace_output(&[&["health", "--url", url], options].concat());
+    let config = Config::new(
+        &shared().bootstrap,
+        &[],
+        "routes:\n  r: { source: { topics: [health-no-such-topic], start: earliest }, destinations: [{ topic: out }] }\n",
+    );
+    let daemon = Daemon::start(config.path());
+    daemon.await_state("r", "waiting", PATIENCE);
+    assert_exit(&health(&daemon.url(), &[]), 0);
+    assert_exit(&health(&daemon.url(), &["--ready"]), 0);
+    for (route, why) in [("r", "route r is waiting"), ("s", "there is no route \"s\"")] {
+        let output = health(&daemon.url(), &["--ready", "--route", route]);
+        assert_exit(&output, 1);
+        assert!(said(&output).contains(why), "{}", said(&output));
+    }
+    // A process that is stopped takes connections, and answers none.
+    daemon.signal(Signal::STOP);
+    let stopped = health(&daemon.url(), &[]);
+    daemon.signal(Signal::CONT);
+    assert_exit(&stopped, 1);
+    let nobody = health(&format!("http://{NOBODY}"), &[]);
+    assert_exit(&nobody, 1);
+    assert!(said(&nobody).contains("no daemon answers at http://127.0.0.1:9"), "{}", said(&nobody));
+    assert_exit(&health("not an address", &[]), 2);
 }

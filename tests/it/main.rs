@@ -1,5 +1,6 @@
 //! The one integration binary: what the parts do together, with a real Kafka where it takes one.
 
+mod alerts;
 mod allocations;
 mod architecture;
 mod bounds;
@@ -8,6 +9,7 @@ mod cli;
 mod config_problems;
 mod conformance;
 mod console;
+mod container;
 mod crash;
 mod dead_letters;
 mod demo;
@@ -18,6 +20,7 @@ mod java_partitions;
 mod kafka_session;
 mod lag;
 mod liveness;
+mod manifests;
 mod memory;
 mod newcomer;
 mod operate;
@@ -31,5 +34,6 @@ mod reload;
 mod replay;
 mod routes;
 mod simulation;
+mod soak;
 mod support;
 mod torture;

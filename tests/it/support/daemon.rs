@@ -263,7 +263,7 @@ impl Drop for Daemon {
 }
 
 /// The address in the log line `admin endpoint listening address=127.0.0.1:PORT`, as text or as JSON.
-fn admin_address(log: &str) -> Option<SocketAddr> {
+pub(crate) fn admin_address(log: &str) -> Option<SocketAddr> {
     let line = log.lines().find(|line| line.contains("admin endpoint listening"))?;
     let after = &line[line.find("address")? + "address".len()..];
     let address = after.trim_start_matches(['=', ':', '"', ' ']);
@@ -313,7 +313,8 @@ pub(crate) fn http_with(
     Some(Response { status, body: body.to_owned() })
 }
 
-fn sum_of(text: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+/// The sum of the series of `name` that carry all of `labels`, in Prometheus' text format; `None` if there is none.
+pub(crate) fn sum_of(text: &str, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
     let mut sum = None;
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         let Some((series, value)) = line.rsplit_once(' ') else { continue };
