@@ -10,6 +10,7 @@ mod plan;
 mod plugin;
 mod reload;
 mod run;
+mod test;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -53,6 +54,12 @@ enum Command {
     ///
     /// Reads every file, compiles and configures every plugin, and prints every problem with its place. Needs no broker.
     Check(check::Arguments),
+    /// Run the tests that are written in a configuration, without a broker.
+    ///
+    /// Gives each test's records to its route: the real plugins in the real chain, destinations, partitions and `on_error`.
+    /// Only what a test names is compared. Shows how what came out differs, with the test's place. Exits with 1 if a test fails,
+    /// with 2 if the configuration is invalid or no test has the name that is asked for.
+    Test(test::Arguments),
     /// Show what a reload would do to a running daemon.
     ///
     /// Compares a configuration with the one that is in force there: which routes start, stop, restart, take the change up in
@@ -118,6 +125,7 @@ pub fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Test(arguments) => test::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Reload(arguments) => reload::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),

@@ -233,6 +233,21 @@ pub(super) fn json(node: &Node, problems: &mut Problems) -> serde_json::Value {
     }
 }
 
+/// Any YAML as the text of JSON, its keys in the order in which they are written.
+pub(super) fn json_text(node: &Node, problems: &mut Problems) -> String {
+    let join = |parts: Vec<String>| parts.join(",");
+    match &node.value {
+        Value::Scalar(scalar) => scalar_as_json(scalar, &node.place, problems).to_string(),
+        Value::List(list) => format!("[{}]", join(list.iter().map(|node| json_text(node, problems)).collect())),
+        Value::Map(entries) => {
+            let field = |entry: &Entry| {
+                format!("{}:{}", serde_json::Value::from(entry.key.as_str()), json_text(&entry.value, problems))
+            };
+            format!("{{{}}}", join(entries.iter().map(field).collect()))
+        }
+    }
+}
+
 fn scalar_as_json(scalar: &Scalar, place: &Place, problems: &mut Problems) -> serde_json::Value {
     use serde_json::Value as Json;
     let too_large = |problems: &mut Problems| {

@@ -13,9 +13,11 @@ mod places;
 mod problem;
 mod properties;
 mod raw;
+mod rewrite;
 pub mod settings;
 pub mod share;
 mod source;
+pub mod test_cases;
 pub mod times;
 mod topology;
 mod tree;
@@ -27,13 +29,16 @@ use std::path::{Path, PathBuf};
 pub use files::{Survey, survey};
 pub use places::{Places, PropertyScope};
 pub use problem::{Problem, Problems, UNREADABLE};
+pub use rewrite::{NewExpectations, NewFields, Rewritten, rewrite};
 pub use settings::Settings;
 pub use source::Place;
+pub use test_cases::TestCase;
 pub use units::{parse_duration, parse_size};
 
 use crate::model::Digest;
 use files::ReadFile;
 use interpolate::Interpolator;
+use meaning::Meant;
 use raw::Raw;
 
 /// A configuration that can be used, and what belongs to it.
@@ -54,21 +59,6 @@ pub struct Loaded {
     pub places: Places,
     /// The tests that are written in it.
     pub tests: Vec<TestCase>,
-}
-
-/// A test written in a configuration, as it is written.
-#[derive(Debug, Clone)]
-pub struct TestCase {
-    /// What it shows.
-    pub name: String,
-    /// The route that it tests; there is one of this name.
-    pub route: String,
-    /// The records that the route is given: a list.
-    pub given: serde_json::Value,
-    /// What is expected to come out: a list.
-    pub expect: serde_json::Value,
-    /// Where it is written.
-    pub place: Place,
 }
 
 /// A configuration that was read, whatever came of it.
@@ -130,27 +120,16 @@ fn understand(
     read.extend(interpolator.files.keys().cloned());
     let plugins = raw.plugins.iter().filter_map(|plugin| plugin.path.as_ref());
     let named = interpolator.files.keys().chain(plugins.map(|path| &path.value)).cloned().collect();
-    let (settings, places) = meaning::interpret(&raw, complete, &mut problems);
+    let Meant { settings, places, tests } = meaning::interpret(&raw, complete, &mut problems);
     problems.sort();
     let result = match settings {
         Some(settings) if !problems.has_errors() => {
             let fingerprint = fingerprint(&hash, &interpolator);
-            Ok(Loaded { settings, files: read, hash, fingerprint, warnings: problems, places, tests: tests(raw) })
+            Ok(Loaded { settings, files: read, hash, fingerprint, warnings: problems, places, tests })
         }
         _ => Err(problems),
     };
     Reading { result, named }
-}
-
-fn tests(raw: Raw) -> Vec<TestCase> {
-    let case = |test: raw::RawTest| TestCase {
-        name: test.name.value,
-        route: test.route.value,
-        given: test.given,
-        expect: test.expect,
-        place: test.name.place,
-    };
-    raw.tests.into_iter().map(case).collect()
 }
 
 /// A file's name within the configuration, which does not depend on where the configuration lies.

@@ -20,6 +20,7 @@ use super::settings::{
     TopicSelector, WatchMethod,
 };
 use super::source::{Place, hides_value};
+use super::test_cases::{RawTest, test};
 use super::tree::{Entry, Node, Typed, Value};
 use super::units::parse_duration;
 use crate::model::{DestinationName, Digest, GroupId, InvalidName, PluginName, RouteName, TopicName};
@@ -143,15 +144,6 @@ pub(super) struct RawDestination {
     pub(super) target: Target,
     pub(super) partition: Option<At<Partitioning>>,
     pub(super) default: Option<bool>,
-}
-
-/// A test written in the configuration; what it means is for who runs it.
-#[derive(Debug)]
-pub(super) struct RawTest {
-    pub(super) name: At<String>,
-    pub(super) route: At<String>,
-    pub(super) given: serde_json::Value,
-    pub(super) expect: serde_json::Value,
 }
 
 const fn seconds(first: u64, last: u64) -> RangeInclusive<Duration> {
@@ -865,21 +857,4 @@ fn lag_alert(node: &Node, problems: &mut Problems) -> Option<LagAlert> {
             None
         }
     }
-}
-
-fn test(node: &Node, problems: &mut Problems) -> Option<RawTest> {
-    let mut fields = Fields::of(node, &node.place, "a test", problems)?;
-    let name = fields.required("name", "say what it shows: `name: test traffic is dropped`", problems);
-    let name = name.and_then(|node| non_empty(node, "a name", problems));
-    let route = fields.required("route", "name the route that it tests", problems);
-    let route = route.and_then(|node| text(node, "the name of a route", problems));
-    let mut records = |key: &'static str, problems: &mut Problems| {
-        let node = fields.required(key, "write a list of records, or `[]`", problems)?;
-        list(node, "a list of records", problems)?;
-        Some(json(node, problems))
-    };
-    let given = records("given", problems);
-    let expect = records("expect", problems);
-    fields.finish(problems);
-    Some(RawTest { name: name?, route: route?, given: given?, expect: expect? })
 }

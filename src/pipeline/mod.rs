@@ -8,6 +8,7 @@ pub mod dead_letter;
 pub mod destinations;
 mod lane;
 pub mod ports;
+pub mod rehearsal;
 pub mod report;
 pub mod task;
 pub mod unit;

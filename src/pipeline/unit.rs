@@ -139,6 +139,30 @@ impl Unit {
         self.range.is_empty()
     }
 
+    /// What it sends, in the order in which it is sent: the source record that each output comes of and the number of its
+    /// destination, `None` for a dead letter.
+    pub fn sent(&self) -> impl Iterator<Item = (u32, Option<u16>, Output<'_>)> {
+        let items = &*self.items;
+        let routed = self.routed.iter().map(move |routed| {
+            let item = &items.list[routed.item as usize];
+            let output = Output {
+                topic: routed.topic,
+                partition: routed.partition,
+                key: items.key(item),
+                value: items.value(item),
+                timestamp: items.timestamp(item),
+                headers: Headers::Of(items, item),
+            };
+            (routed.source, Some(routed.destination), output)
+        });
+        routed.chain(self.dead.iter().map(|dead| (dead.source, None, dead.output(&*items.source))))
+    }
+
+    /// The source records of items that go nowhere: which step dropped them, `None` where no destination took them.
+    pub fn filtered(&self) -> &[(u32, Option<u16>)] {
+        &self.filtered
+    }
+
     /// Finds a record at fault: its outputs are withdrawn, and it meets `on_error`.
     ///
     /// # Errors
@@ -428,23 +452,8 @@ impl Outputs for Round {
 
     fn for_each(&self, produce: &mut dyn FnMut(Output<'_>) -> ControlFlow<()>) {
         for unit in &self.units {
-            let items = &*unit.items;
-            for routed in &unit.routed {
-                let item = &items.list[routed.item as usize];
-                let output = Output {
-                    topic: routed.topic,
-                    partition: routed.partition,
-                    key: items.key(item),
-                    value: items.value(item),
-                    timestamp: items.timestamp(item),
-                    headers: Headers::Of(items, item),
-                };
+            for (_, _, output) in unit.sent() {
                 if produce(output).is_break() {
-                    return;
-                }
-            }
-            for dead in &unit.dead {
-                if produce(dead.output(&*items.source)).is_break() {
                     return;
                 }
             }

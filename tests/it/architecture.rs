@@ -39,7 +39,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("wit_bindgen_go", &["cli"]),
     ("indicatif", &["cli"]),
     ("similar", &["cli"]),
-    ("base64", &["cli"]),
+    ("base64", &["cli", "config"]),
     ("metrics", &["telemetry"]),
     ("metrics_exporter_prometheus", &["telemetry"]),
     ("anyhow", &["cli", "app", "main"]),

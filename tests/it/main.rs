@@ -27,3 +27,4 @@ mod routes;
 mod simulation;
 mod support;
 mod torture;
+mod yaml_tests;

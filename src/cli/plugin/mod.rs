@@ -3,11 +3,11 @@
 
 mod bench;
 mod bindings;
-mod diff;
+pub(super) mod diff;
 mod inspect;
 mod load;
 mod new;
-mod records;
+pub(super) mod records;
 mod run;
 mod show;
 mod templates;

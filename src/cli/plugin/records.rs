@@ -309,7 +309,7 @@ pub(super) fn item_json(items: &Items, item: &Item) -> Value {
 }
 
 /// Bytes in the format that they are read in: text as a string.
-pub(super) fn bytes_json(bytes: Option<&[u8]>) -> Value {
+pub(in crate::cli) fn bytes_json(bytes: Option<&[u8]>) -> Value {
     match bytes.map(|bytes| (bytes, str::from_utf8(bytes))) {
         None => Value::Null,
         Some((_, Ok(text))) => text.into(),
