@@ -10,6 +10,7 @@ mod plan;
 mod plugin;
 mod reload;
 mod run;
+mod schema;
 mod test;
 
 use std::path::PathBuf;
@@ -78,6 +79,11 @@ enum Command {
     Demo(demo::Arguments),
     /// Write, try and measure plugins, without a broker.
     Plugin(plugin::Arguments),
+    /// Print the JSON Schema of the configuration, for editors.
+    ///
+    /// yaml-language-server, which most editors have for YAML, completes and explains every key by it. Name it in the first line of a
+    /// file: `# yaml-language-server: $schema=millrace.schema.json`.
+    Schema,
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -130,6 +136,7 @@ pub fn main() -> ExitCode {
         Command::Reload(arguments) => reload::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Plugin(arguments) => plugin::run(&arguments),
+        Command::Schema => schema::run(),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "millrace", &mut std::io::stdout());
             Ok(())
@@ -149,7 +156,7 @@ fn tell(failure: Failure) -> u8 {
             let code = code_of(&problems);
             let errors = problems.iter().filter(|problem| !problem.is_warning()).count();
             match (code, errors) {
-                (3, _) => anstream::eprintln!("millrace: what the configuration needs cannot be read"),
+                (3, _) => anstream::eprintln!("millrace: what the configuration needs is not there, or cannot be read"),
                 (_, 1) => anstream::eprintln!("millrace: 1 problem in the configuration"),
                 (_, errors) => anstream::eprintln!("millrace: {errors} problems in the configuration"),
             }

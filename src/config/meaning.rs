@@ -221,7 +221,7 @@ impl Meaning<'_> {
             let written = step.plugin.value.as_str();
             if let Some((name, plugin)) = self.plugins.get_key_value(written) {
                 let config = step.config.as_ref().map_or_else(|| plugin.config.clone(), |at| at.value.clone());
-                steps.push(PipelineStep { plugin: name.clone(), config });
+                steps.push(PipelineStep { plugin: name.clone(), config, when: step.when.clone() });
             } else if self.complete && !self.raw.plugins.iter().any(|plugin| plugin.name.value.as_str() == written) {
                 let known: Vec<&str> = self.raw.plugins.iter().map(|plugin| plugin.name.value.as_str()).collect();
                 let problem = Problem::at(&step.plugin.place, format!("there is no plugin {}", step.plugin.shown()))
@@ -462,6 +462,7 @@ fn destination(raw: &RawDestination) -> Destination {
         target: raw.target.clone(),
         partition: raw.partition.as_ref().map(|at| at.value).unwrap_or_default(),
         default: raw.default.unwrap_or(true),
+        when: raw.when.clone(),
     }
 }
 

@@ -7,13 +7,16 @@
 mod decode;
 mod files;
 mod interpolate;
+mod keys;
 mod meaning;
+mod origins;
 mod overlap;
 mod places;
 mod problem;
 mod properties;
 mod raw;
 mod rewrite;
+mod schema;
 pub mod settings;
 pub mod share;
 mod source;
@@ -27,9 +30,12 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 pub use files::{Survey, survey};
+pub use origins::{Origin, Origins};
+pub use overlap::fixed as fixed_beginning;
 pub use places::{Places, PropertyScope};
 pub use problem::{Problem, Problems, UNREADABLE};
 pub use rewrite::{NewExpectations, NewFields, Rewritten, rewrite};
+pub use schema::{Described, reference, schema};
 pub use settings::Settings;
 pub use source::Place;
 pub use test_cases::TestCase;
@@ -57,6 +63,8 @@ pub struct Loaded {
     pub warnings: Problems,
     /// Where things stand, for problems that are found later.
     pub places: Places,
+    /// Where each value came from.
+    pub origins: Origins,
     /// The tests that are written in it.
     pub tests: Vec<TestCase>,
 }
@@ -105,12 +113,13 @@ fn understand(
     let hash = digest(files.iter().map(|file| (name_below(root, &file.path), file.bytes.as_slice())));
     let mut read: Vec<PathBuf> = files.iter().map(|file| file.path.clone()).collect();
     let mut interpolator = Interpolator::new(env);
-    let mut raw = Raw::default();
+    let (mut raw, mut origins) = (Raw::default(), Origins::default());
     for file in files {
         let tree = files::as_text(file, &mut problems).map(|source| tree::parse(&source, &mut problems));
         match tree {
             Some(Ok(Some(mut root))) => {
                 interpolator.replace(&mut root, &mut problems);
+                origins.add(&root);
                 complete &= raw.add(&root, &mut problems);
             }
             Some(Ok(None)) => {}
@@ -125,7 +134,7 @@ fn understand(
     let result = match settings {
         Some(settings) if !problems.has_errors() => {
             let fingerprint = fingerprint(&hash, &interpolator);
-            Ok(Loaded { settings, files: read, hash, fingerprint, warnings: problems, places, tests })
+            Ok(Loaded { settings, files: read, hash, fingerprint, warnings: problems, places, origins, tests })
         }
         _ => Err(problems),
     };

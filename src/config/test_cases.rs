@@ -7,16 +7,17 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
 use super::decode::{
-    At, Fields, boolean, choice, did_you_mean, entries, json, json_text, list, non_empty, number, scalar, shown, text,
+    At, Fields, boolean, did_you_mean, entries, json, json_text, list, non_empty, number, scalar, shown, text,
     wrong_type,
 };
+use super::keys::{self, Key};
 use super::problem::{Problem, Problems};
 use super::raw::{RawOptions, RawRoute};
 use super::rewrite::Written;
 use super::settings::TopicSelector;
 use super::source::Place;
 use super::tree::{Entry, Node, Typed, Value};
-use crate::model::{FaultCode, Offset, RouteName, TopicName};
+use crate::model::{Offset, RouteName, TopicName};
 
 /// A test written in a configuration.
 #[derive(Debug, Clone)]
@@ -161,28 +162,28 @@ struct RawGiven {
     record: GivenRecord,
 }
 
-/// The codes of faults, and of a stop that is nobody's fault.
-fn codes() -> Vec<(&'static str, &'static str)> {
-    let faults = FaultCode::ALL.map(FaultCode::as_str);
-    faults.into_iter().chain(["no_counterpart"]).map(|code| (code, code)).collect()
+/// Words that mean themselves.
+fn words(words: Vec<&'static str>) -> Vec<(&'static str, &'static str)> {
+    words.into_iter().map(|word| (word, word)).collect()
 }
 const FATES: [(&str, &str); 3] = [("stop", "stop"), ("skip", "skip"), ("dead_letter", "dead_letter")];
 
 pub(super) fn test(node: &Node, problems: &mut Problems) -> Option<RawTest> {
-    let mut fields = Fields::of(node, &node.place, "a test", problems)?;
-    let name = fields.required("name", "say what it shows: `name: test traffic is dropped`", problems);
+    let mut fields = Fields::of(&keys::TEST_KEYS, node, &node.place, "a test", problems)?;
+    let name = fields.required(&keys::TEST_NAME, "say what it shows: `name: test traffic is dropped`", problems);
     let name = name.and_then(|node| non_empty(node, "a name", problems));
-    let route = fields.required("route", "name the route that it tests", problems);
+    let route = fields.required(&keys::TEST_ROUTE, "name the route that it tests", problems);
     let route = route.and_then(|node| text(node, "the name of a route", problems));
-    let partitions = fields.get("partitions").map(|node| partition_counts(node, problems)).unwrap_or_default();
-    let given = fields.required("given", "write a list of records, or `[]`", problems);
+    let partitions =
+        fields.get(&keys::TEST_PARTITIONS).map(|node| partition_counts(node, problems)).unwrap_or_default();
+    let given = fields.required(&keys::GIVEN, "write a list of records, or `[]`", problems);
     let given = given.and_then(|node| list(node, "a list of records", problems));
     let given = given.map(|nodes| nodes.iter().filter_map(|node| given_record(node, problems)).collect());
-    fields.required("expect", "write a list of records, or `[]`", problems);
-    let expect_entry = fields.entry("expect");
+    fields.required(&keys::EXPECT, "write a list of records, or `[]`", problems);
+    let expect_entry = fields.entry(&keys::EXPECT);
     let mut named = Vec::new();
     let expect = expect_entry.and_then(|entry| expect(entry, partitions.is_said(), &mut named, problems));
-    let faults_entry = fields.entry("faults");
+    let faults_entry = fields.entry(&keys::FAULTS);
     let faults = faults_entry.and_then(|entry| list(&entry.value, "a list of faults", problems)).unwrap_or_default();
     let faults = faults.iter().filter_map(|node| expected_fault(node, problems)).collect();
     fields.finish(problems);
@@ -205,8 +206,8 @@ fn partition_counts(node: &Node, problems: &mut Problems) -> PartitionCounts {
 }
 
 fn given_record(node: &Node, problems: &mut Problems) -> Option<RawGiven> {
-    let mut fields = Fields::of(node, &node.place, "a record", problems)?;
-    let topic = fields.get("topic").and_then(|node| {
+    let mut fields = Fields::of(&keys::GIVEN_KEYS, node, &node.place, "a record", problems)?;
+    let topic = fields.get(&keys::GIVEN_TOPIC).and_then(|node| {
         let text = non_empty(node, "a topic", problems)?;
         match TopicName::new(&text.value) {
             Ok(topic) => Some(At::new(topic, &text.place)),
@@ -220,15 +221,12 @@ fn given_record(node: &Node, problems: &mut Problems) -> Option<RawGiven> {
     let record = GivenRecord {
         // (stands in until the route is looked up)
         topic: topic.as_ref().map_or_else(|| TopicName::new("unnamed").expect("it is a name"), |at| at.value.clone()),
-        partition: partition(&mut fields, problems).unwrap_or(0),
-        offset: fields.get("offset").and_then(|node| {
-            let offset = number(node, 0..=i64::MAX as u64, problems)?;
-            i64::try_from(offset.value).ok()
-        }),
-        timestamp: fields.get("timestamp").and_then(|node| timestamp(node, problems)).unwrap_or(-1),
-        key: fields.get("key").and_then(|node| bytes(node, problems)),
-        value: fields.get("value").and_then(|node| bytes(node, problems)),
-        headers: headers(fields.get("headers"), problems)
+        partition: partition(&keys::GIVEN_PARTITION, &mut fields, problems).unwrap_or(0),
+        offset: fields.number(&keys::OFFSET, problems).and_then(|offset| i64::try_from(offset.value).ok()),
+        timestamp: fields.get(&keys::GIVEN_TIMESTAMP).and_then(|node| timestamp(node, problems)).unwrap_or(-1),
+        key: fields.get(&keys::GIVEN_KEY).and_then(|node| bytes(node, problems)),
+        value: fields.get(&keys::GIVEN_VALUE).and_then(|node| bytes(node, problems)),
+        headers: headers(fields.get(&keys::GIVEN_HEADERS), problems)
             .into_iter()
             .map(|(name, node)| (name, bytes(node, problems)))
             .collect(),
@@ -237,10 +235,8 @@ fn given_record(node: &Node, problems: &mut Problems) -> Option<RawGiven> {
     Some(RawGiven { place: node.place.clone(), topic, record })
 }
 
-fn partition(fields: &mut Fields<'_>, problems: &mut Problems) -> Option<i32> {
-    let node = fields.get("partition")?;
-    let number = number(node, 0..=999_999, problems)?;
-    i32::try_from(number.value).ok()
+fn partition(key: &'static Key, fields: &mut Fields<'_>, problems: &mut Problems) -> Option<i32> {
+    fields.number(key, problems).and_then(|number| i32::try_from(number.value).ok())
 }
 
 /// Milliseconds since 1970, or an RFC 3339 time; null is none.
@@ -383,20 +379,21 @@ fn expected_output(
     named: &mut Vec<At<String>>,
     problems: &mut Problems,
 ) -> Option<ExpectedOutput> {
-    let mut fields = Fields::of(node, &node.place, "an output", problems)?;
-    let destination = if by_name { None } else { fields.get("destination") };
+    let section = if by_name { &keys::EXPECTED_BY_NAME_KEYS } else { &keys::EXPECTED_KEYS };
+    let mut fields = Fields::of(section, node, &node.place, "an output", problems)?;
+    let destination = if by_name { None } else { fields.get(&keys::EXPECTED_DESTINATION) };
     let destination = destination.and_then(|node| text(node, "the name of a destination", problems));
     named.extend(destination.clone());
-    let topic = fields.get("topic").and_then(|node| text(node, "a topic", problems));
-    let partition_place = fields.entry("partition").map(|entry| &entry.key_place);
-    let partition = partition(&mut fields, problems);
+    let topic = fields.get(&keys::EXPECTED_TOPIC).and_then(|node| text(node, "a topic", problems));
+    let partition_place = fields.entry(&keys::EXPECTED_PARTITION).map(|entry| &entry.key_place);
+    let partition = partition(&keys::EXPECTED_PARTITION, &mut fields, problems);
     if let Some(place) = partition_place.filter(|_| !counts) {
         let problem = Problem::at(place, "which partition it is depends on how many there are");
         problems.push(
             problem.code("missing_key").help("say it in the test: `partitions: 6`, or `partitions: { TOPIC: 6 }`"),
         );
     }
-    let headers = fields.get("headers").map(|node| {
+    let headers = fields.get(&keys::EXPECTED_HEADERS).map(|node| {
         let pairs = headers(Some(node), problems);
         pairs.into_iter().map(|(name, node)| (name, expected_bytes(node, problems))).collect()
     });
@@ -404,29 +401,29 @@ fn expected_output(
         destination: destination.map(|at| at.value),
         topic: topic.map(|at| at.value),
         partition,
-        timestamp: fields.get("timestamp").and_then(|node| timestamp(node, problems)),
-        key: fields.get("key").map(|node| expected_bytes(node, problems)),
-        value: fields.get("value").map(|node| expected_bytes(node, problems)),
+        timestamp: fields.get(&keys::EXPECTED_TIMESTAMP).and_then(|node| timestamp(node, problems)),
+        key: fields.get(&keys::EXPECTED_KEY).map(|node| expected_bytes(node, problems)),
+        value: fields.get(&keys::EXPECTED_VALUE).map(|node| expected_bytes(node, problems)),
         headers,
-        exact: fields.get("exact").and_then(|node| boolean(node, problems)).is_some_and(|at| at.value),
+        exact: fields.get(&keys::EXACT).and_then(|node| boolean(node, problems)).is_some_and(|at| at.value),
     };
     fields.finish(problems);
     Some(output)
 }
 
 fn expected_fault(node: &Node, problems: &mut Problems) -> Option<ExpectedFault> {
-    let mut fields = Fields::of(node, &node.place, "a fault", problems)?;
-    let record = fields.get("record").and_then(|node| number(node, 0..=u64::from(u32::MAX), problems));
-    let attempts = fields.get("attempts").and_then(|node| number(node, 1..=u64::from(u32::MAX), problems));
+    let mut fields = Fields::of(&keys::FAULT_KEYS, node, &node.place, "a fault", problems)?;
+    let record = fields.number(&keys::FAULT_RECORD, problems);
+    let attempts = fields.number(&keys::FAULT_ATTEMPTS, problems);
     let fault = ExpectedFault {
         record: record.and_then(|at| usize::try_from(at.value).ok()),
-        code: fields.get("code").and_then(|node| choice(node, &codes(), problems)).map(|at| at.value.to_owned()),
-        plugin: fields.get("plugin").and_then(|node| text(node, "a plugin", problems)).map(|at| at.value),
+        code: fields.choice(&keys::FAULT_CODE, &words(keys::fault_codes()), problems).map(|at| at.value.to_owned()),
+        plugin: fields.get(&keys::FAULT_PLUGIN).and_then(|node| text(node, "a plugin", problems)).map(|at| at.value),
         message: fields
-            .get("message")
+            .get(&keys::FAULT_MESSAGE)
             .and_then(|node| text(node, "a part of its message", problems))
             .map(|at| at.value),
-        then: fields.get("then").and_then(|node| choice(node, &FATES, problems)).map(|at| at.value),
+        then: fields.choice(&keys::FAULT_THEN, &FATES, problems).map(|at| at.value),
         attempts: attempts.and_then(|at| u32::try_from(at.value).ok()),
     };
     fields.finish(problems);

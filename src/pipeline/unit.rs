@@ -14,7 +14,7 @@ use super::destinations::{Destinations, Misrouted, Routed};
 use super::ports::{Broker, Headers, Output, Outputs, Trouble};
 use super::report::{Fate, Report, Tally, add};
 use crate::model::{Digest, Fault, FaultCode, Items, Offset, OffsetMap, PluginName, SourceBatch, TopicPartition};
-use crate::policy::{Decision, Disposition, OnError};
+use crate::policy::{Decision, Disposition, OnError, Values};
 use crate::telemetry::LATENCY_BOUNDS;
 
 /// How often the record at an offset has been tried.
@@ -98,7 +98,7 @@ impl Unit {
         attempts: Attempts,
         bench: &mut Bench<'_, B>,
     ) -> Result<Self, Trouble> {
-        let Processed { items, mut faults, filtered, halt } = processed;
+        let Processed { items, mut faults, filtered, halt, mut values } = processed;
         let mut unit = Self {
             items: Arc::new(items),
             range,
@@ -112,7 +112,7 @@ impl Unit {
             let after = after_halt(why, attempts, &*unit.items.source, at, bench.policy);
             unit.cut(at, after);
         }
-        unit.route(&mut faults, bench)?;
+        unit.route(&mut faults, &mut values, bench)?;
         faults.sort_by_key(|(source, _)| *source);
         for (source, fault) in faults {
             if source as usize >= unit.range.end {
@@ -245,7 +245,12 @@ impl Unit {
         self.filtered.retain(|(source, _)| keep(*source));
     }
 
-    fn route<B: Broker>(&mut self, faults: &mut Vec<(u32, Fault)>, bench: &mut Bench<'_, B>) -> Result<(), Trouble> {
+    fn route<B: Broker>(
+        &mut self,
+        faults: &mut Vec<(u32, Fault)>,
+        values: &mut Values,
+        bench: &mut Bench<'_, B>,
+    ) -> Result<(), Trouble> {
         let items = Arc::clone(&self.items);
         self.routed.reserve(items.list.len());
         let mut misrouted: Option<u32> = None;
@@ -257,12 +262,16 @@ impl Unit {
                 continue;
             }
             let before = self.routed.len();
-            match bench.destinations.route(&items, index, bench.broker, &mut self.routed) {
+            match bench.destinations.route(&items, index, values, bench.broker, &mut self.routed) {
                 Ok(()) if self.routed.len() == before => self.filtered.push((item.source, None)),
                 Ok(()) => {}
                 Err(Misrouted::Fault(mut fault)) => {
                     // Only a step can have named what cannot be; the last is the one that had the last word.
                     fault.plugin = bench.plugins.last().map(|(name, _)| name.clone());
+                    misrouted = Some(item.source);
+                    faults.push((item.source, fault));
+                }
+                Err(Misrouted::Undecided(fault)) => {
                     misrouted = Some(item.source);
                     faults.push((item.source, fault));
                 }

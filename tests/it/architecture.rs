@@ -29,6 +29,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("wat", &["plugin"]),
     ("wit_parser", &["plugin"]),
     ("wasmparser", &["plugin"]),
+    ("cel", &["policy"]),
     ("serde_yaml", &["config"]),
     ("saphyr_parser", &["config"]),
     ("notify", &["control"]),

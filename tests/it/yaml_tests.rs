@@ -56,6 +56,15 @@ routes:
       - topic: paid
       - {{ name: archive, topic: paid.archive, partition: source }}
       - {{ name: regions, topic_pattern: "^region\\..*", partition: plugin, default: false }}
+  conditional:
+    source: {{ topics: [w], start: earliest }}
+    pipeline:
+      - {{ plugin: drop, when: "key != 'keep'" }}
+      - {{ plugin: redact, when: "has(value.card)" }}
+    destinations:
+      - {{ topic: w.eu, when: "value.region == 'eu'" }}
+      - {{ topic: w.large, when: "has(value.total) && value.total > 100 || headers.priority == 'high'" }}
+    on_error: {{ dead_letter: w.dead }}
   brittle:
     enabled: false
     source: {{ topics: [b], start: earliest }}
@@ -186,6 +195,58 @@ fn a_record_at_fault_meets_on_error_as_it_would_in_the_daemon() {
     given: [{ value: a }, { value: poison }, { value: c }, { partition: 1, value: d }]
     expect: [{ value: a }, { value: d }]
     faults: [{ record: 1, then: stop }]
+"#,
+    ));
+}
+
+#[test]
+fn a_condition_says_which_records_go_through_a_step_and_to_a_destination() {
+    assert_passes(&config(
+        r#"
+  - name: by fields of the value, its absence and a header
+    route: conditional
+    given:
+      - { value: { region: eu, n: 1 }, headers: { priority: low } }
+      - { value: { region: eu, n: 2, total: 101 } }
+      - { value: { region: us, n: 3 }, headers: { priority: high } }
+      - { value: { region: us, n: 4 }, headers: { priority: low } }
+    expect:
+      - { destination: w.eu, value: { n: 1 } }
+      - { destination: w.eu, value: { n: 2 } }
+      - { destination: w.large, value: { n: 2 } }
+      - { destination: w.large, value: { n: 3 } }
+  - name: records go past a step in their order
+    route: conditional
+    given:
+      - { key: a, value: { region: eu, status: test }, headers: { priority: low } }
+      - { key: keep, value: { region: eu, status: test, n: 1 }, headers: { priority: low } }
+      - { key: b, value: { region: eu, n: 2, card: "4711" }, headers: { priority: low } }
+      - { key: keep, value: { region: eu, n: 3, card: "4712" }, headers: { priority: low } }
+      - { key: c, value: { region: eu, status: test }, headers: { priority: low } }
+      - { key: keep, value: { region: eu, n: 4 }, headers: { priority: low } }
+    expect:
+      - { value: { n: 1, status: test } }
+      - { value: { n: 2, card: "[redacted]" } }
+      - { value: { n: 3, card: "[redacted]" } }
+      - { value: { n: 4 } }
+  - name: what cannot be told is a fault of that record, and not of a plugin
+    route: conditional
+    given:
+      - { key: keep, value: { region: eu }, headers: { priority: low } }
+      - { key: keep, value: not JSON }
+      - { key: keep, value: { n: 1 }, headers: { priority: low } }
+      - { key: keep, value: null }
+      - { key: keep, value: { region: eu }, headers: { priority: low } }
+    expect:
+      - { destination: w.eu }
+      - { destination: w.dead, value: not JSON }
+      - { destination: w.dead, value: { n: 1 } }
+      - { destination: w.dead, value: null }
+      - { destination: w.eu }
+    faults:
+      - { record: 1, code: refused, message: "`when` of plugin redact: the value is not JSON", then: dead_letter }
+      - { record: 2, code: refused, message: "`when` of destination \"w.eu\": no such key: region", then: dead_letter }
+      - { record: 3, code: refused }
 "#,
     ));
 }
