@@ -44,6 +44,8 @@ pub const VARIABLES: [&str; 7] = ["key", "value", "headers", "topic", "partition
 
 /// The longest text of a condition, bytes.
 const TEXT_MAX: usize = 4096;
+/// Brackets within each other: a parser calls itself for each.
+const NESTING_MAX: usize = 32;
 
 impl Condition {
     /// Compiles a condition.
@@ -54,6 +56,9 @@ impl Condition {
         let whole = |message: String| vec![ConditionError { message, range: 0..text.len() }];
         if text.len() > TEXT_MAX {
             return Err(whole(format!("it is longer than {TEXT_MAX} bytes")));
+        }
+        if nesting(text) > NESTING_MAX {
+            return Err(whole(format!("more than {NESTING_MAX} brackets stand within each other")));
         }
         let env = Arc::new(Env::stdlib().with_optional_support(true));
         let compiled = catch_unwind(AssertUnwindSafe(|| env.compile(text)));
@@ -508,6 +513,19 @@ impl<'p> Checker<'p> {
         self.scope.truncate(depth);
         result
     }
+}
+
+/// How deep brackets stand within each other; those in text count, too.
+fn nesting(text: &str) -> usize {
+    let depths = text.bytes().scan(0_usize, |depth, byte| {
+        match byte {
+            b'(' | b'[' | b'{' => *depth += 1,
+            b')' | b']' | b'}' => *depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        Some(*depth)
+    });
+    depths.max().unwrap_or(0)
 }
 
 /// The byte of a line and column, both from 1.
