@@ -15,8 +15,10 @@ mod plugin;
 mod reload;
 mod replay;
 mod run;
+mod schema;
 mod status;
 mod tap;
+mod test;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -60,6 +62,12 @@ enum Command {
     ///
     /// Reads every file, compiles and configures every plugin, and prints every problem with its place. Needs no broker.
     Check(check::Arguments),
+    /// Run the tests that are written in a configuration, without a broker.
+    ///
+    /// Gives each test's records to its route: the real plugins in the real chain, destinations, partitions and `on_error`.
+    /// Only what a test names is compared. Shows how what came out differs, with the test's place. Exits with 1 if a test fails,
+    /// with 2 if the configuration is invalid or no test has the name that is asked for.
+    Test(test::Arguments),
     /// Show what a reload would do to a running daemon.
     ///
     /// Compares a configuration with the one that is in force there: which routes start, stop, restart, take the change up in
@@ -122,6 +130,11 @@ enum Command {
     /// a topic of its own; or shows, with --diff, what other plugins would make otherwise. Nothing of the route moves, and its
     /// destinations are never written. Needs no daemon.
     Replay(replay::Arguments),
+    /// Print the JSON Schema of the configuration, for editors.
+    ///
+    /// yaml-language-server, which most editors have for YAML, completes and explains every key by it. Name it in the first line of a
+    /// file: `# yaml-language-server: $schema=millrace.schema.json`.
+    Schema,
     /// Print a completion script for a shell.
     Completions {
         /// The shell.
@@ -169,6 +182,7 @@ pub fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Test(arguments) => test::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Reload(arguments) => reload::run(&arguments),
         Command::Status(arguments) => status::run(&arguments),
@@ -183,6 +197,7 @@ pub fn main() -> ExitCode {
         Command::Tap(arguments) => tap::run(&arguments),
         Command::Dlq(arguments) => dlq::run(&arguments),
         Command::Replay(arguments) => replay::run(&arguments),
+        Command::Schema => schema::run(),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "millrace", &mut std::io::stdout());
             Ok(())
@@ -202,7 +217,7 @@ fn tell(failure: Failure) -> u8 {
             let code = code_of(&problems);
             let errors = problems.iter().filter(|problem| !problem.is_warning()).count();
             match (code, errors) {
-                (3, _) => anstream::eprintln!("millrace: what the configuration needs cannot be read"),
+                (3, _) => anstream::eprintln!("millrace: what the configuration needs is not there, or cannot be read"),
                 (_, 1) => anstream::eprintln!("millrace: 1 problem in the configuration"),
                 (_, errors) => anstream::eprintln!("millrace: {errors} problems in the configuration"),
             }

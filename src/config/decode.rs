@@ -5,10 +5,12 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use super::keys::{Is, Key, Section};
 use super::problem::{Problem, Problems};
 use super::source::{Place, REDACTED};
 use super::tree::{Entry, Node, Scalar, Typed, Value};
 use super::units::{parse_duration, parse_size, show_duration, show_size};
+use crate::policy::{Condition, ConditionError};
 
 /// A value and where it stands.
 #[derive(Debug, Clone)]
@@ -34,49 +36,105 @@ impl At<String> {
 
 /// The keys of one mapping, being asked for. What nobody asked for is unknown.
 pub(super) struct Fields<'n> {
+    section: &'static Section,
     entries: &'n [Entry],
     /// What is asked about: the key that the mapping stands under.
     place: Place,
     asked: Vec<&'static str>,
+    left_out: Vec<&'static str>,
 }
 
 impl<'n> Fields<'n> {
     /// `place` is where a missing key is told. Nothing written is an empty mapping.
-    pub(super) fn of(node: &'n Node, place: &Place, what: &str, problems: &mut Problems) -> Option<Self> {
+    pub(super) fn of(
+        section: &'static Section,
+        node: &'n Node,
+        place: &Place,
+        what: &str,
+        problems: &mut Problems,
+    ) -> Option<Self> {
         let entries = entries(node, what, problems)?;
-        Some(Self { entries, place: place.clone(), asked: Vec::new() })
+        Some(Self { section, entries, place: place.clone(), asked: Vec::new(), left_out: Vec::new() })
     }
 
     /// The value of a key, if it is there.
-    pub(super) fn get(&mut self, key: &'static str) -> Option<&'n Node> {
+    pub(super) fn get(&mut self, key: &'static Key) -> Option<&'n Node> {
         self.entry(key).map(|entry| &entry.value)
     }
 
     /// The key and its value, if they are there.
-    pub(super) fn entry(&mut self, key: &'static str) -> Option<&'n Entry> {
-        self.asked.push(key);
-        self.entries.iter().find(|entry| entry.key == key)
+    pub(super) fn entry(&mut self, key: &'static Key) -> Option<&'n Entry> {
+        let is_of_section = self.section.keys.iter().any(|known| std::ptr::eq(*known, key));
+        debug_assert!(is_of_section, "`{}` is not described as a key of: {}", key.name, self.section.name);
+        if self.left_out.contains(&key.name) {
+            return None;
+        }
+        self.entry_beside(key.name)
+    }
+
+    /// A key that is none of the section's, for who has more to say of it than that.
+    pub(super) fn entry_beside(&mut self, name: &'static str) -> Option<&'n Entry> {
+        self.asked.push(name);
+        self.entries.iter().find(|entry| entry.key == name)
+    }
+
+    /// From now on as if the key were not there.
+    pub(super) fn leave_out(&mut self, key: &'static Key) {
+        self.left_out.push(key.name);
     }
 
     /// The value of a key that has to be there.
-    pub(super) fn required(&mut self, key: &'static str, help: &str, problems: &mut Problems) -> Option<&'n Node> {
+    pub(super) fn required(&mut self, key: &'static Key, help: &str, problems: &mut Problems) -> Option<&'n Node> {
         let found = self.get(key);
         if found.is_none() {
-            let problem = Problem::at(&self.place, format!("`{key}` is missing here")).code("missing_key");
+            let problem = Problem::at(&self.place, format!("`{}` is missing here", key.name)).code("missing_key");
             problems.push(problem.help(help));
         }
         found
     }
 
+    /// A duration within the key's bounds.
+    pub(super) fn duration(&mut self, key: &'static Key, problems: &mut Problems) -> Option<At<Duration>> {
+        let Is::Duration(bounds) = &key.is else { unreachable!("`{}` is described as no duration", key.name) };
+        self.get(key).and_then(|node| duration(node, bounds.clone(), problems))
+    }
+
+    /// A size within the key's bounds.
+    pub(super) fn size(&mut self, key: &'static Key, problems: &mut Problems) -> Option<At<u64>> {
+        let Is::Size(bounds) = &key.is else { unreachable!("`{}` is described as no size", key.name) };
+        self.get(key).and_then(|node| size(node, bounds.clone(), problems))
+    }
+
+    /// A whole number within the key's bounds.
+    pub(super) fn number(&mut self, key: &'static Key, problems: &mut Problems) -> Option<At<u64>> {
+        let Is::Number(bounds) = &key.is else { unreachable!("`{}` is described as no number", key.name) };
+        self.get(key).and_then(|node| number(node, bounds.clone(), problems))
+    }
+
+    /// One of the key's words, with what each means.
+    pub(super) fn choice<T: Copy>(
+        &mut self,
+        key: &'static Key,
+        meanings: &[(&'static str, T)],
+        problems: &mut Problems,
+    ) -> Option<At<T>> {
+        let Is::Word(words) = &key.is else { unreachable!("`{}` is described as no word", key.name) };
+        debug_assert!(words().iter().eq(meanings.iter().map(|(word, _)| word)), "{}: {:?}", key.name, words());
+        self.get(key).and_then(|node| choice(node, meanings, problems))
+    }
+
     /// A key that a later version knows.
-    pub(super) fn not_yet(&mut self, key: &'static str, problems: &mut Problems) {
-        if let Some(entry) = self.entry(key) {
-            problems.push(not_available(&entry.key_place, key));
+    pub(super) fn not_yet(&mut self, name: &'static str, problems: &mut Problems) {
+        if let Some(entry) = self.entry_beside(name) {
+            problems.push(not_available(&entry.key_place, name));
         }
     }
 
     /// Tells every key that nobody asked for.
     pub(super) fn finish(self, problems: &mut Problems) {
+        let forgotten =
+            self.section.keys.iter().find(|key| !self.asked.contains(&key.name) && !self.left_out.contains(&key.name));
+        debug_assert!(forgotten.is_none(), "{}: nobody reads {forgotten:?}", self.section.name);
         for entry in self.entries.iter().filter(|entry| !self.asked.contains(&entry.key.as_str())) {
             problems.push(unknown_key(&entry.key, &entry.key_place, &self.asked));
         }
@@ -233,6 +291,21 @@ pub(super) fn json(node: &Node, problems: &mut Problems) -> serde_json::Value {
     }
 }
 
+/// Any YAML as the text of JSON, its keys in the order in which they are written.
+pub(super) fn json_text(node: &Node, problems: &mut Problems) -> String {
+    let join = |parts: Vec<String>| parts.join(",");
+    match &node.value {
+        Value::Scalar(scalar) => scalar_as_json(scalar, &node.place, problems).to_string(),
+        Value::List(list) => format!("[{}]", join(list.iter().map(|node| json_text(node, problems)).collect())),
+        Value::Map(entries) => {
+            let field = |entry: &Entry| {
+                format!("{}:{}", serde_json::Value::from(entry.key.as_str()), json_text(&entry.value, problems))
+            };
+            format!("{{{}}}", join(entries.iter().map(field).collect()))
+        }
+    }
+}
+
 fn scalar_as_json(scalar: &Scalar, place: &Place, problems: &mut Problems) -> serde_json::Value {
     use serde_json::Value as Json;
     let too_large = |problems: &mut Problems| {
@@ -265,6 +338,33 @@ pub(super) fn scalar<'n>(node: &'n Node, what: &str, problems: &mut Problems) ->
             None
         }
     }
+}
+
+/// A condition, compiled; what is wrong with it is told at its place within the text, where the text stands as it is.
+pub(super) fn condition(node: &Node, problems: &mut Problems) -> Option<At<Condition>> {
+    let text = non_empty(node, "a condition", problems)?;
+    let errors = match Condition::compile(&text.value) {
+        Ok(condition) => return Some(At::new(condition, &text.place)),
+        Err(errors) => errors,
+    };
+    let (file, written) = (node.place.file(), node.place.range());
+    let quoted = written.start + 1..written.end.saturating_sub(1).max(written.start + 1);
+    let as_it_is = [written, quoted].into_iter().find(|range| file.text().get(range.clone()) == Some(&text.value));
+    for ConditionError { message, range } in errors {
+        let problem = match &as_it_is {
+            Some(within) => {
+                let place = Place::new(file, within.start + range.start..within.start + range.end);
+                Problem::at(&place, format!("this condition cannot be: {message}"))
+            }
+            None => {
+                let character = text.value[..range.start].chars().count() + 1;
+                let message = format!("this condition cannot be, at its character {character}: {message}");
+                Problem::at(&node.place, message)
+            }
+        };
+        problems.push(problem.code("invalid_condition"));
+    }
+    None
 }
 
 pub(super) fn wrong_type(node: &Node, what: &str) -> Problem {

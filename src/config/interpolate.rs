@@ -122,6 +122,16 @@ fn read(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
+/// The variables and files that a text names, without their defaults: `${NAME}`, `${file:PATH}`.
+pub(super) fn references(text: &str) -> Vec<String> {
+    let named = |piece: &Piece<'_>| match piece {
+        Piece::Text(_) => None,
+        Piece::Variable { name, .. } => Some(format!("${{{name}}}")),
+        Piece::File(path) => Some(format!("${{file:{path}}}")),
+    };
+    pieces(text).unwrap_or_default().iter().filter_map(named).collect()
+}
+
 /// Takes a text apart; the error is what is wrong and what to write instead.
 fn pieces(text: &str) -> Result<Vec<Piece<'_>>, (String, String)> {
     let mut pieces = Vec::new();

@@ -18,6 +18,7 @@ use super::settings::{
 };
 use super::share::SHARE_MIN;
 use super::source::Place;
+use super::test_cases::TestCase;
 use super::times::{CLOSE, Times};
 use super::topology;
 use super::units::{show_duration, show_size};
@@ -32,9 +33,17 @@ const TRANSACTION_BYTES: u64 = 32 << 20;
 const MEMORY: u64 = 1 << 30;
 const PREFIX: &str = "millrace";
 
+/// What a configuration means.
+pub(super) struct Meant {
+    /// Whole only if there is no problem.
+    pub(super) settings: Option<Settings>,
+    pub(super) places: Places,
+    pub(super) tests: Vec<TestCase>,
+}
+
 /// Says what `raw` means. `complete` is whether all files could be read: if not, nothing is said to be missing, since it
-/// may stand in a file that was not read. The settings are whole only if there is no problem.
-pub(super) fn interpret(raw: &Raw, complete: bool, problems: &mut Problems) -> (Option<Settings>, Places) {
+/// may stand in a file that was not read.
+pub(super) fn interpret(raw: &Raw, complete: bool, problems: &mut Problems) -> Meant {
     let kafka = kafka(raw, complete, problems);
     let plugins: BTreeMap<_, _> =
         raw.plugins.iter().filter_map(|raw| Some((raw.name.value.clone(), plugin(raw)?))).collect();
@@ -49,6 +58,10 @@ pub(super) fn interpret(raw: &Raw, complete: bool, problems: &mut Problems) -> (
     }
     meaning.check_whole(problems);
     meaning.check_bounds(&options, problems);
+    let tests = match complete {
+        true => raw.tests.iter().filter_map(|test| test.resolve(&raw.routes, &options, problems)).collect(),
+        false => Vec::new(),
+    };
     let places = places(raw, &options);
     topology::check(&routes, &places, problems);
     let admin = admin(raw, problems);
@@ -69,7 +82,7 @@ pub(super) fn interpret(raw: &Raw, complete: bool, problems: &mut Problems) -> (
         plugins,
         routes,
     };
-    ((complete && !problems.has_errors()).then_some(settings), places)
+    Meant { settings: (complete && !problems.has_errors()).then_some(settings), places, tests }
 }
 
 fn memory(raw: &Raw) -> u64 {
@@ -208,7 +221,7 @@ impl Meaning<'_> {
             let written = step.plugin.value.as_str();
             if let Some((name, plugin)) = self.plugins.get_key_value(written) {
                 let config = step.config.as_ref().map_or_else(|| plugin.config.clone(), |at| at.value.clone());
-                steps.push(PipelineStep { plugin: name.clone(), config });
+                steps.push(PipelineStep { plugin: name.clone(), config, when: step.when.clone() });
             } else if self.complete && !self.raw.plugins.iter().any(|plugin| plugin.name.value.as_str() == written) {
                 let known: Vec<&str> = self.raw.plugins.iter().map(|plugin| plugin.name.value.as_str()).collect();
                 let problem = Problem::at(&step.plugin.place, format!("there is no plugin {}", step.plugin.shown()))
@@ -231,16 +244,6 @@ impl Meaning<'_> {
         if !self.raw.has_routes {
             let problem = Problem::new("there are no routes").code("missing_key");
             problems.push(problem.help("write at least one: `routes: { NAME: { source: …, destinations: … } }`"));
-        }
-        let routes: HashSet<&str> = self.raw.routes.iter().map(|route| route.name.value.as_str()).collect();
-        let known: Vec<&str> = self.raw.routes.iter().map(|route| route.name.value.as_str()).collect();
-        for test in self.raw.tests.iter().filter(|test| !routes.contains(test.route.value.as_str())) {
-            let problem = Problem::at(&test.route.place, format!("there is no route {}", test.route.shown()))
-                .code("unknown_route");
-            problems.push(match did_you_mean(&test.route.value, &known) {
-                Some(near) => problem.help(format!("did you mean `{near}`?")),
-                None => problem,
-            });
         }
         let used: HashSet<&str> =
             self.raw.routes.iter().flat_map(|route| &route.pipeline).map(|step| step.plugin.value.as_str()).collect();
@@ -459,6 +462,7 @@ fn destination(raw: &RawDestination) -> Destination {
         target: raw.target.clone(),
         partition: raw.partition.as_ref().map(|at| at.value).unwrap_or_default(),
         default: raw.default.unwrap_or(true),
+        when: raw.when.clone(),
     }
 }
 

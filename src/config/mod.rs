@@ -7,15 +7,20 @@
 mod decode;
 mod files;
 mod interpolate;
+mod keys;
 mod meaning;
+mod origins;
 mod overlap;
 mod places;
 mod problem;
 mod properties;
 mod raw;
+mod rewrite;
+mod schema;
 pub mod settings;
 pub mod share;
 mod source;
+pub mod test_cases;
 pub mod times;
 mod topology;
 mod tree;
@@ -25,15 +30,21 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 pub use files::{Survey, survey};
+pub use origins::{Origin, Origins};
+pub use overlap::fixed as fixed_beginning;
 pub use places::{Places, PropertyScope};
 pub use problem::{Problem, Problems, UNREADABLE};
+pub use rewrite::{NewExpectations, NewFields, Rewritten, rewrite};
+pub use schema::{Described, reference, schema};
 pub use settings::Settings;
 pub use source::Place;
+pub use test_cases::TestCase;
 pub use units::{parse_duration, parse_size};
 
 use crate::model::Digest;
 use files::ReadFile;
 use interpolate::Interpolator;
+use meaning::Meant;
 use raw::Raw;
 
 /// A configuration that can be used, and what belongs to it.
@@ -52,23 +63,10 @@ pub struct Loaded {
     pub warnings: Problems,
     /// Where things stand, for problems that are found later.
     pub places: Places,
+    /// Where each value came from.
+    pub origins: Origins,
     /// The tests that are written in it.
     pub tests: Vec<TestCase>,
-}
-
-/// A test written in a configuration, as it is written.
-#[derive(Debug, Clone)]
-pub struct TestCase {
-    /// What it shows.
-    pub name: String,
-    /// The route that it tests; there is one of this name.
-    pub route: String,
-    /// The records that the route is given: a list.
-    pub given: serde_json::Value,
-    /// What is expected to come out: a list.
-    pub expect: serde_json::Value,
-    /// Where it is written.
-    pub place: Place,
 }
 
 /// A configuration that was read, whatever came of it.
@@ -115,12 +113,13 @@ fn understand(
     let hash = digest(files.iter().map(|file| (name_below(root, &file.path), file.bytes.as_slice())));
     let mut read: Vec<PathBuf> = files.iter().map(|file| file.path.clone()).collect();
     let mut interpolator = Interpolator::new(env);
-    let mut raw = Raw::default();
+    let (mut raw, mut origins) = (Raw::default(), Origins::default());
     for file in files {
         let tree = files::as_text(file, &mut problems).map(|source| tree::parse(&source, &mut problems));
         match tree {
             Some(Ok(Some(mut root))) => {
                 interpolator.replace(&mut root, &mut problems);
+                origins.add(&root);
                 complete &= raw.add(&root, &mut problems);
             }
             Some(Ok(None)) => {}
@@ -130,27 +129,16 @@ fn understand(
     read.extend(interpolator.files.keys().cloned());
     let plugins = raw.plugins.iter().filter_map(|plugin| plugin.path.as_ref());
     let named = interpolator.files.keys().chain(plugins.map(|path| &path.value)).cloned().collect();
-    let (settings, places) = meaning::interpret(&raw, complete, &mut problems);
+    let Meant { settings, places, tests } = meaning::interpret(&raw, complete, &mut problems);
     problems.sort();
     let result = match settings {
         Some(settings) if !problems.has_errors() => {
             let fingerprint = fingerprint(&hash, &interpolator);
-            Ok(Loaded { settings, files: read, hash, fingerprint, warnings: problems, places, tests: tests(raw) })
+            Ok(Loaded { settings, files: read, hash, fingerprint, warnings: problems, places, origins, tests })
         }
         _ => Err(problems),
     };
     Reading { result, named }
-}
-
-fn tests(raw: Raw) -> Vec<TestCase> {
-    let case = |test: raw::RawTest| TestCase {
-        name: test.name.value,
-        route: test.route.value,
-        given: test.given,
-        expect: test.expect,
-        place: test.name.place,
-    };
-    raw.tests.into_iter().map(case).collect()
 }
 
 /// A file's name within the configuration, which does not depend on where the configuration lies.

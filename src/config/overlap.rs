@@ -178,7 +178,7 @@ fn exclusions(source: &Source) -> Vec<String> {
 }
 
 /// What every name that the pattern matches begins with. Settles most pairs without an automaton.
-fn fixed(pattern: &str) -> String {
+pub fn fixed(pattern: &str) -> String {
     let inner = pattern.strip_prefix("^(?:").and_then(|rest| rest.strip_suffix(")$")).unwrap_or("");
     let Some(inner) = inner.strip_prefix('^') else { return String::new() };
     // An alternative may begin otherwise, and a flag may change what follows.

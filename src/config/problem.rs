@@ -202,11 +202,11 @@ impl Problems {
         self.0.iter().any(|problem| !problem.warning)
     }
 
-    /// Whether all that is wrong is that files cannot be read: something is missing around the configuration (exit
-    /// code 3), not in it.
+    /// Whether all that is wrong is that files cannot be read, or what the cluster lacks: something is missing around the
+    /// configuration (exit code 3), not in it.
     pub fn only_unreadable(&self) -> bool {
         let mut errors = self.0.iter().filter(|problem| !problem.warning).peekable();
-        errors.peek().is_some() && errors.all(|problem| problem.code == UNREADABLE)
+        errors.peek().is_some() && errors.all(|problem| AROUND.contains(&problem.code))
     }
 
     /// Each of them, in the order of the files.
@@ -231,6 +231,8 @@ impl Problems {
 
 /// The code of a problem with a file that cannot be read.
 pub const UNREADABLE: &str = "unreadable_file";
+/// Codes of what is missing around a configuration.
+const AROUND: [&str; 5] = [UNREADABLE, "unreachable", "missing_topic", "partition_count", "not_authorized"];
 
 impl Extend<Problem> for Problems {
     fn extend<I: IntoIterator<Item = Problem>>(&mut self, problems: I) {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use regex::Regex;
 
 use crate::model::{DestinationName, Digest, GroupId, PluginName, RouteName, TopicName};
-use crate::policy::{OnError, Partitioning};
+use crate::policy::{Condition, OnError, Partitioning};
 
 /// A whole configuration, merged from all its files.
 #[derive(Debug, Clone)]
@@ -343,6 +343,8 @@ pub struct PipelineStep {
     pub plugin: PluginName,
     /// Its configuration in this step: the step's own, else the plugin's.
     pub config: PluginConfig,
+    /// Only records for which this holds go through it; the others go past it.
+    pub when: Option<Condition>,
 }
 
 /// Where a route's records go.
@@ -356,6 +358,8 @@ pub struct Destination {
     pub partition: Partitioning,
     /// Whether items that no plugin sends anywhere go here; default true.
     pub default: bool,
+    /// Only records for which this holds go here.
+    pub when: Option<Condition>,
 }
 
 /// The topic of a destination.

@@ -39,6 +39,10 @@ impl SourceFile {
         Arc::new(Self { path, text, line_starts, secrets: OnceLock::new() })
     }
 
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     pub(super) fn text(&self) -> &str {
         &self.text
     }

@@ -5,6 +5,7 @@
 //! `interpolate` has replaced variables.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Span, Tag};
@@ -27,6 +28,22 @@ impl Node {
             Value::List(list) => list.iter().any(Self::holds_secret),
             Value::Map(entries) => entries.iter().any(|entry| entry.value.holds_secret()),
         }
+    }
+
+    /// The bytes from the value's first character to its last: the parser lets a block list or mapping go on to what
+    /// follows it. `None` where it ends in an alias, whose value stands elsewhere.
+    pub(super) fn extent(&self) -> Option<Range<usize>> {
+        let Range { start, end } = self.place.range();
+        let written = &self.place.file().text()[start..end];
+        let last = match &self.value {
+            Value::List(list) if !written.starts_with('[') => list.last(),
+            Value::Map(entries) if !written.starts_with('{') => entries.last().map(|entry| &entry.value),
+            Value::Scalar(_) | Value::List(_) | Value::Map(_) => None,
+        };
+        let Some(last) = last else { return Some(start..start + written.trim_end().len()) };
+        let last = last.extent()?;
+        let inside = (start..=end).contains(&last.start) && last.end <= end;
+        inside.then(|| start..start + self.place.file().text()[start..last.end].trim_end().len())
     }
 }
 
@@ -141,7 +158,7 @@ pub(super) fn parse(file: &Arc<SourceFile>, problems: &mut Problems) -> Result<O
     Ok(root.filter(|root| !matches!(&root.value, Value::Scalar(scalar) if scalar.typed() == Typed::Null)))
 }
 
-fn collect_secrets(node: &Node, secrets: &mut Vec<std::ops::Range<usize>>) {
+fn collect_secrets(node: &Node, secrets: &mut Vec<Range<usize>>) {
     match &node.value {
         Value::Scalar(_) => {}
         Value::List(list) => list.iter().for_each(|node| collect_secrets(node, secrets)),

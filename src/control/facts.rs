@@ -201,8 +201,9 @@ fn route(route: &Route, settings: &Settings, digests: &BTreeMap<&PluginName, &Di
     keys.put("source.on_offset_lost", on_offset_lost);
     keys.put_properties("source.consumer", consumer);
     keys.put("pipeline", list(pipeline.iter().map(|step| &step.plugin)));
-    for (number, PipelineStep { plugin, config }) in pipeline.iter().enumerate() {
+    for (number, PipelineStep { plugin, config, when }) in pipeline.iter().enumerate() {
         keys.put_config(format!("pipeline.{number}.config"), config);
+        keys.put_some(&format!("pipeline.{number}.when"), when.as_ref());
         if let Some(plugin) = settings.plugins.get(plugin) {
             put_plugin(&mut keys, plugin, digests);
         }
@@ -245,7 +246,7 @@ fn put_plugin(keys: &mut Collector, plugin: &Plugin, digests: &BTreeMap<&PluginN
 }
 
 fn put_destination(keys: &mut Collector, destination: &Destination) {
-    let Destination { name, target, partition, default } = destination;
+    let Destination { name, target, partition, default, when } = destination;
     let key = |of: &str| format!("destinations.{name}.{of}");
     match target {
         Target::Topic(topic) => keys.put(key("topic"), topic),
@@ -253,6 +254,7 @@ fn put_destination(keys: &mut Collector, destination: &Destination) {
     }
     keys.put(key("partition"), partition.as_str());
     keys.put(key("default"), default);
+    keys.put_some(&key("when"), when.as_ref());
 }
 
 fn put_on_error(keys: &mut Collector, on_error: &OnError) {

@@ -5,6 +5,7 @@
 
 pub mod board;
 pub mod change;
+pub mod connect;
 pub mod facts;
 mod files;
 pub mod graph;

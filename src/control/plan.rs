@@ -173,6 +173,7 @@ impl RoutePlan {
         let batch = self.route.batch;
         let mut chain = Chain::new(steps, batch.records as usize, usize::try_from(batch.bytes).unwrap_or(usize::MAX));
         chain.heed(stop);
+        chain.only_when(self.route.pipeline.iter().map(|step| step.when.clone()));
         Task {
             chain,
             destinations: self.route.destinations.clone(),

@@ -1,6 +1,7 @@
 //! FLOOR 4: Kafka. The only owner of librdkafka: a consumer and its producer for life ([`Session`]), and what is known
 //! of the cluster ([`Cluster`]). Implements the data plane's `Broker`; knows nothing of plugins, YAML or HTTP.
 
+mod audit;
 mod client_options;
 mod committer;
 mod convert;
@@ -12,6 +13,7 @@ mod positions;
 mod producer;
 mod raw;
 mod raw_admin;
+mod raw_describe;
 mod reader;
 mod rebalance;
 pub mod seam;
@@ -21,6 +23,7 @@ mod topics;
 mod twins;
 mod watchdog;
 
+pub use audit::{Audit, Operation, TopicAudit};
 pub use client_options::{ClientKind, check_properties};
 pub use limits::raise_open_files;
 pub use mock::{Arrival, MockCluster, Watcher, Writer};

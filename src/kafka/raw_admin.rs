@@ -35,7 +35,7 @@ pub(super) trait Answer: Sized {
 impl<A: Answer> Asked<A> {
     /// # Safety
     /// `ask` puts the question whose answer `A` reads, on the queue that it is given.
-    unsafe fn new(client: &Arc<Client>, ask: impl FnOnce(*mut ffi::rd_kafka_queue_t)) -> Option<Self> {
+    pub(super) unsafe fn new(client: &Arc<Client>, ask: impl FnOnce(*mut ffi::rd_kafka_queue_t)) -> Option<Self> {
         // SAFETY: a live client; the queue is ours, and keeps what is asked of the client alive.
         let queue = NonNull::new(unsafe { ffi::rd_kafka_queue_new(client.ptr()) })?;
         ask(queue.as_ptr());
@@ -171,11 +171,11 @@ impl Answer for Members {
 }
 
 /// Options of one question.
-struct Options(*mut ffi::rd_kafka_AdminOptions_t);
+pub(super) struct Options(*mut ffi::rd_kafka_AdminOptions_t);
 
 impl Options {
     /// With so long for an answer.
-    fn new(client: &Arc<Client>, question: ffi::rd_kafka_admin_op_t, within: Duration) -> Self {
+    pub(super) fn new(client: &Arc<Client>, question: ffi::rd_kafka_admin_op_t, within: Duration) -> Self {
         // SAFETY: a live client; a fresh object of ours. No words are asked for where it is refused.
         unsafe {
             let options = ffi::rd_kafka_AdminOptions_new(client.ptr(), question);
@@ -183,6 +183,13 @@ impl Options {
                 ffi::rd_kafka_AdminOptions_set_request_timeout(options, to_millis(within) as c_int, ptr::null_mut(), 0);
             Self(options)
         }
+    }
+}
+
+impl Options {
+    /// For the call that asks.
+    pub(super) fn ptr(&self) -> *mut ffi::rd_kafka_AdminOptions_t {
+        self.0
     }
 }
 

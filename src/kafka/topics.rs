@@ -99,6 +99,10 @@ impl Cluster {
         &self.0.kafka
     }
 
+    pub(super) fn client(&self) -> &Arc<Client> {
+        &self.0.client
+    }
+
     /// The topics as last seen, not older than [`REFRESH_EVERY`] while the cluster answers. The same `Arc` as long as
     /// nothing changes.
     ///

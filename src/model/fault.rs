@@ -7,7 +7,7 @@ use super::PluginName;
 /// The stable code of a fault, as it stands in metrics, logs and dead-letter headers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum FaultCode {
-    /// The plugin said no to this record.
+    /// The plugin said no to this record, or a condition about it is neither true nor false.
     Refused,
     /// The guest trapped (panic, out-of-bounds access, stack overflow, unreachable).
     Trapped,
@@ -66,7 +66,7 @@ pub struct Fault {
     pub code: FaultCode,
     /// What happened, for people; without the record's coordinates, which its bearer knows.
     pub message: String,
-    /// The plugin at fault; none where the destination rejected the record.
+    /// The plugin at fault; none where the destination rejected the record, or a condition cannot be told.
     pub plugin: Option<PluginName>,
 }
 

@@ -4,6 +4,7 @@
 //! whatever the batch borders are, which makes that legitimate. Nothing here knows what a fault leads to: that is the
 //! error policy's, in [`super::unit`].
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use super::ports::{CallError, CallOutput, Step, Usage, Verdict};
 use super::tap::{Stage, Tap};
 use super::task::Stop;
 use crate::model::{Fault, FaultCode, Item, Items, PluginName, SourceBatch, clock};
+use crate::policy::{Condition, Values};
 
 /// The plugins of one route, with instances that belong to one worker.
 pub struct Chain {
@@ -31,6 +33,8 @@ struct Link {
     timeout: Duration,
     /// Most items of a call now: halved by a call that ran out of time, doubled by one that did not.
     calls_of: usize,
+    /// Only items for which it holds go through the step.
+    when: Option<Condition>,
 }
 
 /// What a chain made of some records of a batch.
@@ -44,6 +48,8 @@ pub struct Processed {
     pub filtered: Vec<(u32, u16)>,
     /// The first record that was not processed to the end, and why; all before it were.
     pub halt: Option<(usize, Halt)>,
+    /// What conditions have parsed, for those that follow.
+    pub values: Values,
 }
 
 /// Why a chain stopped before the end of a batch.
@@ -110,8 +116,14 @@ impl Chain {
     /// Steps in order with the CPU time each may use for one record; the bounds of one call.
     pub fn new(steps: Vec<(Box<dyn Step>, Duration)>, records: usize, bytes: usize) -> Self {
         let records = records.max(1);
-        let links = steps.into_iter().map(|(step, timeout)| Link { step, timeout, calls_of: records }).collect();
+        let links = steps.into_iter().map(|(step, timeout)| Link { step, timeout, calls_of: records, when: None });
+        let links = links.collect();
         Self { links, records, bytes, spare: Vec::new(), stop: Stop::default(), tap: Tap::default() }
+    }
+
+    /// Gives each step its condition, in order.
+    pub fn only_when(&mut self, conditions: impl Iterator<Item = Option<Condition>>) {
+        self.links.iter_mut().zip(conditions).for_each(|(link, when)| link.when = when);
     }
 
     /// Ends what it is at once `stop` is set, as if its time were over.
@@ -158,7 +170,14 @@ impl Chain {
     ) -> Processed {
         let range_start = range.start;
         let mut run = Run {
-            done: Processed { items: Items::of(source, range), faults: Vec::new(), filtered: Vec::new(), halt: None },
+            done: Processed {
+                items: Items::of(source, range),
+                faults: Vec::new(),
+                filtered: Vec::new(),
+                halt: None,
+                values: Values::default(),
+            },
+            passing: VecDeque::new(),
             first: u32::try_from(range_start).unwrap_or(u32::MAX),
             isolate,
             budget,
@@ -207,6 +226,8 @@ enum Grant {
 /// One passage of some records through the chain.
 struct Run {
     done: Processed,
+    /// Items that go past the present step: each with the number of those before it that go through.
+    passing: VecDeque<(usize, Item)>,
     /// The first source record of all.
     first: u32,
     isolate: usize,
@@ -227,17 +248,44 @@ impl Run {
         let earlier_halt = self.done.halt.take();
         let faults_before = self.done.faults.len();
         self.made = self.bytes_made();
+        self.set_aside(link);
         let mut at = 0;
         while at < self.done.items.list.len() && self.done.halt.is_none() {
             let end = self.call_end(at, link.calls_of);
             self.call(number, link, at..end, out);
             at = end;
         }
+        self.let_pass(usize::MAX, out);
         std::mem::swap(&mut self.done.items.list, out);
         if self.done.faults.len() > faults_before || self.done.halt.is_some() {
             self.withdraw();
         }
         self.done.halt = self.done.halt.take().or(earlier_halt);
+    }
+
+    /// Takes out the items for which the step's condition does not hold.
+    fn set_aside(&mut self, link: &Link) {
+        let Some(when) = &link.when else { return };
+        let list = std::mem::take(&mut self.done.items.list);
+        let mut through = Vec::with_capacity(list.len());
+        for item in list {
+            match when.holds(&self.done.items, &item, &mut self.done.values) {
+                Ok(true) => through.push(item),
+                Ok(false) => self.passing.push_back((through.len(), item)),
+                Err(why) => {
+                    let message = format!("`when` of plugin {}: {why}", link.step.plugin());
+                    self.push_fault(item.source, Fault { code: FaultCode::Refused, message, plugin: None });
+                }
+            }
+        }
+        self.done.items.list = through;
+    }
+
+    /// Lets those go on that go past the step and stand before item `index` of those that go through.
+    fn let_pass(&mut self, index: usize, out: &mut Vec<Item>) {
+        while let Some((_, item)) = self.passing.pop_front_if(|(before, _)| *before <= index) {
+            out.push(item);
+        }
     }
 
     /// Where a call that begins at item `start` ends: within the bounds of items and bytes, at least one item.
@@ -361,6 +409,7 @@ impl Run {
         let mut emitted = emitted.into_iter().peekable();
         for (position, (index, verdict)) in range.zip(verdicts).enumerate() {
             let made_from = |(of, _): &(u32, Item)| *of as usize == position;
+            self.let_pass(index, out);
             match verdict {
                 Verdict::Pass => out.push(std::mem::take(&mut self.done.items.list[index])),
                 Verdict::Drop if emitted.peek().is_some_and(made_from) => {}

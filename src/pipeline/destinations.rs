@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::ports::{Broker, TopicError, TopicInfo, Trouble};
 use crate::config::settings::{Destination, Target};
 use crate::model::{Fault, FaultCode, Item, Items, SendTo, TopicName};
-use crate::policy::{Partitioning, partition_for_key};
+use crate::policy::{Partitioning, Values, partition_for_key};
 
 /// Where one item goes: one entry an item and destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub struct Routed {
 pub enum Misrouted {
     /// The plugin's doing.
     Fault(Fault),
+    /// A destination's condition is neither true nor false.
+    Undecided(Fault),
     /// The destination has too few partitions for `partition: source`: the source partition stops before this record.
     NoCounterpart(String),
     /// The cluster cannot be asked now.
@@ -70,14 +72,15 @@ impl Destinations {
         &mut self,
         items: &Items,
         index: usize,
+        values: &mut Values,
         broker: &mut impl Broker,
         routed: &mut Vec<Routed>,
     ) -> Result<(), Misrouted> {
         let item = &items.list[index];
         let before = routed.len();
         let sent = match item.send_to {
-            SendTo::Named(number) => self.route_to(number, items, index, broker, routed),
-            SendTo::Unset | SendTo::Defaults => self.route_to_defaults(items, index, broker, routed),
+            SendTo::Named(number) => self.route_to(number, items, index, values, broker, routed),
+            SendTo::Unset | SendTo::Defaults => self.route_to_defaults(items, index, values, broker, routed),
         };
         sent.inspect_err(|_| routed.truncate(before))
     }
@@ -102,12 +105,13 @@ impl Destinations {
         &mut self,
         items: &Items,
         index: usize,
+        values: &mut Values,
         broker: &mut impl Broker,
         routed: &mut Vec<Routed>,
     ) -> Result<(), Misrouted> {
         for number in 0..self.list.len() {
             if self.list[number].default {
-                self.route_to(number as u16, items, index, broker, routed)?;
+                self.route_to(number as u16, items, index, values, broker, routed)?;
             }
         }
         Ok(())
@@ -118,10 +122,14 @@ impl Destinations {
         number: u16,
         items: &Items,
         index: usize,
+        values: &mut Values,
         broker: &mut impl Broker,
         routed: &mut Vec<Routed>,
     ) -> Result<(), Misrouted> {
         let item = &items.list[index];
+        if !self.takes(number, items, item, values)? {
+            return Ok(());
+        }
         let info = self.topic_for(number, item, broker)?;
         let partition = self.partition_for(number, items, item, info)?;
         routed.push(Routed {
@@ -132,6 +140,16 @@ impl Destinations {
             partition,
         });
         Ok(())
+    }
+
+    /// Whether the destination's condition holds.
+    fn takes(&self, number: u16, items: &Items, item: &Item, values: &mut Values) -> Result<bool, Misrouted> {
+        let destination = &self.list[number as usize];
+        let Some(when) = &destination.when else { return Ok(true) };
+        when.holds(items, item, values).map_err(|why| {
+            let message = format!("`when` of destination \"{}\": {why}", destination.name);
+            Misrouted::Undecided(Fault { code: FaultCode::Refused, message, plugin: None })
+        })
     }
 
     fn topic_for(&mut self, number: u16, item: &Item, broker: &mut impl Broker) -> Result<TopicInfo, Misrouted> {

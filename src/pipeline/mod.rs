@@ -10,6 +10,7 @@ pub mod destinations;
 mod lag;
 mod lane;
 pub mod ports;
+pub mod rehearsal;
 pub mod report;
 pub mod seek;
 pub mod skip;

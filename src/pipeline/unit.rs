@@ -15,7 +15,7 @@ use super::ports::{Broker, Headers, Output, Outputs, Trouble};
 use super::report::{Fate, Report, Tally, add};
 use super::tap::Tap;
 use crate::model::{Digest, Fault, FaultCode, Items, Offset, OffsetMap, PluginName, SourceBatch, TopicPartition};
-use crate::policy::{Decision, Disposition, OnError};
+use crate::policy::{Decision, Disposition, OnError, Values};
 use crate::telemetry::LATENCY_BOUNDS;
 
 /// How often the record at an offset has been tried.
@@ -101,7 +101,7 @@ impl Unit {
         attempts: Attempts,
         bench: &mut Bench<'_, B>,
     ) -> Result<Self, Trouble> {
-        let Processed { items, mut faults, filtered, halt } = processed;
+        let Processed { items, mut faults, filtered, halt, mut values } = processed;
         let mut unit = Self {
             items: Arc::new(items),
             range,
@@ -115,7 +115,7 @@ impl Unit {
             let after = after_halt(why, attempts, &*unit.items.source, at, bench.policy);
             unit.cut(at, after);
         }
-        unit.route(&mut faults, bench)?;
+        unit.route(&mut faults, &mut values, bench)?;
         faults.sort_by_key(|(source, _)| *source);
         for (source, fault) in faults {
             if source as usize >= unit.range.end {
@@ -140,6 +140,30 @@ impl Unit {
     /// Whether the unit covers no record.
     pub fn is_empty(&self) -> bool {
         self.range.is_empty()
+    }
+
+    /// What it sends, in the order in which it is sent: the source record that each output comes of and the number of its
+    /// destination, `None` for a dead letter.
+    pub fn sent(&self) -> impl Iterator<Item = (u32, Option<u16>, Output<'_>)> {
+        let items = &*self.items;
+        let routed = self.routed.iter().map(move |routed| {
+            let item = &items.list[routed.item as usize];
+            let output = Output {
+                topic: routed.topic,
+                partition: routed.partition,
+                key: items.key(item),
+                value: items.value(item),
+                timestamp: items.timestamp(item),
+                headers: Headers::Of(items, item),
+            };
+            (routed.source, Some(routed.destination), output)
+        });
+        routed.chain(self.dead.iter().map(|dead| (dead.source, None, dead.output(&*items.source))))
+    }
+
+    /// The source records of items that go nowhere: which step dropped them, `None` where no destination took them.
+    pub fn filtered(&self) -> &[(u32, Option<u16>)] {
+        &self.filtered
     }
 
     /// Finds a record at fault: its outputs are withdrawn, and it meets `on_error`.
@@ -227,7 +251,12 @@ impl Unit {
         self.filtered.retain(|(source, _)| keep(*source));
     }
 
-    fn route<B: Broker>(&mut self, faults: &mut Vec<(u32, Fault)>, bench: &mut Bench<'_, B>) -> Result<(), Trouble> {
+    fn route<B: Broker>(
+        &mut self,
+        faults: &mut Vec<(u32, Fault)>,
+        values: &mut Values,
+        bench: &mut Bench<'_, B>,
+    ) -> Result<(), Trouble> {
         let items = Arc::clone(&self.items);
         self.routed.reserve(items.list.len());
         let mut misrouted: Option<u32> = None;
@@ -239,12 +268,16 @@ impl Unit {
                 continue;
             }
             let before = self.routed.len();
-            match bench.destinations.route(&items, index, bench.broker, &mut self.routed) {
+            match bench.destinations.route(&items, index, values, bench.broker, &mut self.routed) {
                 Ok(()) if self.routed.len() == before => self.filtered.push((item.source, None)),
                 Ok(()) => {}
                 Err(Misrouted::Fault(mut fault)) => {
                     // Only a step can have named what cannot be; the last is the one that had the last word.
                     fault.plugin = bench.plugins.last().map(|(name, _)| name.clone());
+                    misrouted = Some(item.source);
+                    faults.push((item.source, fault));
+                }
+                Err(Misrouted::Undecided(fault)) => {
                     misrouted = Some(item.source);
                     faults.push((item.source, fault));
                 }
@@ -434,23 +467,8 @@ impl Outputs for Round {
 
     fn for_each(&self, produce: &mut dyn FnMut(Output<'_>) -> ControlFlow<()>) {
         for unit in &self.units {
-            let items = &*unit.items;
-            for routed in &unit.routed {
-                let item = &items.list[routed.item as usize];
-                let output = Output {
-                    topic: routed.topic,
-                    partition: routed.partition,
-                    key: items.key(item),
-                    value: items.value(item),
-                    timestamp: items.timestamp(item),
-                    headers: Headers::Of(items, item),
-                };
+            for (_, _, output) in unit.sent() {
                 if produce(output).is_break() {
-                    return;
-                }
-            }
-            for dead in &unit.dead {
-                if produce(dead.output(&*items.source)).is_break() {
                     return;
                 }
             }

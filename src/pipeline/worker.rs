@@ -483,7 +483,13 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
         let unit = found.and_then(|Found { batch, index, fault }| {
             let range = index..index + 1;
             let items = Items { source: batch, list: Vec::new(), chunks: Vec::new() };
-            let processed = Processed { items, faults: vec![(index as u32, fault)], filtered: Vec::new(), halt: None };
+            let processed = Processed {
+                items,
+                faults: vec![(index as u32, fault)],
+                filtered: Vec::new(),
+                halt: None,
+                values: Default::default(),
+            };
             let mut bench = Bench { policy: &policy, ..self.bench() };
             Unit::build(processed, range, attempts, &mut bench).map_err(|trouble| trouble.message)
         });

@@ -64,6 +64,7 @@ fn help_says_what_there_is() {
         "",
         "run",
         "check",
+        "test",
         "plan",
         "reload",
         "status",
@@ -78,6 +79,7 @@ fn help_says_what_there_is() {
         "tap",
         "dlq",
         "replay",
+        "schema",
         "completions",
     ] {
         let arguments: Vec<&str> = [verb, "--help"].into_iter().filter(|word| !word.is_empty()).collect();

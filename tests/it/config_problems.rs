@@ -86,7 +86,7 @@ fn the_example_configuration_is_right() {
     let routes: Vec<&str> = loaded.settings.routes.keys().map(|name| name.as_str()).collect();
     assert_eq!(routes, ["earthquakes", "public-feed"]);
     assert_eq!(loaded.files.len(), 3);
-    assert_eq!(loaded.tests.len(), 2);
+    assert_eq!(loaded.tests.len(), 5);
 }
 
 #[test]

@@ -11,7 +11,11 @@ use crate::support;
 
 /// README.md and every page below docs/.
 fn pages() -> Vec<PathBuf> {
-    let mut pages = vec![support::root().join("README.md"), support::root().join("plugins/README.md")];
+    let mut pages = vec![
+        support::root().join("README.md"),
+        support::root().join("plugins/README.md"),
+        support::root().join("examples/README.md"),
+    ];
     let mut folders = vec![support::root().join("docs")];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).expect("the folder can be read") {

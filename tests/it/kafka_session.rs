@@ -105,6 +105,7 @@ fn route(source: &str, destination: &str, delivery: Delivery) -> Route {
             target: Target::Topic(topic(destination)),
             partition: Partitioning::Key,
             default: true,
+            when: None,
         }],
         delivery,
         transaction: Transaction { interval: Duration::from_millis(100), records: 1000, bytes: 1 << 20 },

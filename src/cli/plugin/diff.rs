@@ -36,7 +36,7 @@ pub(in crate::cli) fn values(before: Option<&[u8]>, after: Option<&[u8]>) -> Vec
 }
 
 /// The difference of two lists of lines.
-pub(super) fn lines(before: &[String], after: &[String]) -> Vec<Line> {
+pub(in crate::cli) fn lines(before: &[String], after: &[String]) -> Vec<Line> {
     let (old, new): (Vec<_>, Vec<_>) =
         (before.iter().map(String::as_str).collect(), after.iter().map(String::as_str).collect());
     let diff = TextDiff::configure().timeout(TIME_MAX).diff_slices(&old, &new);
@@ -63,7 +63,7 @@ pub(super) fn lines(before: &[String], after: &[String]) -> Vec<Line> {
 }
 
 /// Without what a terminal would obey, and not longer than a screen takes.
-fn bounded(line: &str) -> String {
+pub(in crate::cli) fn bounded(line: &str) -> String {
     let mut shown = String::with_capacity(line.len().min(LINE_MAX));
     for c in line.chars() {
         if shown.len() > LINE_MAX {

@@ -150,6 +150,7 @@ fn task(actor: &Actor, on_error: OnError, records: usize, generation: u64) -> Ta
             target: Target::Topic(TopicName::new("out").unwrap()),
             partition: Partitioning::Key,
             default: true,
+            when: None,
         }],
         on_error,
         bounds: Bounds {

@@ -112,6 +112,7 @@ pub(crate) fn task(plugins: &[Arc<Prepared>]) -> Task {
             target: Target::Topic(TopicName::new("out").expect("a name")),
             partition: Partitioning::Key,
             default: true,
+            when: None,
         }],
         on_error: OnError::default(),
         bounds: Bounds { interval: SECOND, records: 50_000, bytes: 32 << 20, processing: 30 * SECOND, held: 256 << 20 },
