@@ -17,6 +17,7 @@ mod java_partitions;
 mod kafka_session;
 mod liveness;
 mod memory;
+mod museum;
 mod newcomer;
 mod plan;
 mod plugin_cli;
