@@ -29,6 +29,8 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("wat", &["plugin"]),
     ("wit_parser", &["plugin"]),
     ("wasmparser", &["plugin"]),
+    ("gimli", &["plugin"]),
+    ("rayon", &["plugin"]),
     ("serde_yaml", &["config"]),
     ("saphyr_parser", &["config"]),
     ("notify", &["control"]),

@@ -28,6 +28,7 @@ mod rebalances;
 mod reload;
 mod replay;
 mod routes;
+mod sandbox;
 mod simulation;
 mod support;
 mod torture;
