@@ -491,7 +491,7 @@ mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
-    use crate::model::{FaultCode, PluginName};
+    use crate::model::{ErrorId, FaultCode, PluginName};
 
     fn facts(workers: u16) -> RouteFacts {
         let plugins = vec![PluginStatus { plugin: PluginName::new("redact").unwrap(), sha256: Digest::of(b"") }];
@@ -510,6 +510,7 @@ mod tests {
             offset: Some(7),
             code: "trapped".into(),
             message: "unreachable".into(),
+            error_id: None,
             next_attempt: Some(at(60)),
         }
     }
@@ -650,8 +651,10 @@ mod tests {
         let report = board.route(&name, facts(1));
         let waiting = WorkerPhase::Waiting { reason: "no coordinator".into(), next_attempt: at(5) };
         report.worker(0).health(waiting, &owned(&[0, 3]), vec![held(3)], vec![]);
+        let error_id = ErrorId::random();
         report.worker(0).fault(LastFault {
             at: at(1),
+            error_id,
             code: FaultCode::Trapped,
             plugin: None,
             topic: TopicName::new("orders").unwrap(),
@@ -680,14 +683,14 @@ mod tests {
                     "assignment": { "orders": [0, 3] },
                     "stopped": [{
                         "topic": "orders", "partition": 3, "offset": 7, "code": "trapped", "message": "unreachable",
-                        "next_attempt": "1970-01-01T00:01:00.000Z",
+                        "error_id": null, "next_attempt": "1970-01-01T00:01:00.000Z",
                     }],
                     "retrying": [],
                 }],
                 "lag": { "records": 0, "seconds": 0.0, "alert": null, "partitions": [] },
                 "last_fault": {
-                    "at": "1970-01-01T00:00:01.000Z", "code": "trapped", "plugin": null, "topic": "orders",
-                    "partition": 3, "offset": 7, "message": "unreachable",
+                    "at": "1970-01-01T00:00:01.000Z", "error_id": error_id.to_string(), "code": "trapped",
+                    "plugin": null, "topic": "orders", "partition": 3, "offset": 7, "message": "unreachable",
                 },
                 "totals": {
                     "consumed": 0, "produced": 0, "filtered": 0, "skipped": 0, "dead_letters": 0,

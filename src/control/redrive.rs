@@ -17,7 +17,8 @@ use super::plan::RoutePlan;
 use crate::config::settings::{Delivery, OnOffsetLost, Route, Source, Start, TopicSelector};
 use crate::kafka::{self, Cluster, Instance, LeftOut, ReadFrom, Reader, Session, SessionOptions};
 use crate::model::{
-    Fault, FaultCode, GroupId, Items, Offset, OffsetMap, PluginName, Redriven, SourceBatch, TopicName, TopicPartition,
+    ErrorId, Fault, FaultCode, GroupId, Items, Offset, OffsetMap, PluginName, Redriven, SourceBatch, TopicName,
+    TopicPartition,
 };
 use crate::pipeline::chain::{Budget, Halt};
 use crate::pipeline::dead_letter::{Letter, REDRIVES};
@@ -784,7 +785,7 @@ impl Report for News {
             *progress.failed.entry(*code).or_default() += records;
         }
     }
-    fn fault(&mut self, _: &TopicPartition, _: Offset, _: &Fault, _: Fate) {}
+    fn fault(&mut self, _: &TopicPartition, _: Offset, _: ErrorId, _: &Fault, _: Fate) {}
     fn usage(&mut self, _: &PluginName, _: Usage) {}
     fn trouble(&mut self, trouble: &Trouble) {
         lock(&self.0).trouble = Some(trouble.clone());

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use super::board::WorkerReport;
 use super::status::{HeldPartition, LastFault, Time, WorkerPhase};
-use crate::model::{Fault, FaultCode, Offset, PluginName, RouteName, TopicPartition};
+use crate::model::{ErrorId, Fault, FaultCode, Offset, PluginName, RouteName, TopicPartition};
 use crate::pipeline::ports::{Trouble, TroubleKind, Usage};
 use crate::pipeline::report::{Fate, Health, PartitionLag, Phase, Report, Tally};
 use crate::pipeline::task::Task;
@@ -54,9 +54,10 @@ impl WorkerNews {
             |partition: &TopicPartition| health.held.iter().any(|held| held.stopped && held.partition == *partition);
         for held in health.held.iter().filter(|held| held.stopped && !self.stopped.contains(&held.partition)) {
             let (partition, code) = (&held.partition, &held.code);
+            let error_id = held.error_id.map(tracing::field::display);
             match held.offset {
                 Some(offset) => tracing::error!(
-                    %route, worker, topic = %partition.topic, partition = partition.partition, offset, code,
+                    %route, worker, topic = %partition.topic, partition = partition.partition, offset, code, error_id,
                     "the partition has stopped before this record, the others go on: {}", held.message
                 ),
                 None => tracing::error!(
@@ -124,13 +125,14 @@ impl Report for WorkerNews {
         self.metrics.latencies(&tally.latency, tally.latency_sum.as_secs_f64());
     }
 
-    fn fault(&mut self, at: &TopicPartition, offset: Offset, fault: &Fault, fate: Fate) {
+    fn fault(&mut self, at: &TopicPartition, offset: Offset, error_id: ErrorId, fault: &Fault, fate: Fate) {
         if let Some(plugin) = &fault.plugin {
             self.metrics.plugin_fault(plugin, fault.code);
         }
         let (topic, partition) = (at.topic.clone(), at.partition);
         self.status.fault(LastFault {
             at: Time::now(),
+            error_id,
             code: fault.code,
             plugin: fault.plugin.clone(),
             topic: topic.clone(),
@@ -138,7 +140,7 @@ impl Report for WorkerNews {
             offset,
             message: fault.message.clone(),
         });
-        let Some(seen) = self.faults.happened(&(fault.code, fault.plugin.clone(), discriminant(&fate))) else { return };
+        let seen = self.faults.happened(&(fault.code, fault.plugin.clone(), discriminant(&fate)));
         let (route, worker, code) = (&self.route, self.worker, fault.code);
         let plugin = fault.plugin.as_ref().map(PluginName::as_str);
         let fate = match fate {
@@ -147,9 +149,14 @@ impl Report for WorkerNews {
             Fate::Skipped => "skipped".into(),
             Fate::DeadLettered => "sent to the dead-letter topic".into(),
         };
-        let more = if seen.left_out > 0 { format!(" ({} more like it since)", seen.left_out) } else { String::new() };
         let message = &fault.message;
-        tracing::warn!(%route, worker, %topic, partition, offset, plugin, %code, "record at fault, {fate}: {message}{more}");
+        let Some(seen) = seen else {
+            // Whoever looks for the id of a dead letter finds it at this level, however many there are.
+            tracing::debug!(%route, worker, %topic, partition, offset, plugin, %code, %error_id, "record at fault, {fate}: {message}");
+            return;
+        };
+        let more = if seen.left_out > 0 { format!(" ({} more like it since)", seen.left_out) } else { String::new() };
+        tracing::warn!(%route, worker, %topic, partition, offset, plugin, %code, %error_id, "record at fault, {fate}: {message}{more}");
     }
 
     fn usage(&mut self, plugin: &PluginName, usage: Usage) {
@@ -223,6 +230,7 @@ fn held_partition(held: &crate::pipeline::report::HeldPartition) -> HeldPartitio
         offset: held.offset,
         code: held.code.clone(),
         message: held.message.clone(),
+        error_id: held.error_id,
         next_attempt: Some(Time::from(held.next_attempt)),
     }
 }

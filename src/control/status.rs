@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 use super::change::Changes;
 use super::hazards::Hazard;
 use crate::config::Problems;
-use crate::model::{Digest, FaultCode, GroupId, Offset, PluginName, RouteName, TopicName};
+use crate::model::{Digest, ErrorId, FaultCode, GroupId, Offset, PluginName, RouteName, TopicName};
 use crate::telemetry::TotalsSnapshot;
 
 /// The process at a moment.
@@ -282,6 +282,8 @@ pub struct HeldPartition {
     pub code: String,
     /// For people.
     pub message: String,
+    /// The id of the fault, as in the log; none where no single record is to blame.
+    pub error_id: Option<ErrorId>,
     /// When it tries again by itself.
     pub next_attempt: Option<Time>,
 }
@@ -291,6 +293,8 @@ pub struct HeldPartition {
 pub struct LastFault {
     /// When.
     pub at: Time,
+    /// Its id, as in the log and in the dead letter.
+    pub error_id: ErrorId,
     /// Which of the closed list.
     #[serde(serialize_with = "as_text")]
     pub code: FaultCode,

@@ -105,6 +105,7 @@ impl Reader {
     ///
     /// # Errors
     /// They cannot be had.
+    #[expect(clippy::should_implement_trait, reason = "an iterator cannot fail and be asked again")]
     pub fn next(&mut self) -> Result<Option<Vec<Arc<dyn SourceBatch>>>, Trouble> {
         while !self.open.is_empty() {
             let mut messages = Vec::new();

@@ -3,6 +3,7 @@
 mod batch;
 pub mod clock;
 mod digest;
+mod error_id;
 mod fault;
 mod items;
 mod mutation;
@@ -10,6 +11,7 @@ mod names;
 
 pub use batch::{Offset, OffsetMap, Redriven, SourceBatch, TopicPartition};
 pub use digest::Digest;
+pub use error_id::ErrorId;
 pub use fault::{Fault, FaultCode};
 pub use items::{DestinationIndex, Field, HeaderPart, Item, Items, SendTo, Span};
 pub use mutation::Mutation;

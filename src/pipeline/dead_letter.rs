@@ -2,7 +2,7 @@
 //! (KIP-298, `errors.deadletterqueue.context.headers.enable`) so that existing dashboards read them.
 
 use super::ports::{Headers, Output};
-use crate::model::{Digest, Fault, FaultCode, Offset, Redriven, SourceBatch, TopicName, TopicPartition};
+use crate::model::{Digest, ErrorId, Fault, FaultCode, Offset, Redriven, SourceBatch, TopicName, TopicPartition};
 
 // Kafka Connect's names, and ours.
 const TOPIC: &str = "__connect.errors.topic";
@@ -14,6 +14,7 @@ const STAGE: &str = "__connect.errors.stage";
 const PLUGIN: &str = "__connect.errors.class.name";
 const CODE: &str = "__connect.errors.exception.class.name";
 const MESSAGE: &str = "__connect.errors.exception.message";
+const ERROR_ID: &str = "millrace.error.id";
 const SHA256: &str = "millrace.plugin.sha256";
 const GENERATION: &str = "millrace.generation";
 const ATTEMPTS: &str = "millrace.attempts";
@@ -54,7 +55,7 @@ impl DeadLetter {
         batch: &dyn SourceBatch,
         source: u32,
         placed: (u16, i32),
-        fault: &Fault,
+        (error_id, fault): (ErrorId, &Fault),
         sha256: Option<&Digest>,
         attempts: u32,
         origin: &Origin<'_>,
@@ -81,6 +82,7 @@ impl DeadLetter {
         }
         add(CODE, fault.code.to_string());
         add(MESSAGE, clip(&fault.message));
+        add(ERROR_ID, error_id.to_string());
         if let Some(sha256) = sha256 {
             add(SHA256, sha256.to_string());
         }
@@ -135,6 +137,8 @@ pub struct Letter {
     pub code: String,
     /// For people.
     pub message: String,
+    /// The fault's id, as in the log; none in a letter of an older millrace.
+    pub error_id: Option<String>,
     /// How often the record was tried.
     pub attempts: u32,
     /// How often it was sent through again before; 0 for one that never was.
@@ -162,6 +166,7 @@ impl Letter {
             sha256: header(SHA256).map(str::to_owned),
             code: header(CODE)?.to_owned(),
             message: header(MESSAGE).unwrap_or_default().to_owned(),
+            error_id: header(ERROR_ID).map(str::to_owned),
             attempts: number(ATTEMPTS).unwrap_or(0),
             redrives: number(REDRIVES).unwrap_or(0),
             truncated: header(TRUNCATED).and_then(|text| text.parse().ok()),

@@ -9,7 +9,7 @@ use super::lag::{Front, LagWatch};
 use super::ports::LogEnd;
 use super::report::{HeldPartition, PartitionLag};
 use super::unit::{After, Attempts};
-use crate::model::{Offset, SourceBatch, TopicPartition, clock};
+use crate::model::{ErrorId, Offset, SourceBatch, TopicPartition, clock};
 
 /// First wait of a stopped partition before it tries again by itself.
 const RESTART_FIRST: Duration = Duration::from_secs(1);
@@ -48,6 +48,7 @@ enum State {
         until: Instant,
         code: String,
         message: String,
+        error_id: Option<ErrorId>,
         stopped: bool,
     },
     /// Its offset is lost: it delivers nothing until it is assigned anew.
@@ -151,20 +152,21 @@ impl Lane {
             After::Wait { attempts, wait, fault } => {
                 self.attempts = attempts;
                 let (until, code, message) = (clock::now() + wait, fault.code.to_string(), fault.message);
-                self.state = State::Still { until, code, message, stopped: false };
+                let error_id = attempts.error_id;
+                self.state = State::Still { until, code, message, error_id, stopped: false };
             }
-            After::Stop { code, message } => self.stop(code, message),
+            After::Stop { code, message, error_id } => self.stop(code, message, error_id),
         }
     }
 
-    fn stop(&mut self, code: &str, message: String) {
+    fn stop(&mut self, code: &str, message: String, error_id: Option<ErrorId>) {
         let front = self.front_offset().unwrap_or_default();
         let stops = if self.stops.0 == front { self.stops.1 + 1 } else { 1 };
         self.stops = (front, stops);
         self.attempts = Attempts::default();
         let wait = RESTART_FIRST.saturating_mul(1 << (stops - 1).min(16)).min(RESTART_LONGEST);
         let (until, code) = (clock::now() + wait, code.to_owned());
-        self.state = State::Still { until, code, message, stopped: true };
+        self.state = State::Still { until, code, message, error_id, stopped: true };
     }
 
     /// The log no longer holds the offset to read next.
@@ -198,10 +200,12 @@ impl Lane {
 
     /// How it stands still, where it does.
     pub(super) fn standing(&self) -> Option<HeldPartition> {
-        let (until, code, message, stopped) = match &self.state {
+        let (until, code, message, error_id, stopped) = match &self.state {
             State::Flowing => return None,
-            State::Still { until, code, message, stopped } => (*until, code.as_str(), message, *stopped),
-            State::Lost { message } => (clock::now(), "offset_lost", message, true),
+            State::Still { until, code, message, error_id, stopped } => {
+                (*until, code.as_str(), message, *error_id, *stopped)
+            }
+            State::Lost { message } => (clock::now(), "offset_lost", message, None, true),
         };
         let wait = until.saturating_duration_since(clock::now());
         Some(HeldPartition {
@@ -209,6 +213,7 @@ impl Lane {
             offset: self.front_offset(),
             code: code.to_owned(),
             message: message.clone(),
+            error_id,
             stopped,
             next_attempt: SystemTime::now() + wait,
         })

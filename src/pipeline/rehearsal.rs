@@ -14,8 +14,8 @@ use super::tap::Tap;
 use super::task::Task;
 use super::unit::{After, Attempts, Bench, Unit};
 use crate::model::{
-    DestinationName, Digest, Fault, FaultCode, Offset, OffsetMap, PluginName, RouteName, SourceBatch, TopicName,
-    TopicPartition,
+    DestinationName, Digest, ErrorId, Fault, FaultCode, Offset, OffsetMap, PluginName, RouteName, SourceBatch,
+    TopicName, TopicPartition,
 };
 
 /// A route that is given records by hand.
@@ -136,7 +136,7 @@ impl<'a> Rehearsal<'a> {
                     isolate = (from..batch.len()).find(|index| batch.offset(*index) >= before).unwrap_or(batch.len());
                 }
                 After::Wait { attempts: so_far, .. } => attempts = so_far,
-                After::Stop { code, message } => {
+                After::Stop { code, message, .. } => {
                     done.stopped = true;
                     let offset = batch.offset(from);
                     if done.faults.last().is_none_or(|fault| fault.offset != offset) {
@@ -219,7 +219,7 @@ impl Broker for Topics<'_> {
 struct Faults(Vec<(Offset, Fault, Fate)>);
 
 impl Report for Faults {
-    fn fault(&mut self, _: &TopicPartition, offset: Offset, fault: &Fault, fate: Fate) {
+    fn fault(&mut self, _: &TopicPartition, offset: Offset, _: ErrorId, fault: &Fault, fate: Fate) {
         self.0.push((offset, fault.clone(), fate));
     }
     fn taken_up(&mut self, _: &Task) {}

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::ports::{Trouble, Usage};
 use super::task::Task;
-use crate::model::{DestinationName, Fault, FaultCode, Offset, PluginName, TopicName, TopicPartition};
+use crate::model::{DestinationName, ErrorId, Fault, FaultCode, Offset, PluginName, TopicName, TopicPartition};
 
 /// Where a worker's news go: metrics, logs and the status board.
 pub trait Report {
@@ -18,8 +18,8 @@ pub trait Report {
     fn transaction(&mut self, outcome: &'static str, took: Duration);
     /// A transaction was committed: what it counted.
     fn committed(&mut self, tally: &Tally);
-    /// A record is at fault, and what was decided.
-    fn fault(&mut self, at: &TopicPartition, offset: Offset, fault: &Fault, fate: Fate);
+    /// A record is at fault, and what was decided. The id also stands in its dead letter.
+    fn fault(&mut self, at: &TopicPartition, offset: Offset, error_id: ErrorId, fault: &Fault, fate: Fate);
     /// What a plugin has used.
     fn usage(&mut self, plugin: &PluginName, usage: Usage);
     /// The broker is in trouble.
@@ -98,6 +98,8 @@ pub struct HeldPartition {
     pub code: String,
     /// For people.
     pub message: String,
+    /// The id of the fault, where one record is to blame.
+    pub error_id: Option<ErrorId>,
     /// Whether it is stopped (failed) rather than waiting for its next try.
     pub stopped: bool,
     /// When it tries again.

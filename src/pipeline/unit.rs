@@ -14,7 +14,9 @@ use super::destinations::{Destinations, Misrouted, Routed};
 use super::ports::{Broker, Headers, Output, Outputs, Trouble};
 use super::report::{Fate, Report, Tally, add};
 use super::tap::Tap;
-use crate::model::{Digest, Fault, FaultCode, Items, Offset, OffsetMap, PluginName, SourceBatch, TopicPartition};
+use crate::model::{
+    Digest, ErrorId, Fault, FaultCode, Items, Offset, OffsetMap, PluginName, SourceBatch, TopicPartition,
+};
 use crate::policy::{Decision, Disposition, OnError, Values};
 use crate::telemetry::LATENCY_BOUNDS;
 
@@ -25,11 +27,17 @@ pub struct Attempts {
     pub offset: Offset,
     /// Tries so far; 0 for a record not yet tried.
     pub tried: u32,
+    /// The id of its fault, which stays the same over its tries; none where it has not been told yet.
+    pub error_id: Option<ErrorId>,
 }
 
 impl Attempts {
     fn at(self, offset: Offset) -> u32 {
         if self.offset == offset { self.tried } else { 0 }
+    }
+
+    fn error_id(self, offset: Offset) -> ErrorId {
+        self.error_id.filter(|_| self.offset == offset).unwrap_or_else(ErrorId::random)
     }
 }
 
@@ -56,6 +64,8 @@ pub enum After {
         code: &'static str,
         /// Why.
         message: String,
+        /// The id of the fault, where a record is to blame.
+        error_id: Option<ErrorId>,
     },
 }
 
@@ -181,6 +191,7 @@ impl Unit {
         if bench.tap.is_open() {
             bench.tap.fault(&self.items, source, &fault);
         }
+        let error_id = attempts.error_id(offset);
         let (tried, decision) = match fault.code {
             // By definition its retries are spent: on a batch that began with another record, as a rule.
             FaultCode::Unavailable => {
@@ -194,13 +205,13 @@ impl Unit {
         };
         let fate = match decision {
             Decision::RetryAfter(wait) => {
-                let attempts = Attempts { offset, tried };
+                let attempts = Attempts { offset, tried, error_id: Some(error_id) };
                 self.cut(source as usize, After::Wait { attempts, wait, fault: fault.clone() });
                 Fate::Retried(wait)
             }
             Decision::Dispose(Disposition::Stop) => {
-                let message = fault.to_string();
-                self.cut(source as usize, After::Stop { code: fault.code.as_str(), message });
+                let (code, message) = (fault.code.as_str(), fault.to_string());
+                self.cut(source as usize, After::Stop { code, message, error_id: Some(error_id) });
                 Fate::Stopped
             }
             Decision::Dispose(Disposition::Skip) => {
@@ -217,7 +228,7 @@ impl Unit {
                     &*self.items.source,
                     source,
                     placed,
-                    &fault,
+                    (error_id, &fault),
                     sha256.map(|(_, digest)| digest),
                     tried,
                     &bench.origin,
@@ -229,7 +240,7 @@ impl Unit {
                 Fate::DeadLettered
             }
         };
-        bench.report.fault(self.partition(), offset, &fault, fate);
+        bench.report.fault(self.partition(), offset, error_id, &fault, fate);
         Ok(())
     }
 
@@ -282,7 +293,7 @@ impl Unit {
                     faults.push((item.source, fault));
                 }
                 Err(Misrouted::NoCounterpart(message)) => {
-                    self.cut(item.source as usize, After::Stop { code: "no_counterpart", message });
+                    self.cut(item.source as usize, After::Stop { code: "no_counterpart", message, error_id: None });
                     break;
                 }
                 Err(Misrouted::Trouble(trouble)) => return Err(trouble),
@@ -354,7 +365,10 @@ fn after_halt(why: Halt, attempts: Attempts, source: &dyn SourceBatch, at: usize
     match why {
         Halt::BudgetSpent => After::Flow,
         Halt::Retry { fault, end } => match policy.decide(tried) {
-            Decision::RetryAfter(wait) => After::Wait { attempts: Attempts { offset, tried }, wait, fault },
+            Decision::RetryAfter(wait) => {
+                // (whose fault it is has not been found yet)
+                After::Wait { attempts: Attempts { offset, tried, error_id: None }, wait, fault }
+            }
             Decision::Dispose(_) => After::Isolate(source.offset(end - 1) + 1),
         },
     }
@@ -439,7 +453,7 @@ impl Round {
     /// Stops the partition of a unit before a record that cannot even be sent to the dead-letter topic.
     pub fn stop_before(&mut self, unit: usize, source: u32, message: String) {
         let code = FaultCode::Rejected.as_str();
-        self.units[unit].cut(source as usize, After::Stop { code, message });
+        self.units[unit].cut(source as usize, After::Stop { code, message, error_id: None });
     }
 
     /// Forgets what follows unit `number` in the same partition, once that unit has been cut short.

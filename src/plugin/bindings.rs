@@ -183,6 +183,7 @@ fn with_call<T>(
     cx: &mut Cx<'_>,
     change: impl FnOnce(&mut Call, &StoreContext<'_, State>) -> wasmtime::Result<T>,
 ) -> wasmtime::Result<T> {
+    cx.data().look_at_deadline()?;
     let mut call = cx.data_mut().call.take().ok_or_else(HostFault::outside_of_process)?;
     let result = change(&mut call, &cx.as_context());
     cx.data_mut().call = Some(call);
@@ -190,6 +191,7 @@ fn with_call<T>(
 }
 
 fn log(mut cx: Cx<'_>, (level, message, about): (Level, WasmStr, Option<u32>)) -> wasmtime::Result<()> {
+    cx.data().look_at_deadline()?;
     let level = match level {
         Level::Trace => tracing::Level::TRACE,
         Level::Debug => tracing::Level::DEBUG,

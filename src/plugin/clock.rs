@@ -1,8 +1,9 @@
 //! Deadlines in guest CPU time. Wall time only wakes the check: a process that was stopped, throttled or starved must
 //! not turn healthy records into faults.
 
+use std::cell::Cell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 
@@ -59,6 +60,37 @@ impl Deadline {
     }
 }
 
+/// The deadline as host functions see it: a guest is only interrupted in its own code, and may call the host again and again
+/// in between.
+pub(super) struct Watch {
+    shared: Arc<Shared>,
+    look_at: Cell<u64>,
+}
+
+impl Watch {
+    /// From now on it is about this deadline.
+    pub(super) fn start(&self, deadline: &Deadline) {
+        self.look_at.set(self.epoch() + deadline.first_check());
+    }
+
+    /// Whether the guest is to be interrupted. Costs next to nothing while no epoch has come: to ask for the time that a thread
+    /// has used is a system call.
+    pub(super) fn is_over(&self, deadline: &Deadline, to_stop: bool) -> bool {
+        if self.epoch() < self.look_at.get() {
+            return false;
+        }
+        if let UpdateDeadline::Continue(epochs) = deadline.check(to_stop) {
+            self.look_at.set(self.epoch() + epochs);
+            return false;
+        }
+        true
+    }
+
+    fn epoch(&self) -> u64 {
+        self.shared.epoch.load(Ordering::Relaxed)
+    }
+}
+
 /// Epochs that are sure to cover `time`. Bounded, since wasmtime adds them to the present epoch.
 fn ticks(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX).clamp(1, u64::from(u32::MAX)) + 1
@@ -72,6 +104,7 @@ pub(super) struct Ticker {
 
 #[derive(Default)]
 struct Shared {
+    epoch: AtomicU64,
     calls: AtomicUsize,
     resting: AtomicBool,
     stopped: AtomicBool,
@@ -93,6 +126,11 @@ impl Ticker {
             self.thread().unpark();
         }
         Running(&self.shared)
+    }
+
+    /// Watches no deadline yet.
+    pub(super) fn watch(&self) -> Watch {
+        Watch { shared: Arc::clone(&self.shared), look_at: Cell::new(u64::MAX) }
     }
 
     fn thread(&self) -> &Thread {
@@ -140,5 +178,6 @@ fn tick(engine: &Engine, shared: &Shared) {
         #[expect(clippy::disallowed_methods, reason = "a ticker has nothing to wait for but time")]
         thread::sleep(TICK);
         engine.increment_epoch();
+        shared.epoch.fetch_add(1, Ordering::Relaxed);
     }
 }

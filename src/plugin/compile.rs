@@ -1,6 +1,7 @@
 //! From a plugin's bytes to machine code, through the cache on disk.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre};
@@ -8,8 +9,10 @@ use wasmtime::{AsContextMut, Store};
 
 use super::bindings::VERSION;
 use super::engine::Engine;
+use super::fault::printable;
 use super::host::wasi;
 use super::inspect::{self, Inspection, World};
+use super::lines::Lines;
 use super::sandbox::{Functions, Prepare, Prepared, State};
 use crate::config::settings::Capability;
 use crate::model::{Digest, PluginName};
@@ -24,6 +27,18 @@ pub enum LoadError {
         size: usize,
         /// The most.
         most: usize,
+    },
+    /// So much in it, or so intricate, that it is not compiled.
+    #[error(
+        "it has {found} {what}, more than the {most} that a plugin may have: to compile it could take minutes, or fill the memory"
+    )]
+    TooMuch {
+        /// What there is too much of.
+        what: &'static str,
+        /// How much.
+        found: u64,
+        /// The most.
+        most: u64,
     },
     /// Not WebAssembly.
     #[error("not a WebAssembly component: {found}")]
@@ -47,7 +62,7 @@ pub enum LoadError {
         imports: Vec<String>,
     },
     /// Asks for capabilities that its `allow` does not grant.
-    #[error("it imports {}, which it is not granted: write `allow: [{}]` at the plugin", imports.join(", "), list(allow))]
+    #[error("it imports {}, which it is not granted: write `allow: [{}]` at the plugin", some_of(imports), list(allow))]
     NotGranted {
         /// What it imports beyond what is granted.
         imports: Vec<String>,
@@ -109,6 +124,7 @@ impl LoadError {
             | Self::NotAPlugin { .. }
             | Self::Digest { .. } => true,
             Self::TooLarge { .. }
+            | Self::TooMuch { .. }
             | Self::Import { .. }
             | Self::NotGranted { .. }
             | Self::Version { .. }
@@ -123,8 +139,20 @@ fn list(capabilities: &[Capability]) -> String {
     capabilities.iter().map(|capability| capability.as_str()).collect::<Vec<_>>().join(", ")
 }
 
+/// The most names that one sentence lists, and the most bytes of each: a stranger's plugin may have a hundred thousand.
+const NAMES_MAX: usize = 10;
+const NAME_MAX: usize = 200;
+
+fn some_of(names: &[String]) -> String {
+    let mut some: Vec<_> = names.iter().take(NAMES_MAX).map(|name| printable(name, NAME_MAX)).collect();
+    if names.len() > NAMES_MAX {
+        some.push(format!("and {} more", names.len() - NAMES_MAX));
+    }
+    some.join(", ")
+}
+
 fn refused_imports(imports: &[String]) -> String {
-    let names = imports.join(", ");
+    let names = some_of(imports);
     if imports.iter().any(|name| name.starts_with("wasi_")) {
         return format!(
             "asks for what no plugin is granted: {names}. Of WASI for core modules this host stands in for \
@@ -152,6 +180,7 @@ pub(super) struct Inner {
     process: ComponentExportIndex,
     configure: ComponentExportIndex,
     shutdown: ComponentExportIndex,
+    lines: Lines,
 }
 
 impl Engine {
@@ -180,8 +209,8 @@ impl Engine {
         }
         let (inspection, component) = inspect::read(bytes)?;
         inspection.check()?;
-        let component = self.machine_code(plugin, &sha256, &component)?;
-        let compiled = Compiled::link(self, component, inspection)?;
+        let machine_code = self.machine_code(plugin, &sha256, &component)?;
+        let compiled = Compiled::link(self, machine_code, inspection, Lines::of(&component))?;
         let mut in_use = self.in_use();
         in_use.retain(|_, plugin| plugin.strong_count() > 0);
         in_use.insert(sha256, Arc::downgrade(&compiled.0));
@@ -195,14 +224,31 @@ impl Engine {
         {
             return Ok(cached);
         }
-        let compiled = Component::from_binary(self.wasmtime(), component)
-            .map_err(|error| LoadError::Invalid(format!("{error:#}")))?;
+        // The compiler is made for what compilers write; should something else make it panic, that is the plugin's fault.
+        let compile = || catch_unwind(AssertUnwindSafe(|| Component::from_binary(self.wasmtime(), component)));
+        let compiled = aside(compile).map_err(|_| LoadError::Invalid("the compiler failed on it".into()))?;
+        let compiled = compiled.map_err(|error| LoadError::Invalid(format!("{error:#}")))?;
         if let Some(cache) = &cache
             && let Err(error) = cache.store(&compiled, sha256)
         {
             tracing::warn!(%plugin, "the compiled plugin could not be kept in the cache, it will be compiled again: {error}");
         }
         Ok(compiled)
+    }
+}
+
+/// Does this, and what it does in parallel, on threads that yield to all others: a compilation takes the processors that the
+/// routes leave to it.
+fn aside<T: Send>(compile: impl FnOnce() -> T + Send) -> T {
+    const NICENESS: i32 = 10;
+    let yielding = |_| {
+        // (of this thread alone, on Linux; where it is not to be had, it goes on as it is)
+        let _ = rustix::process::setpriority_process(None, NICENESS);
+    };
+    let name = |number| format!("plugin-compiler-{number}");
+    match rayon::ThreadPoolBuilder::new().thread_name(name).start_handler(yielding).build() {
+        Ok(compilers) => compilers.install(compile),
+        Err(_) => compile(),
     }
 }
 
@@ -223,7 +269,7 @@ impl Compiled {
         Ok(self)
     }
 
-    fn link(engine: &Engine, component: Component, inspection: Inspection) -> Result<Self, LoadError> {
+    fn link(engine: &Engine, component: Component, inspection: Inspection, lines: Lines) -> Result<Self, LoadError> {
         let does_not_fit = |message: String| {
             let built_for = inspection.version.clone();
             LoadError::Interface { message, built_for }
@@ -240,7 +286,8 @@ impl Compiled {
         let configure = export(Some(&lifecycle), "configure")?;
         let shutdown = export(Some(&lifecycle), "shutdown")?;
         let world = inspection.world.ok_or(LoadError::NotAPlugin { missing: "process" })?;
-        Ok(Self(Arc::new(Inner { engine: engine.clone(), inspection, world, pre, process, configure, shutdown })))
+        let engine = engine.clone();
+        Ok(Self(Arc::new(Inner { engine, inspection, world, pre, process, configure, shutdown, lines })))
     }
 
     /// The digest of the plugin's bytes.
@@ -270,6 +317,10 @@ impl Compiled {
 
     pub(super) fn engine(&self) -> &Engine {
         &self.0.engine
+    }
+
+    pub(super) fn lines(&self) -> &Lines {
+        &self.0.lines
     }
 
     pub(super) fn instantiate(&self, store: &mut Store<State>) -> wasmtime::Result<Functions> {

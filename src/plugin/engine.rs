@@ -20,6 +20,8 @@ use crate::telemetry::CustomMetrics;
 
 /// A guest's own stack, bytes. It lies on the worker's thread stack, which must be larger (2 MiB by default).
 const STACK_MAX: usize = 256 << 10;
+/// The largest image of a memory that may be empty for the most part, bytes.
+const IMAGE_MAX: u64 = 1 << 20;
 /// Frames that a trap's backtrace keeps.
 const BACKTRACE_MAX: usize = 32;
 
@@ -123,7 +125,10 @@ fn config() -> Config {
         .epoch_interruption(true)
         .max_wasm_stack(STACK_MAX)
         .memory_init_cow(true)
+        // A few bytes at both ends of a memory make an image of all that lies between: only a small one is for nothing.
+        .memory_guaranteed_dense_image_size(IMAGE_MAX)
         .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(BACKTRACE_MAX))
+        // A plugin's debug information is hostile, too: `lines` reads what can be read safely.
         .wasm_backtrace_details(WasmBacktraceDetails::Disable)
         // Triples the cost of a call.
         .concurrency_support(false)

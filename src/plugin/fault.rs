@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use wasmtime::{Trap, WasmBacktrace};
 
+use super::lines::Lines;
+use super::memory::Refused;
 use crate::model::FaultCode;
 
 /// The longest message of a fault, bytes: it goes into logs and into a dead letter's headers.
@@ -30,6 +32,10 @@ impl HostFault {
         Self { code: FaultCode::Trapped, message: message.into() }
     }
 
+    pub(super) fn timed_out(budget: Duration) -> Self {
+        Self { code: FaultCode::TimedOut, message: format!("it used up its {budget:?} of CPU time") }
+    }
+
     pub(super) fn outside_of_process() -> Self {
         Self::trapped("it used the records or outputs of a call outside of `process`")
     }
@@ -37,25 +43,27 @@ impl HostFault {
 
 /// What the host knows of the call that failed.
 pub(super) struct Circumstances<'a> {
-    /// The ceiling, where the memory limiter refused during the call.
-    pub(super) memory_refused: Option<usize>,
+    /// What the memory limiter refused during the call.
+    pub(super) refused: Option<Refused>,
     /// The CPU time that it might use.
     pub(super) budget: Duration,
     /// The last error that the guest logged during the call: most languages write their panics there.
     pub(super) last_words: Option<&'a str>,
+    /// What the plugin carries of its source's lines.
+    pub(super) lines: &'a Lines,
 }
 
 /// Names the fault that ended a call.
 pub(super) fn classify(error: &wasmtime::Error, circumstances: &Circumstances<'_>) -> (FaultCode, String) {
-    let (code, what) = if let Some(limit) = circumstances.memory_refused {
-        let limit = size(limit as u64);
-        (FaultCode::OutOfMemory, format!("it asked for more than its {limit} of memory: raise the plugin's `memory`"))
+    let (code, what) = if let Some(refused) = circumstances.refused {
+        (FaultCode::OutOfMemory, refused.to_string())
     } else if let Some(fault) = error.downcast_ref::<HostFault>() {
         (fault.code, fault.message.clone())
     } else {
         match error.downcast_ref::<Trap>() {
             Some(Trap::Interrupt) => {
-                (FaultCode::TimedOut, format!("it used up its {:?} of CPU time", circumstances.budget))
+                let timed_out = HostFault::timed_out(circumstances.budget);
+                (timed_out.code, timed_out.message)
             }
             Some(trap) => (FaultCode::Trapped, trap.to_string()),
             None => (FaultCode::Trapped, error.root_cause().to_string()),
@@ -66,21 +74,24 @@ pub(super) fn classify(error: &wasmtime::Error, circumstances: &Circumstances<'_
         let _ = write!(message, "; it logged: {words}");
     }
     if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {
-        write_frames(&mut message, backtrace);
+        write_frames(&mut message, backtrace, circumstances.lines);
     }
     (code, printable(&message, MESSAGE_MAX))
 }
 
-/// The innermost functions, by name where the plugin carries names.
-fn write_frames(message: &mut String, backtrace: &WasmBacktrace) {
+/// The innermost functions, by name where the plugin carries names, with file and line where it carries those.
+fn write_frames(message: &mut String, backtrace: &WasmBacktrace, lines: &Lines) {
     // Only wasmtime's own rendering undoes the mangling of names; a frame's line is `N: 0xOFFSET - MODULE!FUNCTION`.
     let rendered = backtrace.to_string();
-    let functions = rendered.lines().filter_map(function_of);
-    let mut frames: Vec<_> = functions.skip_while(|name| is_machinery(name)).collect();
-    frames.dedup();
-    for (place, frame) in frames.iter().take(FRAMES_MAX).enumerate() {
-        message.push_str(if place == 0 { "; in " } else { " < " });
-        message.push_str(frame);
+    let frames = rendered.lines().filter_map(frame_of);
+    let mut frames: Vec<_> = frames.skip_while(|(function, _)| is_machinery(function)).collect();
+    frames.dedup_by(|one, other| one.0 == other.0);
+    for (nth, (function, offset)) in frames.iter().take(FRAMES_MAX).enumerate() {
+        message.push_str(if nth == 0 { "; in " } else { " < " });
+        message.push_str(function);
+        if let Some(place) = offset.and_then(|offset| lines.at(offset)) {
+            let _ = write!(message, " ({place})");
+        }
     }
 }
 
@@ -89,12 +100,14 @@ fn is_machinery(function: &str) -> bool {
     ["__rust", "<wasm function", "abort", "alloc::", "core::", "std::"].iter().any(|start| function.starts_with(start))
 }
 
-fn function_of(line: &str) -> Option<String> {
+/// The function of a rendered frame, and where in the component it was.
+fn frame_of(line: &str) -> Option<(String, Option<u64>)> {
     let (number, frame) = line.trim_start().split_once(": ")?;
     number.parse::<u32>().ok()?;
-    let frame = frame.split_once(" - ").map_or(frame, |(_, function)| function);
+    let (offset, frame) = frame.split_once(" - ").unwrap_or(("", frame));
+    let offset = offset.trim_start().strip_prefix("0x").and_then(|digits| u64::from_str_radix(digits, 16).ok());
     let function = frame.split_once('!').map_or(frame, |(_, function)| function);
-    Some(without_crate_hashes(function))
+    Some((without_crate_hashes(function), offset))
 }
 
 /// Rust's names with their crates' hashes are twice as long and no clearer.
@@ -147,16 +160,19 @@ pub(super) fn printable(text: &str, max: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
 
     fn circumstances() -> Circumstances<'static> {
-        Circumstances { memory_refused: None, budget: Duration::from_millis(5), last_words: None }
+        static NO_LINES: LazyLock<Lines> = LazyLock::new(Lines::default);
+        Circumstances { refused: None, budget: Duration::from_millis(5), last_words: None, lines: &NO_LINES }
     }
 
     #[test]
     fn a_refusal_of_memory_explains_whatever_trap_follows() {
         let error = wasmtime::Error::from(Trap::UnreachableCodeReached);
-        let refused = Circumstances { memory_refused: Some(65536), ..circumstances() };
+        let refused = Circumstances { refused: Some(Refused::Memory(65536)), ..circumstances() };
         assert_eq!(classify(&error, &refused).0, FaultCode::OutOfMemory);
         assert_eq!(classify(&error, &circumstances()).0, FaultCode::Trapped);
     }
@@ -176,12 +192,13 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_functions_names() {
+    fn frames_are_functions_names_and_places_in_the_component() {
         let line =
             "    0: 0x1a2b - misbehave.wasm!<std[0123456789abcdef]::io::Write as core[fedcba9876543210]::X<[u8]>>::f";
-        assert_eq!(function_of(line).unwrap(), "<std::io::Write as core::X<[u8]>>::f");
-        assert_eq!(function_of("    1:   0x5 - m!<wasm function 12>").unwrap(), "<wasm function 12>");
-        assert_eq!(function_of("error while executing at wasm backtrace:"), None);
+        assert_eq!(frame_of(line), Some(("<std::io::Write as core::X<[u8]>>::f".into(), Some(0x1a2b))));
+        assert_eq!(frame_of("    1:   0x5 - m!<wasm function 12>"), Some(("<wasm function 12>".into(), Some(5))));
+        assert_eq!(frame_of("    1: m!f"), Some(("f".into(), None)));
+        assert_eq!(frame_of("error while executing at wasm backtrace:"), None);
     }
 
     #[test]

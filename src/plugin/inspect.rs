@@ -8,7 +8,9 @@ use wasmparser::{Parser, Payload};
 
 use super::bindings::{LIFECYCLE, PACKAGE, VERSION};
 use super::compile::LoadError;
+use super::fault::printable;
 use super::host::wasi;
+use super::scan;
 use super::wrap::component_of;
 use crate::config::settings::Capability;
 use crate::model::Digest;
@@ -21,6 +23,9 @@ pub fn spoken() -> String {
     let (major, minor, _) = VERSION;
     format!("{major}.{minor}.x")
 }
+
+/// The longest version that is told, bytes.
+const VERSION_MAX: usize = 64;
 
 /// The interfaces that every plugin has.
 const ALWAYS: [&str; 4] = ["types", "input", "output", "log"];
@@ -113,6 +118,9 @@ pub(super) fn read(bytes: &[u8]) -> Result<(Inspection, Cow<'_, [u8]>), LoadErro
         return Err(LoadError::TooLarge { size: bytes.len(), most: PLUGIN_BYTES_MAX });
     }
     let core_module = Parser::is_core_wasm(bytes);
+    if core_module || Parser::is_component(bytes) {
+        scan::check(bytes)?;
+    }
     let component = if core_module {
         Cow::Owned(component_of(bytes)?)
     } else if Parser::is_component(bytes) {
@@ -156,7 +164,7 @@ impl Inspection {
             if let Some((_, version)) = ours(name)
                 && !is_spoken(version)
             {
-                return Err(LoadError::Version { found: version.to_owned() });
+                return Err(LoadError::Version { found: printable(version, VERSION_MAX) });
             }
         }
         if self.world.is_none() {

@@ -1,6 +1,10 @@
 //! The ceiling of one instance's memory. wasmtime asks before anything of a store grows.
 
+use std::fmt;
+
 use wasmtime::ResourceLimiter;
+
+use super::fault::size;
 
 /// Elements of all tables of an instance; a JavaScript or Python engine needs some ten thousand.
 const TABLE_ELEMENTS_MAX: usize = 1 << 18;
@@ -10,6 +14,32 @@ const TABLES_MAX: usize = 1_000;
 /// Each reserves address space, whatever its size.
 const MEMORIES_MAX: usize = 16;
 
+/// What a guest was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// Linear memory beyond this ceiling.
+    Memory(usize),
+    /// Elements of tables.
+    TableElements,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Memory(limit) => {
+                let limit = size(*limit as u64);
+                write!(f, "it asked for more than its {limit} of memory: raise the plugin's `memory`")
+            }
+            Self::TableElements => {
+                write!(
+                    f,
+                    "it asked for more than {TABLE_ELEMENTS_MAX} elements in its tables, which no plugin may have"
+                )
+            }
+        }
+    }
+}
+
 /// Bounds the linear memory of a store, and remembers that it refused: the guest's allocator usually answers a refusal
 /// with a trap that says nothing of memory.
 #[derive(Debug)]
@@ -17,13 +47,13 @@ pub(super) struct MemoryLimiter {
     limit: usize,
     used: usize,
     table_elements: usize,
-    refused: bool,
+    refused: Option<Refused>,
 }
 
 impl MemoryLimiter {
     pub(super) fn new(limit: u64) -> Self {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        Self { limit, used: 0, table_elements: 0, refused: false }
+        Self { limit, used: 0, table_elements: 0, refused: None }
     }
 
     /// Linear memory of all the store's memories, bytes.
@@ -35,9 +65,9 @@ impl MemoryLimiter {
         self.limit
     }
 
-    /// Whether growth was refused since this was last asked.
-    pub(super) fn take_refused(&mut self) -> bool {
-        std::mem::take(&mut self.refused)
+    /// What was refused since this was last asked.
+    pub(super) fn take_refused(&mut self) -> Option<Refused> {
+        self.refused.take()
     }
 }
 
@@ -52,13 +82,13 @@ impl ResourceLimiter for MemoryLimiter {
         if allowed {
             self.used = used;
         } else {
-            self.refused = true;
+            self.refused = Some(Refused::Memory(self.limit));
         }
         Ok(allowed)
     }
 
     fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
-        self.refused = true;
+        self.refused = Some(Refused::Memory(self.limit));
         Ok(())
     }
 
@@ -68,7 +98,7 @@ impl ResourceLimiter for MemoryLimiter {
         if allowed {
             self.table_elements += more;
         } else {
-            self.refused = true;
+            self.refused = Some(Refused::TableElements);
         }
         Ok(allowed)
     }
@@ -95,10 +125,12 @@ mod tests {
         let mut limiter = MemoryLimiter::new(3 << 16);
         assert!(limiter.memory_growing(0, 2 << 16, None).unwrap());
         assert!(limiter.memory_growing(0, 1 << 16, None).unwrap());
-        assert!(!limiter.take_refused());
+        assert_eq!(limiter.take_refused(), None);
         assert!(!limiter.memory_growing(1 << 16, 2 << 16, None).unwrap());
         assert_eq!(limiter.used(), 3 << 16);
-        assert!(limiter.take_refused());
-        assert!(!limiter.take_refused());
+        assert_eq!(limiter.take_refused(), Some(Refused::Memory(3 << 16)));
+        assert_eq!(limiter.take_refused(), None);
+        assert!(!limiter.table_growing(0, TABLE_ELEMENTS_MAX + 1, None).unwrap());
+        assert_eq!(limiter.take_refused(), Some(Refused::TableElements));
     }
 }

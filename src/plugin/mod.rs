@@ -15,9 +15,11 @@ mod fault;
 mod host;
 mod inspect;
 mod interface;
+mod lines;
 mod mapped;
 mod memory;
 mod sandbox;
+mod scan;
 mod step;
 mod wrap;
 

@@ -9,13 +9,14 @@ use wasmtime::Store;
 use wasmtime::component::Resource;
 
 use super::bindings::{ColumnBuffer, Configure, Failure, Process, Shutdown};
-use super::clock::Deadline;
+use super::clock::{Deadline, Watch};
 use super::compile::{Compiled, LoadError};
 use super::convert::Call;
 use super::fault::{Circumstances, HostFault, MESSAGE_MAX, classify, printable};
 use super::host::log::{self, Gate, Speaker};
 use super::host::metrics::Counting;
 use super::host::wasi::Stands;
+use super::lines::Lines;
 use super::memory::MemoryLimiter;
 use super::step::PluginStep;
 use crate::config::settings::{Capability, Destination, PluginLimits, Target};
@@ -153,7 +154,7 @@ impl Prepared {
         let _running = self.compiled.engine().ticker().running();
         set_deadline(store, budget);
         let functions = self.compiled.instantiate(store);
-        let functions = functions.map_err(|error| explain("it cannot be instantiated", &error, store))?;
+        let functions = functions.map_err(|error| self.explain("it cannot be instantiated", &error, store))?;
         set_deadline(store, budget);
         let configured = functions.configure.call(&mut *store, (self.with.config_json.clone(),));
         store.data_mut().end_lines();
@@ -165,7 +166,7 @@ impl Prepared {
             Ok((Err(Failure::Retry(message) | Failure::Permanent(message)),)) => {
                 Err(format!("it failed to configure itself: {}", printable(&message, MESSAGE_MAX)))
             }
-            Err(error) => Err(explain("it cannot be configured", &error, store)),
+            Err(error) => Err(self.explain("it cannot be configured", &error, store)),
         }
     }
 
@@ -174,6 +175,7 @@ impl Prepared {
         let state = State {
             memory: MemoryLimiter::new(self.with.limits.memory),
             deadline: Deadline::default(),
+            watch: self.compiled.engine().ticker().watch(),
             stop,
             call: None,
             column: Arc::default(),
@@ -195,16 +197,17 @@ impl Prepared {
     fn start_budget(&self) -> Duration {
         (self.with.limits.timeout * START_FACTOR).max(START_MIN)
     }
-}
 
-fn explain(what: &str, error: &wasmtime::Error, store: &mut Store<State>) -> String {
-    let (code, message) = store.data_mut().classify(error);
-    format!("{what}: {code}: {message}")
+    fn explain(&self, what: &str, error: &wasmtime::Error, store: &mut Store<State>) -> String {
+        let (code, message) = store.data_mut().classify(error, self.compiled.lines());
+        format!("{what}: {code}: {message}")
+    }
 }
 
 fn set_deadline(store: &mut Store<State>, budget: Duration) {
     let deadline = Deadline::start(budget);
     store.set_epoch_deadline(deadline.first_check());
+    store.data().watch.start(&deadline);
     store.data_mut().deadline = deadline;
 }
 
@@ -255,7 +258,7 @@ impl Instance {
             Ok((Ok(verdicts),)) => Answer::Verdicts(verdicts),
             Ok((Err(failure),)) => Answer::Failure(failure),
             Err(error) => {
-                let (code, message) = self.store.data_mut().classify(&error);
+                let (code, message) = self.store.data_mut().classify(&error, of.compiled.lines());
                 Answer::Fault(code, message)
             }
         };
@@ -270,7 +273,7 @@ impl Instance {
         let _running = of.compiled.engine().ticker().running();
         set_deadline(&mut self.store, of.start_budget());
         if let Err(error) = self.functions.shutdown.call(&mut self.store, ()) {
-            let (code, message) = self.store.data_mut().classify(&error);
+            let (code, message) = self.store.data_mut().classify(&error, of.compiled.lines());
             let Speaker { route, plugin } = &self.store.data().speaker;
             tracing::debug!(%route, %plugin, %code, "the plugin failed to shut down: {message}");
         }
@@ -297,6 +300,7 @@ impl Instance {
 pub(super) struct State {
     memory: MemoryLimiter,
     deadline: Deadline,
+    watch: Watch,
     stop: Stop,
     /// The call that runs.
     pub(super) call: Option<Box<Call>>,
@@ -311,11 +315,22 @@ pub(super) struct State {
 }
 
 impl State {
+    /// Interrupts a guest that has had its time. Every host function does so before its work: a guest that only calls the
+    /// host is interrupted nowhere else.
+    pub(super) fn look_at_deadline(&self) -> Result<(), HostFault> {
+        match self.watch.is_over(&self.deadline, self.stop.is_set()) {
+            true => Err(HostFault::timed_out(self.deadline.budget())),
+            false => Ok(()),
+        }
+    }
+
     pub(super) fn call(&self) -> Result<&Call, HostFault> {
+        self.look_at_deadline()?;
         self.call.as_deref().ok_or_else(HostFault::outside_of_process)
     }
 
     pub(super) fn call_mut(&mut self) -> Result<&mut Call, HostFault> {
+        self.look_at_deadline()?;
         self.call.as_deref_mut().ok_or_else(HostFault::outside_of_process)
     }
 
@@ -324,6 +339,7 @@ impl State {
         &mut self,
         fill: impl FnOnce(&Call, &mut ColumnBuffer) -> Result<(), HostFault>,
     ) -> Result<Arc<ColumnBuffer>, HostFault> {
+        self.look_at_deadline()?;
         let call = self.call.as_deref().ok_or_else(HostFault::outside_of_process)?;
         if Arc::get_mut(&mut self.column).is_none() {
             self.column = Arc::default();
@@ -370,11 +386,11 @@ impl State {
         self.wasi.take_rests().for_each(|(is_error, line)| self.written(is_error, &line));
     }
 
-    fn classify(&mut self, error: &wasmtime::Error) -> (FaultCode, String) {
+    fn classify(&mut self, error: &wasmtime::Error, lines: &Lines) -> (FaultCode, String) {
         self.end_lines();
-        let memory_refused = self.memory.take_refused().then_some(self.memory.limit());
+        let refused = self.memory.take_refused();
         let last_words = self.last_words.take();
         let budget = self.deadline.budget();
-        classify(error, &Circumstances { memory_refused, budget, last_words: last_words.as_deref() })
+        classify(error, &Circumstances { refused, budget, last_words: last_words.as_deref(), lines })
     }
 }

@@ -13,6 +13,7 @@ use super::bindings::{LIFECYCLE, PACKAGE};
 use super::compile::LoadError;
 use super::inspect::{self, World};
 use super::interface::{name, with_world};
+use super::scan;
 use crate::config::settings::Capability;
 
 /// The module that WASI's functions are imported from, in its version for core modules.
@@ -50,6 +51,7 @@ pub fn wrap(module: &[u8], world: Option<World>) -> Result<Vec<u8>, WrapError> {
     if !Parser::is_core_wasm(module) {
         return Err(inspect::not_wasm(module).into());
     }
+    scan::check(module)?;
     let facts = core_facts(module).map_err(|error| LoadError::Invalid(error.to_string()))?;
     let component = if facts.component_types.is_empty() {
         component_of(&with_type(module, &facts, world)?)?

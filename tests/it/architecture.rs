@@ -30,6 +30,8 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("wit_parser", &["plugin"]),
     ("wasmparser", &["plugin"]),
     ("cel", &["policy"]),
+    ("gimli", &["plugin"]),
+    ("rayon", &["plugin"]),
     ("serde_yaml", &["config"]),
     ("saphyr_parser", &["config"]),
     ("notify", &["control"]),

@@ -120,6 +120,18 @@ fn a_guest_that_recurses_without_end_is_trapped() {
 }
 
 #[test]
+fn a_trap_tells_file_and_line_where_the_plugin_carries_them() {
+    let (_, message) = fault_of(call(&mut misbehaving("trap"), &mut batch(&["poison"]).items()));
+    let (_, frame) = message.split_once("; in process (").unwrap_or_else(|| panic!("{message}"));
+    let (path, line) = frame.split_once(')').unwrap().0.split_once(':').unwrap();
+    assert!(path.ends_with("test-guests/misbehave/src/lib.rs"), "{message}");
+    let source =
+        std::fs::read_to_string(crate::support::root().join("plugins/test-guests/misbehave/src/lib.rs")).unwrap();
+    let line = source.lines().nth(line.parse::<usize>().unwrap() - 1).unwrap();
+    assert!(line.contains(r#"panic!("told to trap")"#), "{message}: {line}");
+}
+
+#[test]
 fn a_guest_that_takes_memory_without_end_is_out_of_memory() {
     check_fault(&mut misbehaving("grow"), FaultCode::OutOfMemory, "more than its 64MiB of memory");
 }

@@ -47,7 +47,7 @@ fn a_secret_turns_up_in_nothing_that_is_said() {
     shared().produce(&source, &[Record::new("k", "{}"), Record::new("k", format!("{{\"status\":\"{SECRET}\"}}"))]);
     let bearer = format!("Bearer {SECRET}");
     let get =
-        |path: &str| http_with(daemon.admin(), "GET", path, &[("Authorization", &bearer)]).expect("an answer").body;
+        |path: &str| http_with(daemon.admin(), "GET", path, &[("Authorization", &bearer)], "").expect("an answer").body;
     wait_until(PATIENCE, "the records are routed", || get("/metrics").contains("millrace_records_produced_total"));
     for path in
         ["/metrics", "/api/v1/status", "/api/v1/config", "/api/v1/routes", "/api/v1/routes/r", "/readyz", "/livez"]

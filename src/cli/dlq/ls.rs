@@ -94,7 +94,7 @@ fn show(json: bool, first: bool, batch: &dyn SourceBatch, index: usize, letter: 
         let object = json!({
             "partition": at.partition, "offset": offset, "timestamp": batch.timestamp(index),
             "key": bytes_json(batch.key(index)), "route": letter.route, "plugin": letter.plugin, "code": letter.code,
-            "message": letter.message, "attempts": letter.attempts, "redrives": letter.redrives,
+            "message": letter.message, "error_id": letter.error_id, "attempts": letter.attempts, "redrives": letter.redrives,
             "truncated": letter.truncated,
             "from": { "topic": letter.from.topic, "partition": letter.from.partition, "offset": letter.offset },
         });

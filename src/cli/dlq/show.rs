@@ -89,7 +89,7 @@ fn print_json(letter: &Letter, record: &dyn SourceBatch, said: Option<&Said>) {
     });
     let object = json!({
         "route": letter.route, "plugin": letter.plugin, "plugin_sha256": letter.sha256, "code": letter.code,
-        "message": letter.message, "attempts": letter.attempts, "redrives": letter.redrives, "truncated": letter.truncated,
+        "message": letter.message, "error_id": letter.error_id, "attempts": letter.attempts, "redrives": letter.redrives, "truncated": letter.truncated,
         "from": { "topic": letter.from.topic, "partition": letter.from.partition, "offset": letter.offset },
         "timestamp": record.timestamp(0), "key": bytes_json(record.key(0)), "value": bytes_json(record.value(0)),
         "headers": headers(record), "now": now,
@@ -105,6 +105,9 @@ fn print(letter: &Letter, record: &dyn SourceBatch, said: Option<&Said>, unasked
     if let Some(plugin) = &letter.plugin {
         let digest = letter.sha256.as_deref().map(|sha256| format!(" (sha256 {sha256})")).unwrap_or_default();
         line("plugin", format!("{plugin}{digest}"));
+    }
+    if let Some(id) = &letter.error_id {
+        line("error id", id.clone());
     }
     line("attempts", letter.attempts.to_string());
     line("redrives", letter.redrives.to_string());

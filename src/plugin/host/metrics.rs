@@ -14,6 +14,7 @@ type Params = (WasmStr, Vec<(String, String)>, f64);
 pub(in crate::plugin) fn define(metrics: &mut LinkerInstance<'_, State>) -> wasmtime::Result<()> {
     for (name, kind) in [("add", CustomKind::Counter), ("set", CustomKind::Gauge), ("observe", CustomKind::Histogram)] {
         metrics.func_wrap(name, move |mut cx: StoreContextMut<'_, State>, (name, labels, number): Params| {
+            cx.data().look_at_deadline()?;
             let refused = {
                 let name = name.to_str(&cx)?.into_owned();
                 cx.data_mut().metrics.count(kind, &name, &labels, number)

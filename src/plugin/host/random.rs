@@ -2,6 +2,7 @@
 
 use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
+use wasmtime::StoreContextMut;
 use wasmtime::component::LinkerInstance;
 
 use crate::plugin::fault::HostFault;
@@ -11,7 +12,8 @@ use crate::plugin::sandbox::State;
 const BYTES_MAX: u32 = 64 << 10;
 
 pub(in crate::plugin) fn define(random: &mut LinkerInstance<'_, State>) -> wasmtime::Result<()> {
-    random.func_wrap("get-bytes", |_, (count,): (u32,)| {
+    random.func_wrap("get-bytes", |cx: StoreContextMut<'_, State>, (count,): (u32,)| {
+        cx.data().look_at_deadline()?;
         if count > BYTES_MAX {
             return Err(HostFault::trapped(format!(
                 "it asked for {count} random bytes at once, of at most {BYTES_MAX}"
@@ -22,7 +24,8 @@ pub(in crate::plugin) fn define(random: &mut LinkerInstance<'_, State>) -> wasmt
         fill(&mut bytes)?;
         Ok((bytes,))
     })?;
-    random.func_wrap("get-u64", |_, ()| {
+    random.func_wrap("get-u64", |cx: StoreContextMut<'_, State>, ()| {
+        cx.data().look_at_deadline()?;
         let mut bytes = [0; 8];
         fill(&mut bytes)?;
         Ok((u64::from_le_bytes(bytes),))

@@ -7,6 +7,7 @@
 //! others the neutral one of their result's type ([`neutral`]).
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 
 use wasmtime::StoreContextMut;
 use wasmtime::component::types::{ComponentFunc, ComponentItem};
@@ -48,7 +49,7 @@ pub(in crate::plugin) fn define<'e>(
     let component = component.component_type();
     let mut linker = Cow::Borrowed(engine.linker());
     // One number for each resource: an interface that uses another's names it by the same name.
-    let mut resources: Vec<String> = Vec::new();
+    let mut resources: HashMap<String, u32> = HashMap::new();
     for (import, item) in component.imports(engine.wasmtime()).filter(|(import, _)| stands_in(import)) {
         let ComponentItem::ComponentInstance(interface) = item.ty else { continue };
         let mut instance = linker.to_mut().instance(import)?;
@@ -59,12 +60,10 @@ pub(in crate::plugin) fn define<'e>(
                     instance.func_new(name, move |cx, ty, params, results| stand_in.call(cx, &ty, params, results))?;
                 }
                 ComponentItem::Resource(_) => {
-                    let number = resources.iter().position(|known| known == name).unwrap_or_else(|| {
-                        resources.push(name.to_owned());
-                        resources.len() - 1
-                    });
                     // (a component has far fewer than 2^32 of them)
-                    instance.resource(name, ResourceType::host_dynamic(number as u32), |_, _| Ok(()))?;
+                    let next = resources.len() as u32;
+                    let number = *resources.entry(name.to_owned()).or_insert(next);
+                    instance.resource(name, ResourceType::host_dynamic(number), |_, _| Ok(()))?;
                 }
                 _ => {}
             }
@@ -137,6 +136,7 @@ impl StandIn {
         params: &[Val],
         results: &mut [Val],
     ) -> wasmtime::Result<()> {
+        cx.data().look_at_deadline()?;
         // Handles lent for the call have to be given back, whatever it does with them.
         let mut handles = Vec::new();
         params.iter().for_each(|param| collect_handles(param, &mut handles));

@@ -257,6 +257,22 @@ impl World {
         let plugin = if case.is_of_guest() { name } else { "" };
         assert_eq!(header(letter, "__connect.errors.class.name"), plugin, "{name}");
         assert_eq!(header(letter, "millrace.plugin.sha256").is_empty(), plugin.is_empty(), "{name}");
+        self.check_error_id(name, &header(letter, "millrace.error.id"), tries);
+    }
+
+    /// The id of a dead letter leads to all that is told of its fault: the lines of its tries and of its end, and the status.
+    #[track_caller]
+    fn check_error_id(&self, name: &str, id: &str, tries: u32) {
+        assert_eq!(id.len(), 12, "{name}: {id}");
+        assert_eq!(self.route(name)["last_fault"]["error_id"], id, "{name}");
+        let log = self.daemon.log();
+        let lines: Vec<_> = log.lines().filter(|line| line.contains(&format!("error_id={id}"))).collect();
+        let of_route = lines.iter().all(|line| line.contains(&format!("route={name} ")));
+        let at_its_end = lines.iter().any(|line| line.contains("sent to the dead-letter topic"));
+        let tried_again = lines.iter().any(|line| line.contains("tried again in"));
+        assert!(of_route && at_its_end, "{name}: {id}: {lines:?}");
+        // (one that asked to be tried again is found at fault only in the end)
+        assert!(tries == 1 || tried_again || name == "asks-for-ever-to-be-tried-again", "{name}: {id}: {lines:?}");
     }
 
     /// The route without a plugin has passed everything on.

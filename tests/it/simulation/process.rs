@@ -11,7 +11,8 @@ use std::time::Duration;
 use millrace::config::settings::{Delivery, Destination, Target};
 use millrace::kafka::seam::{Committer, CommitterOptions, Known, Times, TopicIds};
 use millrace::model::{
-    DestinationName, Fault, GroupId, Mutation, Offset, OffsetMap, PluginName, RouteName, TopicName, TopicPartition,
+    DestinationName, ErrorId, Fault, GroupId, Mutation, Offset, OffsetMap, PluginName, RouteName, TopicName,
+    TopicPartition,
 };
 use millrace::pipeline::chain::Chain;
 use millrace::pipeline::ports::{
@@ -425,7 +426,7 @@ impl Report for News {
     fn committed(&mut self, tally: &Tally) {
         self.actor.lock().counted += tally.consumed.iter().map(|(_, [records, _])| records).sum::<u64>();
     }
-    fn fault(&mut self, at: &TopicPartition, offset: Offset, fault: &Fault, fate: Fate) {
+    fn fault(&mut self, at: &TopicPartition, offset: Offset, _: ErrorId, fault: &Fault, fate: Fate) {
         self.actor.lock().trace((at.partition, offset, fault.code, fate));
         let fate = match fate {
             Fate::Retried(_) => "retried",

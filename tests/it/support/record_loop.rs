@@ -13,7 +13,7 @@ use std::time::Duration;
 use millrace::config::settings::PluginLimits;
 use millrace::config::settings::{Destination, Target};
 use millrace::model::{
-    DestinationName, Fault, Offset, OffsetMap, PluginName, RouteName, SourceBatch, TopicName, TopicPartition,
+    DestinationName, ErrorId, Fault, Offset, OffsetMap, PluginName, RouteName, SourceBatch, TopicName, TopicPartition,
 };
 use millrace::pipeline::chain::Chain;
 use millrace::pipeline::ports::{Broker, Event, Outcome, Outputs, Step, TopicError, TopicInfo, Trouble, Usage};
@@ -78,7 +78,7 @@ impl Report for Silent {
     fn committed(&mut self, tally: &Tally) {
         black_box(tally);
     }
-    fn fault(&mut self, _: &TopicPartition, _: Offset, fault: &Fault, _: Fate) {
+    fn fault(&mut self, _: &TopicPartition, _: Offset, _: ErrorId, fault: &Fault, _: Fate) {
         panic!("{fault}");
     }
     fn usage(&mut self, _: &PluginName, _: Usage) {}
