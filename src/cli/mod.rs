@@ -5,10 +5,13 @@
 
 mod check;
 mod client;
+mod cluster;
 mod demo;
+mod dlq;
 mod plan;
 mod plugin;
 mod reload;
+mod replay;
 mod run;
 mod schema;
 mod test;
@@ -79,6 +82,14 @@ enum Command {
     Demo(demo::Arguments),
     /// Write, try and measure plugins, without a broker.
     Plugin(plugin::Arguments),
+    /// Look at dead letters, and send them through their route again.
+    Dlq(dlq::Arguments),
+    /// Run a slice of a route's source again, through its present plugins or others, beside the live group.
+    ///
+    /// Reads the route's topics from one time to another, gives the records to the plugins, and writes what they make to a file or
+    /// a topic of its own; or shows, with --diff, what other plugins would make otherwise. Nothing of the route moves, and its
+    /// destinations are never written. Needs no daemon.
+    Replay(replay::Arguments),
     /// Print the JSON Schema of the configuration, for editors.
     ///
     /// yaml-language-server, which most editors have for YAML, completes and explains every key by it. Name it in the first line of a
@@ -136,6 +147,8 @@ pub fn main() -> ExitCode {
         Command::Reload(arguments) => reload::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Plugin(arguments) => plugin::run(&arguments),
+        Command::Dlq(arguments) => dlq::run(&arguments),
+        Command::Replay(arguments) => replay::run(&arguments),
         Command::Schema => schema::run(),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "millrace", &mut std::io::stdout());

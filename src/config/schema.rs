@@ -237,4 +237,46 @@ mod tests {
         }
         assert_eq!(schema()["properties"]["watch"]["properties"]["debounce"]["default"], "250ms");
     }
+
+    /// Every default that is no mapping, written out.
+    fn written_out(section: &Section) -> Json {
+        let value = |key: &Key| match (&key.is, key.default) {
+            (Is::Section(section), Default::Is(_)) => Some(written_out(section)),
+            (_, Default::Is(yaml)) => Some(yaml_as_json(yaml)),
+            (_, Default::Required | Default::None | Default::Said(_)) => None,
+        };
+        section.keys.iter().filter_map(|key| Some((key.name.to_owned(), value(key)?))).collect()
+    }
+
+    fn settings(document: &Json) -> String {
+        let file = crate::config::files::ReadFile { path: "t.yaml".into(), bytes: document.to_string().into_bytes() };
+        let read = crate::config::understand("t.yaml".as_ref(), vec![file], &|_| None, Problems::new());
+        let loaded = read.result.unwrap_or_else(|problems| panic!("{document:#}\n{problems}"));
+        format!("{:#?}", loaded.settings)
+    }
+
+    #[test]
+    fn the_defaults_that_are_told_are_those_that_hold() {
+        let with = |mut all: Json, required: Json| {
+            all.as_object_mut().expect("a mapping").extend(required.as_object().expect("a mapping").clone());
+            all
+        };
+        let whole = |of: fn(&'static Section) -> Json| {
+            use crate::config::keys::{DESTINATION_KEYS, KAFKA_KEYS, PLUGIN_KEYS, ROUTE_KEYS, SOURCE_KEYS, STEP_KEYS};
+            let source = with(of(&SOURCE_KEYS), json!({ "topics": ["a"], "start": "earliest" }));
+            let step = with(of(&STEP_KEYS), json!({ "plugin": "p" }));
+            let destination = with(of(&DESTINATION_KEYS), json!({ "topic": "b" }));
+            let parts = json!({ "source": source, "pipeline": [step], "destinations": [destination] });
+            let route = with(of(&ROUTE_KEYS), parts);
+            let kafka = with(of(&KAFKA_KEYS), json!({ "bootstrap.servers": "b:9092" }));
+            let plugin = with(of(&PLUGIN_KEYS), json!({ "path": "p.wasm" }));
+            with(of(&PROCESS), json!({ "kafka": kafka, "plugins": { "p": plugin }, "routes": { "r": route } }))
+        };
+        let (explicit, short) = (whole(written_out), whole(|_| json!({})));
+        assert!(
+            explicit["routes"]["r"]["transaction"]["records"] == 50_000 && explicit["memory"] == "1GiB",
+            "{explicit:#}"
+        );
+        assert_eq!(settings(&explicit), settings(&short));
+    }
 }

@@ -14,6 +14,7 @@ use super::status::{
 };
 use crate::config::settings::Delivery;
 use crate::model::{Digest, GroupId, RouteName, TopicName, TopicPartition};
+use crate::pipeline::tap::Tap;
 use crate::telemetry::{ConfigMetrics, InfoGauge, Metrics, RouteGauges, Totals};
 
 /// Where everybody writes how things stand, and the admin endpoint reads.
@@ -23,6 +24,8 @@ pub struct StatusBoard {
     metrics: Metrics,
     next_id: AtomicU64,
     board: Mutex<Board>,
+    /// The routes' taps. They outlive what they show, so that who listens goes on listening after a reload.
+    taps: Mutex<BTreeMap<RouteName, Tap>>,
 }
 
 #[derive(Debug)]
@@ -106,7 +109,19 @@ impl StatusBoard {
             config,
             routes: BTreeMap::new(),
         };
-        Arc::new(Self { started_at: Time::now(), metrics, next_id: AtomicU64::new(0), board: Mutex::new(board) })
+        Arc::new(Self {
+            started_at: Time::now(),
+            metrics,
+            next_id: AtomicU64::new(0),
+            board: Mutex::new(board),
+            taps: Mutex::default(),
+        })
+    }
+
+    /// Where the records of a route can be seen as they pass.
+    pub fn tap(&self, route: &RouteName) -> Tap {
+        let mut taps = self.taps.lock().unwrap_or_else(PoisonError::into_inner);
+        taps.entry(route.clone()).or_default().clone()
     }
 
     /// A configuration, of this digest, is in force; `told` says what changed. Answers its generation.

@@ -1,14 +1,15 @@
 //! A running route: its workers, each on a thread of its own, and the sessions that they go through.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 
 use super::board::{RoutePhase, RouteReport, StatusBoard};
+use super::once::Once;
 use super::plan::RoutePlan;
 use super::report::WorkerNews;
 use super::status::Time;
@@ -17,6 +18,7 @@ use crate::kafka::{self, Cluster, Instance, LeftOut, Session, SessionOptions, To
 use crate::model::{Mutation, RouteName};
 use crate::pipeline::ports::{Broker, Event, Trouble, TroubleKind};
 use crate::pipeline::report::{Health, Phase, Report};
+use crate::pipeline::tap::Tap;
 use crate::pipeline::task::{Stop, Task};
 use crate::pipeline::worker::{Exit, Order, RouteWorker};
 use crate::telemetry::Metrics;
@@ -75,17 +77,20 @@ struct Force {
     left_out: Arc<ArcSwap<LeftOut>>,
     generation: AtomicU64,
     /// `start` is resolved by whichever worker comes first, before any of them joins.
-    start: Mutex<RouteStart>,
+    start: Once,
     /// Set when the workers are to end.
     stop: Stop,
+    /// Shows what passes to who listens.
+    tap: Tap,
 }
 
-/// Whether it is settled where the route starts.
-enum RouteStart {
-    Open,
-    /// It could not be, then.
-    Failed(Instant, Trouble),
-    Settled,
+impl Force {
+    /// What a worker does by a plan.
+    fn task(&self, plan: &RoutePlan, generation: u64) -> Task {
+        let mut task = plan.task(generation, &self.stop);
+        task.chain.show(&self.tap);
+        task
+    }
 }
 
 /// Calls it when dropped, however the thread ends that holds it.
@@ -110,8 +115,9 @@ impl RunningRoute {
             plan: ArcSwap::new(Arc::clone(&plan)),
             left_out: Arc::new(ArcSwap::new(Arc::clone(&plan.left_out))),
             generation: AtomicU64::new(generation),
-            start: Mutex::new(RouteStart::Open),
+            start: Once::default(),
             stop: Stop::default(),
+            tap: shared.board.tap(&plan.route.name),
         });
         let mut route = Self {
             report: shared.board.route(&plan.route.name, plan.facts()),
@@ -149,7 +155,7 @@ impl RunningRoute {
         let (orders, mailbox) = channel();
         let life = Life {
             route: route.name.clone(),
-            task: plan.task(generation, &self.force.stop),
+            task: self.force.task(plan, generation),
             force: Arc::clone(&self.force),
             clients: Arc::clone(&self.clients),
             number,
@@ -191,7 +197,7 @@ impl RunningRoute {
         for worker in self.workers.drain(stay..) {
             let _ = worker.send(Order::Drain { leave: true, within });
         }
-        self.order(|| Order::Swap(Box::new(plan.task(generation, &self.force.stop))));
+        self.order(|| Order::Swap(Box::new(self.force.task(&plan, generation))));
         self.plan = plan;
         self.fill(generation);
     }
@@ -296,7 +302,7 @@ impl Life {
         }));
         worked.unwrap_or_else(|panic| {
             // Nobody knows in which state it left its plugins, nor which orders it had taken.
-            self.task = self.force.plan.load().task(self.force.generation.load(Relaxed), &self.force.stop);
+            self.task = self.force.task(&self.force.plan.load(), self.force.generation.load(Relaxed));
             self.news.taken_up(&self.task);
             let said = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
             let message = format!("a bug in millrace, please report it: {}", said.unwrap_or("a panic"));
@@ -342,24 +348,10 @@ impl Life {
     }
 
     fn settle_start(&self, plan: &RoutePlan, topics: &Topics) -> Result<(), Trouble> {
-        let called = Instant::now();
-        let mut start = self.force.start.lock().unwrap_or_else(PoisonError::into_inner);
-        let failed = match &*start {
-            RouteStart::Settled => return Ok(()),
-            RouteStart::Open => None,
-            RouteStart::Failed(at, trouble) => (*at >= called).then(|| trouble.clone()),
-        };
-        // Who had to wait for another to fail need not wait for an attempt of its own: it has orders to take.
-        if let Some(trouble) = failed {
-            return Err(trouble);
-        }
-        let source = kafka::source_topics(&plan.route.source, topics, &plan.left_out);
-        let settled = kafka::resolve_start(&self.clients.cluster, &plan.route, &source);
-        *start = match &settled {
-            Ok(_) => RouteStart::Settled,
-            Err(trouble) => RouteStart::Failed(Instant::now(), trouble.clone()),
-        };
-        settled.map(drop)
+        self.force.start.settle(|| {
+            let source = kafka::source_topics(&plan.route.source, topics, &plan.left_out);
+            kafka::resolve_start(&self.clients.cluster, &plan.route, &source).map(drop)
+        })
     }
 
     /// Waits before the next session, taking orders meanwhile. True: told to drain.

@@ -83,6 +83,16 @@ impl MockCluster {
         self.mock.fail_no_more(api_key);
     }
 
+    /// Starts to count the requests that arrive, from nothing.
+    pub fn count_requests(&self) {
+        self.mock.count_requests();
+    }
+
+    /// How many requests of one kind have arrived since it started to count.
+    pub fn requests(&self, api_key: i16) -> usize {
+        self.mock.requests(api_key)
+    }
+
     /// Lets a broker (from 1) answer this many milliseconds later.
     pub fn delay(&self, broker: i32, millis: i32) {
         self.mock.delay(broker, millis);

@@ -1262,6 +1262,25 @@ impl Mock {
         // SAFETY: see above.
         unsafe { ffi::rd_kafka_mock_clear_request_errors(self.cluster.as_ptr(), api_key) };
     }
+    /// Starts to count requests, from nothing.
+    pub(super) fn count_requests(&self) {
+        // SAFETY: see above.
+        unsafe {
+            ffi::rd_kafka_mock_start_request_tracking(self.cluster.as_ptr());
+            ffi::rd_kafka_mock_clear_requests(self.cluster.as_ptr());
+        }
+    }
+    pub(super) fn requests(&self, api_key: i16) -> usize {
+        let mut count = 0;
+        // SAFETY: see above; the array is ours with its requests, read within its length, then destroyed once.
+        unsafe {
+            let requests = ffi::rd_kafka_mock_get_requests(self.cluster.as_ptr(), &raw mut count);
+            let of_kind = |nth: &usize| ffi::rd_kafka_mock_request_api_key(*requests.add(*nth)) == api_key;
+            let found = (0..count).filter(of_kind).count();
+            ffi::rd_kafka_mock_request_destroy_array(requests, count);
+            found
+        }
+    }
     pub(super) fn delay(&self, broker: i32, millis: i32) {
         // SAFETY: see above.
         unsafe { ffi::rd_kafka_mock_broker_set_rtt(self.cluster.as_ptr(), broker, millis) };

@@ -32,6 +32,8 @@ use super::watchdog::Watchdog;
 
 /// How long the look-up of a topic may take.
 const TOPIC_WITHIN: Duration = Duration::from_secs(5);
+/// After this long no other partition is taken up in the same poll. (One takes four answers at most.)
+const RESOLVE_WITHIN: Duration = Duration::from_secs(2);
 /// A trouble with the same code is told this often at most.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
@@ -381,6 +383,10 @@ impl Session {
         let now = Instant::now();
         let due: Vec<_> = self.to_resolve.iter().filter(|(_, (at, _))| *at <= now).map(|(p, _)| p.clone()).collect();
         for partition in due {
+            // The others are taken up at the next poll: each may wait for its answers, and the group wants to be served.
+            if now.elapsed() >= RESOLVE_WITHIN {
+                return;
+            }
             let Some((_, said)) = self.to_resolve.remove(&partition) else { continue };
             let said = self.replaced(&partition, events).unwrap_or(said);
             match self.resolve_one(&partition, &said) {
@@ -388,8 +394,6 @@ impl Session {
                 Err(error) => {
                     self.to_resolve.insert(partition.clone(), (now + TOPIC_WITHIN, said));
                     self.on_error(&error, Some(partition), events);
-                    // The others are asked for at the next poll: each may wait as long for its answer.
-                    return;
                 }
             }
         }

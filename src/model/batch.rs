@@ -53,6 +53,21 @@ pub trait SourceBatch: Send + Sync + 'static {
     fn size(&self, index: usize) -> usize {
         self.key(index).map_or(0, <[u8]>::len) + self.value(index).map_or(0, <[u8]>::len)
     }
+    /// Where the record came from in the first place, if it is a dead letter that is sent through again.
+    fn redriven(&self, _index: usize) -> Option<Redriven> {
+        None
+    }
     /// Header `nth` in the record's order: its name, as bytes since nothing forces it to be UTF-8, and its value.
     fn header(&self, index: usize, nth: usize) -> (&[u8], Option<&[u8]>);
+}
+
+/// Of a dead letter that is sent through again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Redriven {
+    /// The partition that the record came from.
+    pub from: TopicPartition,
+    /// Where in it.
+    pub offset: Offset,
+    /// How often it has been sent through again, this time included.
+    pub times: u32,
 }

@@ -8,7 +8,7 @@ mod items;
 mod mutation;
 mod names;
 
-pub use batch::{Offset, OffsetMap, SourceBatch, TopicPartition};
+pub use batch::{Offset, OffsetMap, Redriven, SourceBatch, TopicPartition};
 pub use digest::Digest;
 pub use fault::{Fault, FaultCode};
 pub use items::{DestinationIndex, Field, HeaderPart, Item, Items, SendTo, Span};

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::ports::{CallError, CallOutput, Step, Usage, Verdict};
+use super::tap::{Stage, Tap};
 use super::task::Stop;
 use crate::model::{Fault, FaultCode, Item, Items, PluginName, SourceBatch, clock};
 use crate::policy::{Condition, Values};
@@ -23,6 +24,7 @@ pub struct Chain {
     bytes: usize,
     spare: Vec<Item>,
     stop: Stop,
+    tap: Tap,
 }
 
 struct Link {
@@ -116,7 +118,7 @@ impl Chain {
         let records = records.max(1);
         let links = steps.into_iter().map(|(step, timeout)| Link { step, timeout, calls_of: records, when: None });
         let links = links.collect();
-        Self { links, records, bytes, spare: Vec::new(), stop: Stop::default() }
+        Self { links, records, bytes, spare: Vec::new(), stop: Stop::default(), tap: Tap::default() }
     }
 
     /// Gives each step its condition, in order.
@@ -128,6 +130,16 @@ impl Chain {
     pub fn heed(&mut self, stop: &Stop) {
         self.stop = stop.clone();
         self.links.iter_mut().for_each(|link| link.step.heed(stop));
+    }
+
+    /// Shows what passes to who listens there.
+    pub fn show(&mut self, tap: &Tap) {
+        self.tap = tap.clone();
+    }
+
+    /// Where what passes is shown.
+    pub fn tap(&self) -> &Tap {
+        &self.tap
     }
 
     /// Whether, and by when, the worker is to end.
@@ -176,9 +188,21 @@ impl Chain {
             stop: self.stop.clone(),
         };
         let steps = self.links.len();
+        let shown = self.tap.is_open();
+        if shown {
+            self.tap.items(Stage::Source, None, &run.done.items, &[]);
+        }
         for (number, link) in (0u16..).zip(&mut self.links) {
             run.part = budget.part(steps - usize::from(number));
+            let before = run.done.filtered.len();
             run.step(number, link, &mut self.spare);
+            if shown {
+                let gone: Vec<u32> = run.done.filtered.iter().skip(before).map(|(source, _)| *source).collect();
+                self.tap.items(Stage::Step, Some(link.step.plugin()), &run.done.items, &gone);
+            }
+        }
+        if shown {
+            self.tap.items(Stage::Output, None, &run.done.items, &[]);
         }
         run.done
     }

@@ -2,7 +2,24 @@
 //! (KIP-298, `errors.deadletterqueue.context.headers.enable`) so that existing dashboards read them.
 
 use super::ports::{Headers, Output};
-use crate::model::{Digest, Fault, FaultCode, SourceBatch};
+use crate::model::{Digest, Fault, FaultCode, Offset, Redriven, SourceBatch, TopicName, TopicPartition};
+
+// Kafka Connect's names, and ours.
+const TOPIC: &str = "__connect.errors.topic";
+const PARTITION: &str = "__connect.errors.partition";
+const OFFSET: &str = "__connect.errors.offset";
+const ROUTE: &str = "__connect.errors.connector.name";
+const WORKER: &str = "__connect.errors.task.id";
+const STAGE: &str = "__connect.errors.stage";
+const PLUGIN: &str = "__connect.errors.class.name";
+const CODE: &str = "__connect.errors.exception.class.name";
+const MESSAGE: &str = "__connect.errors.exception.message";
+const SHA256: &str = "millrace.plugin.sha256";
+const GENERATION: &str = "millrace.generation";
+const ATTEMPTS: &str = "millrace.attempts";
+const TRUNCATED: &str = "millrace.truncated";
+/// How often a record has been sent through again.
+pub const REDRIVES: &str = "millrace.redrives";
 
 /// Longest message of a fault in a header, bytes.
 const MESSAGE_MAX: usize = 2048;
@@ -47,25 +64,31 @@ impl DeadLetter {
             .map(|nth| batch.header(index, nth))
             .map(|(name, value)| (name.to_vec(), value.map(<[u8]>::to_vec)))
             .collect();
-        let from = batch.topic_partition();
+        // One that was sent through again says where it came from in the first place.
+        let redriven = batch.redriven(index);
+        let first = redriven.as_ref().map(|redriven| (&redriven.from, redriven.offset));
+        let (from, offset) = first.unwrap_or((batch.topic_partition(), batch.offset(index)));
         let stage = if fault.code == FaultCode::Rejected { "KAFKA_PRODUCE" } else { "TRANSFORMATION" };
         let mut add = |name: &str, value: String| headers.push((name.as_bytes().to_vec(), Some(value.into_bytes())));
-        add("__connect.errors.topic", from.topic.to_string());
-        add("__connect.errors.partition", from.partition.to_string());
-        add("__connect.errors.offset", batch.offset(index).to_string());
-        add("__connect.errors.connector.name", origin.route.to_owned());
-        add("__connect.errors.task.id", origin.worker.to_string());
-        add("__connect.errors.stage", stage.to_owned());
+        add(TOPIC, from.topic.to_string());
+        add(PARTITION, from.partition.to_string());
+        add(OFFSET, offset.to_string());
+        add(ROUTE, origin.route.to_owned());
+        add(WORKER, origin.worker.to_string());
+        add(STAGE, stage.to_owned());
         if let Some(plugin) = &fault.plugin {
-            add("__connect.errors.class.name", plugin.to_string());
+            add(PLUGIN, plugin.to_string());
         }
-        add("__connect.errors.exception.class.name", fault.code.to_string());
-        add("__connect.errors.exception.message", clip(&fault.message));
+        add(CODE, fault.code.to_string());
+        add(MESSAGE, clip(&fault.message));
         if let Some(sha256) = sha256 {
-            add("millrace.plugin.sha256", sha256.to_string());
+            add(SHA256, sha256.to_string());
         }
-        add("millrace.generation", origin.generation.to_string());
-        add("millrace.attempts", attempts.to_string());
+        add(GENERATION, origin.generation.to_string());
+        add(ATTEMPTS, attempts.to_string());
+        if let Some(redriven) = &redriven {
+            add(REDRIVES, redriven.times.to_string());
+        }
         Self { source, topic: placed.0, partition: placed.1, headers, truncated: false }
     }
 
@@ -76,7 +99,7 @@ impl DeadLetter {
             return false;
         }
         self.truncated = true;
-        self.headers.push((b"millrace.truncated".to_vec(), Some(whole.to_string().into_bytes())));
+        self.headers.push((TRUNCATED.as_bytes().to_vec(), Some(whole.to_string().into_bytes())));
         true
     }
 
@@ -92,6 +115,68 @@ impl DeadLetter {
             timestamp: batch.timestamp(index),
             headers: Headers::List(&self.headers),
         }
+    }
+}
+
+/// What a dead letter says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Letter {
+    /// Where the record came from.
+    pub from: TopicPartition,
+    /// Where in it.
+    pub offset: Offset,
+    /// The route that it was at fault in.
+    pub route: String,
+    /// The plugin, where one was to blame.
+    pub plugin: Option<String>,
+    /// The digest of the plugin's file.
+    pub sha256: Option<String>,
+    /// The fault's code.
+    pub code: String,
+    /// For people.
+    pub message: String,
+    /// How often the record was tried.
+    pub attempts: u32,
+    /// How often it was sent through again before; 0 for one that never was.
+    pub redrives: u32,
+    /// The length of the whole value, where it was cut.
+    pub truncated: Option<u64>,
+}
+
+impl Letter {
+    /// Reads the headers of a record; none where it is no dead letter, or another tool's.
+    pub fn read(batch: &dyn SourceBatch, index: usize) -> Option<Self> {
+        // (a later header counts: the record may have been a dead letter in its source already)
+        let header = |name: &str| {
+            let found = (0..batch.header_count(index)).rev().map(|nth| batch.header(index, nth));
+            let (_, value) = found.into_iter().find(|(of, _)| *of == name.as_bytes())?;
+            value.and_then(|value| std::str::from_utf8(value).ok())
+        };
+        let number = |name: &str| header(name).and_then(|text| text.parse().ok());
+        let topic = TopicName::new(header(TOPIC)?).ok()?;
+        Some(Self {
+            from: TopicPartition { topic, partition: header(PARTITION)?.parse().ok()? },
+            offset: header(OFFSET)?.parse().ok()?,
+            route: header(ROUTE)?.to_owned(),
+            plugin: header(PLUGIN).map(str::to_owned),
+            sha256: header(SHA256).map(str::to_owned),
+            code: header(CODE)?.to_owned(),
+            message: header(MESSAGE).unwrap_or_default().to_owned(),
+            attempts: number(ATTEMPTS).unwrap_or(0),
+            redrives: number(REDRIVES).unwrap_or(0),
+            truncated: header(TRUNCATED).and_then(|text| text.parse().ok()),
+        })
+    }
+
+    /// What it is to be known as once it is sent through again.
+    pub fn redriven(&self) -> Redriven {
+        Redriven { from: self.from.clone(), offset: self.offset, times: self.redrives.saturating_add(1) }
+    }
+
+    /// How many headers the record had before it became this letter. Ours stand behind its own.
+    pub fn own_headers(batch: &dyn SourceBatch, index: usize) -> usize {
+        let of = |nth: &usize| batch.header(index, *nth).0 == TOPIC.as_bytes();
+        (0..batch.header_count(index)).rev().find(of).unwrap_or(batch.header_count(index))
     }
 }
 

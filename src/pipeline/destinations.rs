@@ -211,7 +211,8 @@ impl Destinations {
                 None => {}
             },
             Partitioning::Source => {
-                let partition = items.source.topic_partition().partition;
+                let redriven = items.source.redriven(item.source as usize).map(|redriven| redriven.from.partition);
+                let partition = redriven.unwrap_or_else(|| items.source.topic_partition().partition);
                 if partition >= count {
                     return Err(Misrouted::NoCounterpart(format!(
                         "destination \"{}\" has {count} partitions and `partition: source` needs partition {partition}: \

@@ -4,12 +4,14 @@
 //! [`worker`] owns the loop; [`chain`] runs the plugins; [`unit`] is what one transaction does.
 
 pub mod chain;
+pub mod compare;
 pub mod dead_letter;
 pub mod destinations;
 mod lane;
 pub mod ports;
 pub mod rehearsal;
 pub mod report;
+pub mod tap;
 pub mod task;
 pub mod unit;
 pub mod worker;

@@ -10,6 +10,7 @@ use super::dead_letter::Origin;
 use super::destinations::Destinations;
 use super::ports::{Broker, Event, Outcome, Outputs, TopicError, TopicInfo, Trouble, TroubleKind, Usage};
 use super::report::{Fate, Health, Report, Tally};
+use super::tap::Tap;
 use super::task::Task;
 use super::unit::{After, Attempts, Bench, Unit};
 use crate::model::{
@@ -91,7 +92,7 @@ impl<'a> Rehearsal<'a> {
     /// # Errors
     /// More topics were named than a session can have.
     pub fn give(&mut self, batch: &Arc<dyn SourceBatch>) -> Result<Rehearsed, Trouble> {
-        let mut done = Rehearsed::default();
+        let (mut done, tap) = (Rehearsed::default(), Tap::default());
         let (mut from, mut isolate, mut attempts) = (0, 0, Attempts::default());
         while from < batch.len() {
             let bounds = self.task.bounds;
@@ -105,6 +106,7 @@ impl<'a> Rehearsal<'a> {
                 report: &mut report,
                 origin: Origin { route: self.route.as_str(), worker: 0, generation: self.task.generation },
                 plugins: &self.plugins,
+                tap: &tap,
             };
             let unit = Unit::build(processed, from..batch.len(), attempts, &mut bench)?;
             for (offset, fault, fate) in report.0 {

@@ -13,6 +13,7 @@ use super::dead_letter::{DeadLetter, Origin};
 use super::destinations::{Destinations, Misrouted, Routed};
 use super::ports::{Broker, Headers, Output, Outputs, Trouble};
 use super::report::{Fate, Report, Tally, add};
+use super::tap::Tap;
 use crate::model::{Digest, Fault, FaultCode, Items, Offset, OffsetMap, PluginName, SourceBatch, TopicPartition};
 use crate::policy::{Decision, Disposition, OnError, Values};
 use crate::telemetry::LATENCY_BOUNDS;
@@ -72,6 +73,8 @@ pub struct Bench<'a, B: Broker> {
     pub origin: Origin<'a>,
     /// The route's plugins.
     pub plugins: &'a [(PluginName, Digest)],
+    /// Where records at fault are shown.
+    pub tap: &'a Tap,
 }
 
 /// What one transaction does for consecutive records of one partition.
@@ -175,6 +178,9 @@ impl Unit {
         bench: &mut Bench<'_, B>,
     ) -> Result<(), Trouble> {
         let offset = self.items.source.offset(source as usize);
+        if bench.tap.is_open() {
+            bench.tap.fault(&self.items, source, &fault);
+        }
         let (tried, decision) = match fault.code {
             // By definition its retries are spent: on a batch that began with another record, as a rule.
             FaultCode::Unavailable => {

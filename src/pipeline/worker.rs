@@ -430,6 +430,7 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
             report: &mut *self.report,
             origin: Origin { route: self.route.as_str(), worker: self.number, generation: self.task.generation },
             plugins: &self.plugins,
+            tap: self.task.chain.tap(),
         }
     }
 

@@ -2,19 +2,26 @@
 //! brokers do.
 
 use std::ops::Range;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use millrace::model::{Digest, FaultCode, Field, Item, Items, PluginName, Span};
+use millrace::model::{
+    Digest, FaultCode, Field, Item, Items, Offset, OffsetMap, PluginName, RouteName, Span, TopicName, TopicPartition,
+};
 use millrace::pipeline::chain::{Budget, Chain, Halt, Processed};
-use millrace::pipeline::ports::{CallError, CallOutput, Step, Usage, Verdict};
+use millrace::pipeline::ports::{
+    Broker, CallError, CallOutput, Event, Outcome, Outputs, Step, TopicError, TopicInfo, Usage, Verdict,
+};
 use millrace::pipeline::task::Stop;
+use millrace::pipeline::worker::{Exit, Order, RouteWorker};
 
 use crate::support::config::{Config, plugin};
 use crate::support::daemon::Daemon;
 use crate::support::kafka::{Cluster, Record, shared};
 use crate::support::load::Load;
-use crate::support::memory_batch::MemoryBatch;
-use crate::support::{pace, unique, wait_until};
+use crate::support::memory_batch::{MemoryBatch, MemoryRecord};
+use crate::support::{pace, record_loop, unique, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -132,6 +139,65 @@ fn a_plugin_that_is_interrupted_because_the_worker_ends_blames_no_record() {
     let (processed, _) = apply(vec![(interrupted, MS)], 20, &stop, Budget::of(PATIENCE));
     assert!(processed.faults.is_empty(), "{:?}", processed.faults);
     assert_eq!(processed.halt, Some((0, Halt::BudgetSpent)));
+}
+
+/// A source of one record a poll. It says how far each transaction came, and orders to drain after the last.
+struct Trickle {
+    left: Range<i64>,
+    assigned: bool,
+    orders: Sender<Order>,
+    came_to: Arc<Mutex<Vec<Offset>>>,
+}
+
+impl Broker for Trickle {
+    fn poll(&mut self, _: Duration, _: usize, events: &mut Vec<Event>) {
+        if !std::mem::replace(&mut self.assigned, true) {
+            events.push(Event::Assigned(vec![at()]));
+        }
+        events.extend(self.left.next().map(|offset| {
+            let record = MemoryRecord { offset, ..MemoryRecord::of_value("value") };
+            Event::Records(MemoryBatch::new("source", 0, vec![record]))
+        }));
+    }
+    fn pause(&mut self, _: &[TopicPartition]) {}
+    fn resume(&mut self, _: &[TopicPartition]) {}
+    fn topic(&mut self, _: &TopicName) -> Result<TopicInfo, TopicError> {
+        Ok(TopicInfo { slot: 0, partitions: 1 })
+    }
+    fn transact(&mut self, _: &dyn Outputs, offsets: &OffsetMap) -> Outcome {
+        let offset = offsets[&at()];
+        self.came_to.lock().unwrap().push(offset);
+        if offset == self.left.end {
+            self.orders.send(Order::Drain { leave: false, within: PATIENCE }).unwrap();
+        }
+        Outcome::Committed { lost: 0 }
+    }
+    fn settle(&mut self, _: &OffsetMap) -> Outcome {
+        unreachable!("nothing is unknown here")
+    }
+    fn close(&mut self, _: bool, _: Duration) {}
+}
+
+fn at() -> TopicPartition {
+    TopicPartition { topic: TopicName::new("source").unwrap(), partition: 0 }
+}
+
+#[test]
+fn records_that_were_fetched_one_by_one_share_the_time_for_processing() {
+    let (orders, mailbox) = channel();
+    let came_to = Arc::default();
+    let broker = Trickle { left: 0..3, assigned: false, orders, came_to: Arc::clone(&came_to) };
+    let mut task = record_loop::task(&[]);
+    let steps = [80, 80].map(|each| (Box::new(slow(each * MS)) as Box<dyn Step>, 100 * MS));
+    task.chain = Chain::new(steps.into(), 8, 1 << 20);
+    // One record takes 160 ms, so that the next cannot be done in what is left.
+    task.bounds.processing = 250 * MS;
+    let route = RouteName::new("r").unwrap();
+    let (mut paused, mut report) = (false, record_loop::Silent);
+    let worker = RouteWorker::new(broker, &route, 0, &mut task, &mut paused, &mailbox, &mut report);
+    assert_eq!(worker.run(), Exit::Drained);
+    // Only the first of a transaction is owed its time, in however many batches they lie.
+    assert_eq!(*came_to.lock().unwrap(), [1, 2, 3]);
 }
 
 // ---- the end of the process -----------------------------------------------------------------------------------------

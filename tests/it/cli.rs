@@ -60,7 +60,9 @@ fn help_says_what_there_is() {
     settings.set_prepend_module_to_snapshot(false);
     settings.set_omit_expression(true);
     let _bound = settings.bind_to_scope();
-    for verb in ["", "run", "check", "test", "plan", "reload", "demo", "plugin", "schema", "completions"] {
+    for verb in
+        ["", "run", "check", "test", "plan", "reload", "demo", "plugin", "dlq", "replay", "schema", "completions"]
+    {
         let arguments: Vec<&str> = [verb, "--help"].into_iter().filter(|word| !word.is_empty()).collect();
         // Where the text wraps depends on the terminal; here there is none.
         let output = millrace(&arguments).env_remove("COLUMNS").output().expect("the millrace binary runs");

@@ -653,6 +653,21 @@ fn kind_of(outcome: &Outcome) -> Option<Expected> {
     })
 }
 
+/// A session on a mock with this many partitions of `source`, all of them assigned, and a topic `destination`.
+fn on_a_mock(partitions: i32, transaction_timeout_ms: &str) -> (MockCluster, Session, Seen) {
+    let mock = MockCluster::start(1).unwrap();
+    mock.create_topic("source", partitions).unwrap();
+    mock.create_topic("destination", 1).unwrap();
+    let mut connection = connection(&mock.bootstrap());
+    connection.producer = [("transaction.timeout.ms".to_owned(), PropertyValue::plain(transaction_timeout_ms))].into();
+    let cluster = Cluster::connect(&connection).unwrap();
+    let route = route("source", "destination", Delivery::ExactlyOnce);
+    let mut session = session(&cluster, &route, &Instance::Random(unique("process"))).unwrap();
+    let mut seen = Seen::default();
+    seen.poll(&mut session, "the partitions", |seen| seen.assigned.len() == partitions as usize);
+    (mock, session, seen)
+}
+
 #[test]
 fn each_error_of_a_transaction_has_its_outcome_and_the_next_transaction_commits() {
     const PRODUCE: i16 = 0;
@@ -687,16 +702,7 @@ fn each_error_of_a_transaction_has_its_outcome_and_the_next_transaction_commits(
         ("commit: invalid state", END, &[48], Unknown),
         ("commit: transactional id authorization", END, &[53], Unknown),
     ];
-    let mock = MockCluster::start(1).unwrap();
-    mock.create_topic("source", 1).unwrap();
-    mock.create_topic("destination", 1).unwrap();
-    let mut connection = connection(&mock.bootstrap());
-    connection.producer = [("transaction.timeout.ms".to_owned(), PropertyValue::plain("8000"))].into();
-    let cluster = Cluster::connect(&connection).unwrap();
-    let route = route("source", "destination", Delivery::ExactlyOnce);
-    let mut session = session(&cluster, &route, &Instance::Random(unique("process"))).unwrap();
-    let mut seen = Seen::default();
-    seen.poll(&mut session, "the partition", |seen| !seen.assigned.is_empty());
+    let (mock, mut session, mut seen) = on_a_mock(1, "8000");
     let slot = session.topic(&topic("destination")).unwrap().slot;
     let offsets = OffsetMap::from([(TopicPartition { topic: topic("source"), partition: 0 }, 1)]);
     let mut wrong = Vec::new();
@@ -729,16 +735,7 @@ fn each_error_of_a_transaction_has_its_outcome_and_the_next_transaction_commits(
 fn offsets_for_which_no_coordinator_is_found_hold_a_transaction_up_no_longer_than_its_timeout() {
     const FIND_COORDINATOR: i16 = 10;
     const COORDINATOR_NOT_AVAILABLE: i16 = 15;
-    let mock = MockCluster::start(1).unwrap();
-    mock.create_topic("source", 1).unwrap();
-    mock.create_topic("destination", 1).unwrap();
-    let mut connection = connection(&mock.bootstrap());
-    connection.producer = [("transaction.timeout.ms".to_owned(), PropertyValue::plain("2000"))].into();
-    let cluster = Cluster::connect(&connection).unwrap();
-    let route = route("source", "destination", Delivery::ExactlyOnce);
-    let mut session = session(&cluster, &route, &Instance::Random(unique("process"))).unwrap();
-    let mut seen = Seen::default();
-    seen.poll(&mut session, "the partition", |seen| !seen.assigned.is_empty());
+    let (mock, mut session, mut seen) = on_a_mock(1, "2000");
     let slot = session.topic(&topic("destination")).unwrap().slot;
     let offsets = OffsetMap::from([(TopicPartition { topic: topic("source"), partition: 0 }, 1)]);
     // The producer has not sent offsets yet, so it asks who takes them; the client library minds no timeout there.
@@ -763,6 +760,53 @@ fn offsets_for_which_no_coordinator_is_found_hold_a_transaction_up_no_longer_tha
     }
     session.poll(Duration::ZERO, 1, &mut seen.events);
     assert_eq!(session.transact(&List::of(slot, ["one".to_owned()]), &offsets), committed());
+    session.close(false, PATIENCE);
+}
+
+#[test]
+fn what_a_producer_that_was_given_up_has_left_open_is_ended_though_there_is_nothing_to_send() {
+    const INIT_PRODUCER_ID: i16 = 22;
+    const OFFSETS: i16 = 28;
+    const FENCED: i16 = 47;
+    const COORDINATOR_NOT_AVAILABLE: i16 = 15;
+    let (mock, mut session, mut seen) = on_a_mock(1, "2000");
+    let slot = session.topic(&topic("destination")).unwrap().slot;
+    let offsets = OffsetMap::from([(TopicPartition { topic: topic("source"), partition: 0 }, 1)]);
+    // The producer fails for good within its transaction, and for now there cannot be another.
+    mock.fail_next(OFFSETS, &[FENCED]);
+    mock.fail_next(INIT_PRODUCER_ID, &[COORDINATOR_NOT_AVAILABLE; 1000]);
+    let outcome = session.transact(&List::of(slot, ["one".to_owned()]), &offsets);
+    assert!(matches!(outcome, Outcome::Aborted(_)), "{outcome:?}");
+    mock.fail_no_more(INIT_PRODUCER_ID);
+    mock.count_requests();
+    seen.poll(&mut session, "another producer", |_| mock.requests(INIT_PRODUCER_ID) > 0);
+    // (one that is ready is left alone)
+    let ready = mock.requests(INIT_PRODUCER_ID);
+    assert_eq!(session.transact(&List::of(slot, ["one".to_owned()]), &offsets), committed());
+    assert_eq!(mock.requests(INIT_PRODUCER_ID), ready);
+    session.close(false, PATIENCE);
+}
+
+#[test]
+fn partitions_that_have_lost_their_offsets_do_not_keep_the_group_waiting_where_the_broker_is_slow() {
+    const FETCH: i16 = 1;
+    const OFFSET_OUT_OF_RANGE: i16 = 1;
+    const PARTITIONS: i32 = 8;
+    let (mock, mut session, _) = on_a_mock(PARTITIONS, "15000");
+    // Each partition takes two answers, so that together they would take 16 s.
+    mock.delay(1, 1000);
+    mock.fail_next(FETCH, &[OFFSET_OUT_OF_RANGE; 20]);
+    let (began, mut lost, mut longest) = (Instant::now(), 0, Duration::ZERO);
+    while lost < 3 {
+        assert!(began.elapsed() < PATIENCE * 2, "{lost} lost offsets are told");
+        let (poll, mut events) = (Instant::now(), Vec::new());
+        session.poll(Duration::from_millis(100), 1000, &mut events);
+        longest = longest.max(poll.elapsed());
+        lost +=
+            events.iter().filter(|event| matches!(event, Event::OffsetLost { .. } | Event::OffsetReset { .. })).count();
+    }
+    assert!(longest < Duration::from_secs(10), "one poll took {longest:?}");
+    mock.delay(1, 0);
     session.close(false, PATIENCE);
 }
 

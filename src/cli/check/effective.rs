@@ -27,8 +27,15 @@ fn from<'l>(loaded: &'l Loaded, route: Option<&str>, key: &str) -> From<'l> {
     match written {
         Some(origin) => From::Written(origin),
         None if key.starts_with("plugins.") && key.ends_with(".sha256") => From::File,
-        None => From::Default,
+        None => config_of_plugin(loaded, route, key).map_or(From::Default, From::Written),
     }
+}
+
+/// A step without a configuration has its plugin's.
+fn config_of_plugin<'l>(loaded: &'l Loaded, route: Option<&str>, key: &str) -> Option<&'l Origin> {
+    let number: usize = key.strip_prefix("pipeline.")?.strip_suffix(".config")?.parse().ok()?;
+    let route = loaded.settings.routes.values().find(|of| Some(of.name.as_str()) == route)?;
+    loaded.origins.get(&format!("plugins.{}.config", route.pipeline.get(number)?.plugin))
 }
 
 /// As people read it.

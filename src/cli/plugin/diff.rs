@@ -27,7 +27,7 @@ pub(in crate::cli) enum Line {
 }
 
 /// The difference of two values.
-pub(super) fn values(before: Option<&[u8]>, after: Option<&[u8]>) -> Vec<Line> {
+pub(in crate::cli) fn values(before: Option<&[u8]>, after: Option<&[u8]>) -> Vec<Line> {
     let (before, after) = (value_lines(before), value_lines(after));
     if before == after {
         return vec![Line::Note("the same JSON, written differently".into())];

@@ -141,7 +141,7 @@ pub(super) fn cannot_be_used(path: &Path, error: LoadError) -> Failure {
 }
 
 /// Does what may take long, and says so on a terminal meanwhile.
-pub(super) fn with_progress<T>(what: &str, work: impl FnOnce() -> T) -> T {
+pub(in crate::cli) fn with_progress<T>(what: &str, work: impl FnOnce() -> T) -> T {
     // (stays silent where stderr is no terminal)
     let spinner = ProgressBar::new_spinner().with_message(what.to_owned());
     spinner.set_style(ProgressStyle::with_template("{spinner} {msg} {elapsed}").expect("it is a template"));

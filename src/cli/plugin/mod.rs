@@ -5,7 +5,7 @@ mod bench;
 mod bindings;
 pub(super) mod diff;
 mod inspect;
-mod load;
+pub(super) mod load;
 mod new;
 pub(super) mod records;
 mod run;

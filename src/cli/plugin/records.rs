@@ -297,7 +297,7 @@ impl SourceBatch for Batch {
 }
 
 /// An item in the format that records are read in.
-pub(super) fn item_json(items: &Items, item: &Item) -> Value {
+pub(in crate::cli) fn item_json(items: &Items, item: &Item) -> Value {
     let headers = (0..items.header_count(item)).map(|nth| {
         let (name, value) = items.header(item, nth);
         json!([String::from_utf8_lossy(name), bytes_json(value)])

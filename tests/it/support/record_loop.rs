@@ -67,7 +67,8 @@ impl Broker for MemoryBroker {
     fn close(&mut self, _: bool, _: Duration) {}
 }
 
-struct Silent;
+/// Tells nobody anything.
+pub(crate) struct Silent;
 
 impl Report for Silent {
     fn taken_up(&mut self, _task: &Task) {}
