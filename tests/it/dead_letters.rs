@@ -88,7 +88,7 @@ fn counts(records: &[ConsumedRecord]) -> BTreeMap<String, usize> {
 }
 
 fn poisoned(number: usize) -> Record {
-    let bad = if number % 100 == 0 { "for good" } else { "for now" };
+    let bad = if number.is_multiple_of(100) { "for good" } else { "for now" };
     Record::new(format!("key-{}", number % 7), format!("poison {bad} {number}")).header("h", "v").at(1_732_406_400_000)
 }
 
