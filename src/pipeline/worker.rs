@@ -179,6 +179,10 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
         if let Some(broken) = self.gather() {
             return Turn::Exit(Exit::Broken(broken));
         }
+        // (plugins may be at work on the first records for long)
+        if self.told.as_ref().is_none_or(|told| told.assignment.len() != self.lanes.len()) {
+            self.tell_health();
+        }
         if self.is_to_stop() {
             return Turn::Again;
         }

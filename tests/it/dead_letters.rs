@@ -75,6 +75,18 @@ routes:
         String::from_utf8_lossy(&output.stdout).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
+    /// Waits until so many letters are listed: brokers write the marks that show a transaction after they have answered its
+    /// commit.
+    #[track_caller]
+    fn await_listed(&self, count: usize, options: &[&str]) -> Vec<Value> {
+        let mut listed = Vec::new();
+        wait_until(PATIENCE, &format!("{count} letters are listed"), || {
+            listed = self.listed(options);
+            listed.len() == count
+        });
+        listed
+    }
+
     fn arrived(&self) -> Vec<ConsumedRecord> {
         shared().kcat_consume(&self.target, Isolation::ReadCommitted)
     }
@@ -104,14 +116,15 @@ fn a_thousand_letters_all_land_once_and_those_still_poisoned_are_set_aside_after
     let first = bench.json("redrive", &["--times", "2"]);
     assert_eq!((&first["redriven"], &first["outputs"]), (&json!(1000), &json!(990)), "{first}");
     assert_eq!(first["failed"], json!({ "trapped": 10 }));
-    let again = bench.listed(&[]);
-    assert_eq!(again.len(), 10, "{again:?}");
+    let again = bench.await_listed(10, &[]);
     assert!(again.iter().all(|letter| letter["redrives"] == 1), "{again:?}");
     // They say where they came from in the first place.
     assert!(again.iter().all(|letter| letter["from"]["topic"] == bench.source.as_str()), "{again:?}");
 
     let second = bench.json("redrive", &["--times", "2"]);
     assert_eq!((&second["redriven"], &second["failed"]), (&json!(10), &json!({ "trapped": 10 })), "{second}");
+    let twice = bench.await_listed(10, &[]);
+    assert!(twice.iter().all(|letter| letter["redrives"] == 2), "{twice:?}");
     let aside = unique("aside");
     shared().create_topic(&aside, 1, &[("retention.ms", "-1")]);
     let third = bench.dlq("redrive", &["--times", "2", "--set-aside", &aside]);
@@ -119,7 +132,8 @@ fn a_thousand_letters_all_land_once_and_those_still_poisoned_are_set_aside_after
     let said = String::from_utf8_lossy(&third.stderr);
     assert!(said.contains("10 have been sent through 2 times or more"), "{said}");
 
-    let arrived = bench.arrived();
+    assert_eq!(shared().await_records(&aside, 10, PATIENCE).len(), 10);
+    let arrived = shared().await_records(&bench.target, 990, PATIENCE);
     let counts = counts(&arrived);
     assert_eq!((counts.len(), arrived.len()), (990, 990), "each once");
     // What a letter's headers said is gone again, and the record as it was.
@@ -146,7 +160,7 @@ fn a_redrive_that_is_killed_goes_on_where_it_ended_and_nothing_lands_twice() {
     assert!((1..400).contains(&left), "it was killed in the middle: {left} are left");
     let rest = bench.json("redrive", &[]);
     assert!(rest["redriven"].as_u64().is_some_and(|count| (1..400).contains(&count)), "{rest}");
-    let arrived = bench.arrived();
+    let arrived = shared().await_records(&bench.target, 400, PATIENCE);
     assert_eq!((counts(&arrived).len(), arrived.len()), (400, 400), "each once");
     assert_eq!(bench.json("redrive", &[])["redriven"], 0, "nothing is left to do");
 }
@@ -158,12 +172,11 @@ fn letters_that_a_filter_leaves_out_are_kept_and_those_of_the_key_that_is_meant_
     bench.mend("nothing");
     let done = bench.json("redrive", &["--key", "key-3"]);
     assert_eq!((&done["redriven"], &done["put_back"]), (&json!(3), &json!(18)), "{done}");
-    let left = bench.listed(&[]);
-    assert_eq!(left.len(), 18);
+    let left = bench.await_listed(18, &[]);
     assert!(left.iter().all(|letter| letter["key"] != "key-3" && letter["redrives"] == 0), "{left:?}");
-    assert_eq!(bench.listed(&["--all"]).len(), 39, "what was put back lies there twice");
+    bench.await_listed(39, &["--all"]);
     assert_eq!(bench.json("redrive", &[])["redriven"], 18);
-    assert_eq!(bench.arrived().len(), 22);
+    assert_eq!(shared().await_records(&bench.target, 22, PATIENCE).len(), 22);
     assert_eq!(bench.listed(&[]).len(), 0);
 }
 
@@ -176,12 +189,11 @@ fn letters_go_back_to_their_source_where_that_is_asked_for_with_a_count_that_the
         String::from_utf8_lossy(&said.stderr).contains("every group that reads those will see them again"),
         "{said:?}"
     );
-    let source = shared().kcat_consume(&bench.source, Isolation::ReadCommitted);
+    let source = shared().await_records(&bench.source, 2, PATIENCE);
     assert_eq!(source.len(), 2);
     assert!(source.iter().all(|record| record.partition == 1 && record.text() == "poison for good 1"), "{source:?}");
     let _daemon = Daemon::start(bench.config.path());
-    wait_until(PATIENCE, "it is a letter again", || bench.listed(&[]).len() == 1);
-    assert_eq!(bench.listed(&[])[0]["redrives"], 1);
+    assert_eq!(bench.await_listed(1, &[])[0]["redrives"], 1);
 }
 
 #[test]

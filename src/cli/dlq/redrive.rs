@@ -108,13 +108,15 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         }
         return Ok(());
     }
-    if count == 0 {
+    // (what would only be put back lies well where it is)
+    let to_set_aside = found.count(Course::TooOften) + found.count(Course::Cut);
+    if count == 0 && (arguments.set_aside.is_none() || to_set_aside == 0) {
         if arguments.json {
             print_done(&Progress::default());
         }
         return Ok(());
     }
-    if !arguments.yes && std::io::stdin().is_terminal() && !is_confirmed(count) {
+    if !arguments.yes && std::io::stdin().is_terminal() && !is_confirmed(count.max(to_set_aside)) {
         return Err(Failure::Usage(anyhow::anyhow!("nothing was sent")));
     }
     let done = watched(&redrive, &scan, count)?;

@@ -95,38 +95,44 @@ impl Browser {
 
     #[track_caller]
     fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Value {
+        let answer =
+            self.exchange(method, path, body).unwrap_or_else(|error| panic!("chromedriver: {method} {path}: {error}"));
+        assert!(answer["value"]["error"].is_null(), "{method} {path}: {}", answer["value"]);
+        answer["value"].clone()
+    }
+
+    fn exchange(&self, method: &str, path: &str, body: Option<&Value>) -> std::io::Result<Value> {
         let body = body.map(Value::to_string).unwrap_or_default();
-        let mut stream = TcpStream::connect(self.address).expect("chromedriver answers");
-        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
+        let mut stream = TcpStream::connect(self.address)?;
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
         let head = format!(
             "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
             body.len()
         );
-        stream.write_all((head + &body).as_bytes()).expect("it takes the request");
+        stream.write_all((head + &body).as_bytes())?;
         let mut reader = BufReader::new(stream);
         let mut length = 0;
         loop {
             let mut line = String::new();
-            reader.read_line(&mut line).expect("a line of the head");
+            reader.read_line(&mut line)?;
             if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-                length = value.trim().parse().expect("a length");
+                length = value.trim().parse().unwrap_or(0);
             }
             if line.trim().is_empty() {
                 break;
             }
         }
         let mut answer = vec![0; length];
-        reader.read_exact(&mut answer).expect("the body");
-        let answer: Value = serde_json::from_slice(&answer).expect("it is JSON");
-        assert!(answer["value"]["error"].is_null(), "{method} {path}: {}", answer["value"]);
-        answer["value"].clone()
+        reader.read_exact(&mut answer)?;
+        Ok(serde_json::from_slice(&answer)?)
     }
 }
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        if !self.session.is_empty() && !std::thread::panicking() {
-            self.ask("DELETE", &format!("/session/{}", self.session), None);
+        // (the browser is the driver's child, and outlives it where nobody ends the session)
+        if !self.session.is_empty() {
+            let _ = self.exchange("DELETE", &format!("/session/{}", self.session), None);
         }
         let _ = self.driver.kill();
         let _ = self.driver.wait();
