@@ -2,7 +2,7 @@
 #   GUEST_TOOLCHAIN=debian        build the plugins with Debian's Rust; rustup: with `rustup target add wasm32-unknown-unknown`;
 #                                 unset: with the second, else with the first
 #   KAFKA_BOOTSTRAP_SERVERS=...   test against a running Kafka (topics are made, and left) instead of starting one
-#   THREADS=n                     how many tests run at a time; default: two more than there are cores
+#   THREADS=n                     how many tests run at a time; default: as many as there are cores. More are quicker where brokers are (most tests wait for one)
 #   TEST=name                     run only the tests whose names contain it
 #   MINUTES=n                     how long `make torture` goes on with seed after seed; it also knows SEED=n, SECONDS=n (of faults,
 #                                 for each), NODES=1|3, MEMBERSHIP=static|dynamic, ASSIGNMENT=cooperative|eager|consumer and
@@ -17,8 +17,7 @@ SHELL := bash
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
-# Most tests wait for brokers and not for a core.
-THREADS ?= $(shell expr $$(nproc) + 2)
+THREADS ?= $(shell nproc)
 GUESTS_TARGET_DIR := $(or $(CARGO_TARGET_DIR_GUESTS),$(CURDIR)/plugins/target)
 IN_PLUGINS := cd plugins && CARGO_TARGET_DIR='$(GUESTS_TARGET_DIR)'
 
