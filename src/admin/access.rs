@@ -26,7 +26,7 @@ pub(super) struct Access {
     loopback: bool,
     token: Option<Token>,
     /// What a browser shows in the token's place. Made up for these rules: others ask for the token again.
-    session: Token,
+    session: Option<Token>,
     allowed_hosts: Vec<String>,
 }
 
@@ -37,18 +37,18 @@ const COOKIE: &str = "millrace_session";
 struct Token(String);
 
 impl Token {
-    /// 256 bits of the system's randomness.
-    fn made_up() -> Self {
+    /// 256 bits of the system's randomness; none where it has none.
+    fn made_up() -> Option<Self> {
         let mut bytes = [0; 32];
         let mut rest = &mut bytes[..];
         while !rest.is_empty() {
             match getrandom(&mut *rest, GetRandomFlags::empty()) {
                 Ok(got) => rest = &mut rest[got..],
                 Err(Errno::INTR) => {}
-                Err(error) => panic!("the system has no randomness: {error}"),
+                Err(_) => return None,
             }
         }
-        Self(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+        Some(Self(bytes.iter().map(|byte| format!("{byte:02x}")).collect()))
     }
 
     fn is(&self, given: &[u8]) -> bool {
@@ -107,9 +107,10 @@ impl Access {
         self.check_token(method, headers)
     }
 
-    /// For the cookie of who has shown the token.
-    pub(super) fn session_cookie(&self) -> String {
-        format!("{COOKIE}={}; Path=/; HttpOnly; SameSite=Strict; Max-Age=43200", self.session.0)
+    /// For the cookie of who has shown the token; none where no secret could be made up.
+    pub(super) fn session_cookie(&self) -> Option<String> {
+        let session = self.session.as_ref()?;
+        Some(format!("{COOKIE}={}; Path=/; HttpOnly; SameSite=Strict; Max-Age=43200", session.0))
     }
 
     /// The host of the request, which is one of ours.
@@ -139,7 +140,8 @@ impl Access {
             Some(_) if self.loopback && !changes_state => Ok(()),
             Some(token) => {
                 let Some(given) = bearer(headers) else {
-                    let session = cookie(headers).is_some_and(|given| self.session.is(given));
+                    let is_ours = |given| self.session.as_ref().is_some_and(|session| session.is(given));
+                    let session = cookie(headers).is_some_and(is_ours);
                     return if session { Ok(()) } else { Err(Refusal::TokenMissing) };
                 };
                 if token.is(given) { Ok(()) } else { Err(Refusal::TokenWrong) }
@@ -309,7 +311,7 @@ mod tests {
             allowed_hosts: vec![],
         };
         let [access, other] = [(); 2].map(|()| Access::new(options.listen.ip(), &options));
-        let given = access.session_cookie();
+        let given = access.session_cookie().unwrap();
         assert!(given.contains("HttpOnly") && given.contains("SameSite=Strict"), "{given}");
         let value = given.split(';').next().unwrap();
         let ask = |access: &Access, name: header::HeaderName, value: &str| {

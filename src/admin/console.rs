@@ -4,7 +4,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use super::pages::Context;
+use super::pages::{Context, error};
 
 /// Nothing but the page's own files, and its own endpoint to ask.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; \
@@ -44,10 +44,9 @@ pub(super) fn is_browser(headers: &HeaderMap) -> bool {
 
 /// Gives who has shown the token (the guard has looked) a cookie in its place, so that no script ever holds it.
 pub(super) async fn session(State(context): State<Context>) -> Response {
-    let cookie = context.access().session_cookie();
-    let mut response = StatusCode::NO_CONTENT.into_response();
-    if let Ok(cookie) = HeaderValue::from_str(&cookie) {
-        response.headers_mut().insert(header::SET_COOKIE, cookie);
+    let cookie = context.access().session_cookie().and_then(|cookie| HeaderValue::from_str(&cookie).ok());
+    match cookie {
+        Some(cookie) => (StatusCode::NO_CONTENT, [(header::SET_COOKIE, cookie)]).into_response(),
+        None => error(StatusCode::SERVICE_UNAVAILABLE, "no_session", "the system has no randomness for a session"),
     }
-    response
 }

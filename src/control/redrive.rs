@@ -17,12 +17,12 @@ use arc_swap::ArcSwap;
 use self::letters::Letters;
 pub use self::letters::record_of;
 use super::plan::RoutePlan;
+use super::replay::Bench;
 use crate::config::settings::{Delivery, OnOffsetLost, Route, Source, Start, TopicSelector};
 use crate::kafka::{self, Cluster, Instance, LeftOut, ReadFrom, Reader, Session, SessionOptions};
 use crate::model::{
     ErrorId, Fault, FaultCode, GroupId, Items, Offset, OffsetMap, PluginName, SourceBatch, TopicName, TopicPartition,
 };
-use crate::pipeline::chain::{Budget, Halt};
 use crate::pipeline::dead_letter::Letter;
 use crate::pipeline::ports::{Trouble, TroubleKind, Usage};
 use crate::pipeline::report::{Fate, Health, Report, Tally};
@@ -121,16 +121,6 @@ impl Redrive {
     pub fn new(cluster: &Cluster, plan: &RoutePlan, topic: &TopicName, terms: Terms) -> Self {
         let plan = plan_of(plan, topic, &cluster.kafka().prefix);
         Self { cluster: cluster.clone(), plan, topic: topic.clone(), terms, progress: Arc::default() }
-    }
-
-    /// Whose offsets say how far it has come.
-    pub fn group(&self) -> &GroupId {
-        &self.plan.route.source.group
-    }
-
-    /// What it is to do.
-    pub fn terms(&self) -> &Terms {
-        &self.terms
     }
 
     /// How far it has come; to be read while it runs.
@@ -242,21 +232,13 @@ pub enum Said {
     Passed(Items),
 }
 
-/// Gives the first record of a batch to a route's plugins, as they are now.
-pub fn ask(plan: &RoutePlan, record: &Arc<dyn SourceBatch>) -> Said {
-    let mut chain = plan.task(0, &Stop::default()).chain;
-    // (it has had its retries: whoever asks for it alone is at fault)
-    let processed = chain.apply(Arc::clone(record), 0..1, 1, Budget::of(plan.bounds.processing));
-    chain.shutdown();
-    let fault = processed.faults.into_iter().next().map(|(_, fault)| fault);
-    match (fault, processed.halt) {
-        (Some(fault), _) | (None, Some((_, Halt::Retry { fault, .. }))) => Said::Fault(fault),
-        (None, Some((_, Halt::BudgetSpent))) => {
-            let message = "`processing_timeout` was over before its plugins were done".to_owned();
-            Said::Fault(Fault { code: FaultCode::TimedOut, message, plugin: None })
-        }
-        (None, None) if processed.items.list.is_empty() => Said::Dropped,
-        (None, None) => Said::Passed(processed.items),
+/// What a route's plugins make of the first record of a batch.
+pub fn ask(bench: &mut Bench, record: &Arc<dyn SourceBatch>) -> Said {
+    let last = bench.apply(record).pop().expect("a batch holds a record");
+    match last.faults.into_iter().next() {
+        Some((_, fault)) => Said::Fault(fault),
+        None if last.items.list.is_empty() => Said::Dropped,
+        None => Said::Passed(last.items),
     }
 }
 

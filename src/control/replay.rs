@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::plan::RoutePlan;
 use crate::kafka::{Cluster, ReadFrom, Reader, source_topics};
 use crate::model::{SourceBatch, TopicName};
-use crate::pipeline::chain::{Budget, Chain, Halt, Processed};
+use crate::pipeline::chain::{Chain, Processed};
 use crate::pipeline::ports::Trouble;
 use crate::pipeline::task::Stop;
 
@@ -23,22 +23,7 @@ impl Bench {
 
     /// What the plugins make of all records of a batch. One that asks for its record again later has had its retries.
     pub fn apply(&mut self, batch: &Arc<dyn SourceBatch>) -> Vec<Processed> {
-        let (mut done, mut from) = (Vec::new(), 0);
-        while from < batch.len() {
-            let budget = Budget::of(self.plan.bounds.processing);
-            let mut processed = self.chain.apply(Arc::clone(batch), from..batch.len(), batch.len(), budget);
-            from = match processed.halt.take() {
-                // The time of one transaction is over: the next begins.
-                Some((index, Halt::BudgetSpent)) => index,
-                Some((index, Halt::Retry { fault, .. })) => {
-                    processed.faults.push((u32::try_from(index).unwrap_or(u32::MAX), fault));
-                    index + 1
-                }
-                None => batch.len(),
-            };
-            done.push(processed);
-        }
-        done
+        self.chain.apply_all(batch, self.plan.bounds.processing)
     }
 }
 

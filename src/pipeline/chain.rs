@@ -207,6 +207,27 @@ impl Chain {
         run.done
     }
 
+    /// Runs all records of a batch, of which `processing` is for as many as one transaction would hold. One that a plugin asks to
+    /// be given again later has had its retries: it is at fault.
+    pub fn apply_all(&mut self, source: &Arc<dyn SourceBatch>, processing: Duration) -> Vec<Processed> {
+        let (mut done, mut from) = (Vec::new(), 0);
+        while from < source.len() {
+            let all = from..source.len();
+            let mut processed = self.apply(Arc::clone(source), all, source.len(), Budget::of(processing));
+            from = match processed.halt.take() {
+                // The time of one transaction is over: the next begins.
+                Some((index, Halt::BudgetSpent)) => index,
+                Some((index, Halt::Retry { fault, .. })) => {
+                    processed.faults.push((u32::try_from(index).unwrap_or(u32::MAX), fault));
+                    index + 1
+                }
+                None => source.len(),
+            };
+            done.push(processed);
+        }
+        done
+    }
+
     /// Ends all instances in good order.
     pub fn shutdown(&mut self) {
         self.links.iter_mut().for_each(|link| link.step.shutdown());

@@ -14,6 +14,7 @@ use super::{Failure, TopicArgument, connect, failed, route_of};
 use crate::cli::plugin::load::with_progress;
 use crate::cli::run::{build, engine};
 use crate::control::redrive::{Course, Progress, Redrive, Said, Scan, Terms, ask, record_of};
+use crate::control::replay::Bench;
 use crate::model::{RouteName, TopicName};
 
 #[derive(clap::Args)]
@@ -82,12 +83,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     };
     let redrive = Redrive::new(&cluster, route, topic, terms);
     let mut found = Found::default();
+    let mut bench = (arguments.dry_run && !arguments.to_source).then(|| Bench::new(route));
     let look = || {
         redrive.scan(|batch, index, course, letter| {
             *found.courses.entry(course).or_default() += 1;
             let Some(letter) = letter.filter(|_| course == Course::Redrive) else { return };
-            if arguments.dry_run && !arguments.to_source {
-                let said = match ask(route, &record_of(batch, index, &letter)) {
+            if let Some(bench) = &mut bench {
+                let said = match ask(bench, &record_of(batch, index, &letter)) {
                     Said::Fault(fault) => format!("at fault again: {}", fault.code),
                     Said::Dropped => "dropped".to_owned(),
                     Said::Passed(_) => "let through".to_owned(),

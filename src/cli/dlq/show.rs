@@ -11,6 +11,7 @@ use crate::cli::plugin::records::{bytes_json, item_json};
 use crate::cli::run::{build, engine};
 use crate::config::Loaded;
 use crate::control::redrive::{Said, ask, record_of};
+use crate::control::replay::Bench;
 use crate::kafka::{ReadFrom, Reader};
 use crate::model::{Offset, SendTo, SourceBatch};
 use crate::pipeline::dead_letter::Letter;
@@ -68,7 +69,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
 fn verdict(loaded: &Loaded, letter: &Letter, record: &Arc<dyn SourceBatch>) -> Result<Option<Said>, Failure> {
     let plan = build(loaded, &engine(loaded)?)?;
     let route = plan.routes.values().find(|plan| plan.route.name.as_str() == letter.route);
-    Ok(route.map(|route| ask(route, record)))
+    Ok(route.map(|route| ask(&mut Bench::new(route), record)))
 }
 
 fn headers(record: &dyn SourceBatch) -> Vec<Value> {

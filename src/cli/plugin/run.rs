@@ -12,8 +12,8 @@ use super::super::{Failure, environment};
 use super::load::{self, PluginArguments};
 use super::records::{Batch, FORMAT, Origin, Reader};
 use super::show::{Seen, Show};
-use crate::model::{Fault, SourceBatch as _};
-use crate::pipeline::chain::{Budget, Chain, Halt, Processed};
+use crate::model::{Fault, SourceBatch};
+use crate::pipeline::chain::{Chain, Processed};
 use crate::telemetry::{self, GuestLines};
 
 /// The default of `processing_timeout`.
@@ -105,21 +105,8 @@ fn each_batch(
 
 /// What the chain makes of the whole batch, the guest's CPU time, and its memory in bytes.
 pub(super) fn process(chain: &mut Chain, batch: &Arc<Batch>) -> (Vec<Processed>, Duration, u64) {
-    let (mut done, mut from) = (Vec::new(), 0);
-    while from < batch.len() {
-        // Everyone has had its retries: who asks for one alone is at fault.
-        let mut processed = chain.apply(Arc::clone(batch) as _, from..batch.len(), batch.len(), Budget::of(PROCESSING));
-        from = match processed.halt.take() {
-            // The time of one transaction is over: the next begins.
-            Some((index, Halt::BudgetSpent)) => index,
-            Some((index, Halt::Retry { fault, .. })) => {
-                processed.faults.push((u32::try_from(index).unwrap_or(u32::MAX), fault));
-                index + 1
-            }
-            None => batch.len(),
-        };
-        done.push(processed);
-    }
+    let whole: Arc<dyn SourceBatch> = Arc::clone(batch) as _;
+    let done = chain.apply_all(&whole, PROCESSING);
     let (_, usage) = chain.take_usage().next().expect("the chain has one step");
     (done, usage.cpu, usage.memory)
 }
