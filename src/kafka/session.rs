@@ -479,6 +479,14 @@ impl Session {
         }
     }
 
+    /// The same outcome; a twin that it tells of is named.
+    fn named(&self, outcome: Outcome) -> Outcome {
+        match outcome {
+            Outcome::Broken(trouble) => Outcome::Broken(self.with_twin(trouble)),
+            outcome => outcome,
+        }
+    }
+
     /// A transaction that was left open holds back the offsets that the next assignment starts from, for its timeout and
     /// the broker's look at it: so it is ended as soon as the brokers are back, not when there is something to send.
     fn end_what_is_open(&mut self) {
@@ -627,9 +635,26 @@ impl Broker for Session {
         if self.broken {
             return Outcome::Broken(passing(Known::RD_KAFKA_RESP_ERR__STATE, "the session has ended"));
         }
-        match self.committer.transact(self.queue.client(), outputs, offsets, &self.topic_ids) {
-            Outcome::Broken(trouble) => Outcome::Broken(self.with_twin(trouble)),
-            outcome => outcome,
+        let outcome = self.committer.transact(self.queue.client(), outputs, offsets, &self.topic_ids);
+        self.named(outcome)
+    }
+
+    fn transact_while(&mut self, outputs: &dyn Outputs, offsets: &OffsetMap, meanwhile: &mut dyn FnMut()) -> Outcome {
+        if self.broken {
+            return self.transact(outputs, offsets);
+        }
+        let (committer, ids, group) = (&mut self.committer, &self.topic_ids, self.queue.client());
+        // A thread costs some 50 µs, and a transaction a few milliseconds.
+        let outcome = std::thread::scope(|scope| {
+            let transact = || committer.transact(group, outputs, offsets, ids);
+            let thread = std::thread::Builder::new().name("transaction".into()).spawn_scoped(scope, transact).ok()?;
+            meanwhile();
+            Some(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        });
+        match outcome {
+            Some(outcome) => self.named(outcome),
+            // The system gives no more threads.
+            None => self.transact(outputs, offsets),
         }
     }
 

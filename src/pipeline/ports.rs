@@ -115,6 +115,13 @@ pub trait Broker {
     /// May block as long as `transaction.timeout.ms`.
     fn transact(&mut self, outputs: &dyn Outputs, offsets: &OffsetMap) -> Outcome;
 
+    /// The same, and `meanwhile` is called once, on this thread, at the same time if that can be.
+    fn transact_while(&mut self, outputs: &dyn Outputs, offsets: &OffsetMap, meanwhile: &mut dyn FnMut()) -> Outcome {
+        let outcome = self.transact(outputs, offsets);
+        meanwhile();
+        outcome
+    }
+
     /// After [`Outcome::Unknown`]: finds out what became of it. `offsets` are those of the transaction, less partitions
     /// revoked since. To be called between polls, with back-off, until it answers something else.
     fn settle(&mut self, offsets: &OffsetMap) -> Outcome;
@@ -270,8 +277,19 @@ pub enum TopicError {
     Trouble(Trouble),
 }
 
+/// Looks a destination's topic up, as [`Broker::topic`].
+pub type LookUp<'a> = dyn FnMut(&TopicName) -> Result<TopicInfo, TopicError> + 'a;
+
+impl TopicError {
+    /// Nobody can be asked while a transaction is under way.
+    pub fn busy() -> Self {
+        let message = "a transaction is under way".to_owned();
+        Self::Trouble(Trouble { code: "_IN_PROGRESS".into(), message, kind: TroubleKind::Passing })
+    }
+}
+
 /// The outputs of one transaction, in order.
-pub trait Outputs {
+pub trait Outputs: Sync {
     /// How many there are.
     fn len(&self) -> usize;
     /// Whether there are none.
