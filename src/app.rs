@@ -109,6 +109,7 @@ pub async fn run_watched(
     started: impl FnOnce(Running),
 ) -> Result<(), AppError> {
     kafka::raise_open_files();
+    kafka::keep_freed_memory();
     let plan = Arc::new(plan);
     let settings = Arc::clone(&plan.settings);
     let metrics = Metrics::with_custom(env!("CARGO_PKG_VERSION"), options.engine.custom_metrics());

@@ -12,8 +12,10 @@ use arc_swap::ArcSwap;
 use crate::config::settings::{OnOffsetLost, Route};
 use crate::config::share::Share;
 use crate::config::times::Times;
+use crate::model::clock::thread_cpu;
 use crate::model::{Mutation, OffsetMap, TopicName, TopicPartition};
 use crate::pipeline::ports::{Broker, Event, Outcome, Outputs, TopicError, TopicInfo, Trouble, TroubleKind};
+use crate::pipeline::report::Spent;
 use crate::pipeline::seek::{SeekTo, Sought};
 
 use super::client_options;
@@ -114,6 +116,8 @@ pub struct Session {
     told: HashMap<String, Instant>,
     watchdog: Watchdog,
     log_ends: LogEnds,
+    /// CPU time of threads that transactions had.
+    cpu: Duration,
     /// To be told at the next poll.
     pending: Vec<Event>,
     /// Nothing more is to be done: closed, or of no more use.
@@ -179,6 +183,7 @@ impl Session {
             told: HashMap::new(),
             watchdog: Watchdog::default(),
             log_ends: LogEnds::default(),
+            cpu: Duration::ZERO,
             pending: Vec::new(),
             broken: false,
             closed: false,
@@ -646,16 +651,23 @@ impl Broker for Session {
         let (committer, ids, group) = (&mut self.committer, &self.topic_ids, self.queue.client());
         // A thread costs some 50 µs, and a transaction a few milliseconds.
         let outcome = std::thread::scope(|scope| {
-            let transact = || committer.transact(group, outputs, offsets, ids);
+            let transact = || (committer.transact(group, outputs, offsets, ids), thread_cpu());
             let thread = std::thread::Builder::new().name("transaction".into()).spawn_scoped(scope, transact).ok()?;
             meanwhile();
             Some(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         });
         match outcome {
-            Some(outcome) => self.named(outcome),
+            Some((outcome, cpu)) => {
+                self.cpu += cpu;
+                self.named(outcome)
+            }
             // The system gives no more threads.
             None => self.transact(outputs, offsets),
         }
+    }
+
+    fn take_spent(&mut self) -> Spent {
+        Spent { cpu: std::mem::take(&mut self.cpu), ..self.committer.take_spent() }
     }
 
     fn settle(&mut self, offsets: &OffsetMap) -> Outcome {

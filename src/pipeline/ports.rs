@@ -4,6 +4,7 @@ use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::report::Spent;
 use super::seek::{SeekTo, Sought};
 use super::task::Stop;
 use crate::model::{
@@ -120,6 +121,11 @@ pub trait Broker {
         let outcome = self.transact(outputs, offsets);
         meanwhile();
         outcome
+    }
+
+    /// Where the time of transactions went since this was last asked.
+    fn take_spent(&mut self) -> Spent {
+        Spent::default()
     }
 
     /// After [`Outcome::Unknown`]: finds out what became of it. `offsets` are those of the transaction, less partitions

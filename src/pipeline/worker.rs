@@ -13,7 +13,7 @@ use super::chain::Processed;
 use super::desk::Desk;
 use super::lane::Lane;
 use super::ports::{Broker, Event, LogEnd, Outcome, TopicError, Trouble, TroubleKind};
-use super::report::{Health, Phase, Report};
+use super::report::{Health, Phase, Report, Spent};
 use super::seek::Seek;
 use super::skip::{Found, Skip};
 use super::task::{Bounds, Task};
@@ -98,6 +98,9 @@ pub struct RouteWorker<'a, B: Broker> {
     /// Set by order; outlives the session.
     paused: &'a mut bool,
     told: Option<Health>,
+    /// What is not told yet of the time; and the CPU time of this thread when it was told last.
+    spent: Spent,
+    cpu: Duration,
     events: Vec<Event>,
 }
 
@@ -139,6 +142,8 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
             joined: false,
             paused,
             told: None,
+            spent: Spent::default(),
+            cpu: clock::thread_cpu(),
             events: Vec::new(),
         }
     }
@@ -252,7 +257,9 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
         loop {
             let most = self.desk.task.bounds.records.saturating_sub(records).clamp(1, POLL_RECORDS);
             let mut events = std::mem::take(&mut self.events);
+            let asked = clock::now();
             self.broker.poll(wait, most, &mut events);
+            self.spent.polling += clock::now() - asked;
             let mut got = (0, 0);
             let mut broken = None;
             for event in events.drain(..) {
@@ -374,9 +381,11 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
 
     /// Runs what is held through the chain, into one round.
     fn process(&mut self) -> Result<(), Trouble> {
-        let broker = &mut self.broker;
+        let (broker, began) = (&mut self.broker, clock::now());
         self.desk.destinations.refresh(&mut |name| broker.topic(name));
-        match self.desk.process(&mut |name| broker.topic(name))? {
+        let round = self.desk.process(&mut |name| broker.topic(name));
+        self.spent.processing += clock::now() - began;
+        match round? {
             None => self.trouble = None,
             Some(round) if round.units.is_empty() => {}
             Some(round) => self.rounds.push_back(round),
@@ -457,17 +466,21 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
         } else if self.can_work_ahead() {
             let (broker, desk) = (&mut self.broker, &mut self.desk);
             desk.destinations.refresh(&mut |name| broker.topic(name));
-            let mut ahead = None;
+            let (mut ahead, mut processing) = (None, Duration::ZERO);
             // (an error: it needs the broker first, and is done again when that is free)
             let outcome = broker.transact_while(&round, &offsets, &mut || {
+                let began = clock::now();
                 ahead = desk.process(&mut |_| Err(TopicError::busy())).ok().flatten();
+                processing = clock::now() - began;
             });
+            self.spent.processing += processing;
             self.rounds.extend(ahead.filter(|ahead| !ahead.units.is_empty()));
             outcome
         } else {
             self.broker.transact(&round, &offsets)
         };
         self.rounds.push_front(round);
+        self.tell_spent();
         self.desk.report.transaction(outcome_label(&outcome), clock::now().duration_since(began));
         self.unknown = matches!(outcome, Outcome::Unknown(_));
         match outcome {
@@ -668,11 +681,21 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
         }
     }
 
+    /// Where the time went, once a transaction.
+    fn tell_spent(&mut self) {
+        let before = std::mem::replace(&mut self.cpu, clock::thread_cpu());
+        self.spent += self.broker.take_spent();
+        self.spent.cpu += self.cpu.saturating_sub(before);
+        self.desk.report.spent(&std::mem::take(&mut self.spent));
+    }
+
     fn tell_lag(&mut self, ends: &[(TopicPartition, LogEnd)]) {
         let now = SystemTime::now();
         let of = |(partition, end): &(TopicPartition, LogEnd)| self.desk.lanes.get_mut(partition)?.lag(*end, now);
         let lags: Vec<_> = ends.iter().filter_map(of).collect();
         self.desk.report.lag(&lags);
+        // (idle, too)
+        self.tell_spent();
     }
 
     fn same_lanes(&self, told: &Health) -> bool {
