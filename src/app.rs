@@ -109,9 +109,9 @@ pub async fn run_watched(
     started: impl FnOnce(Running),
 ) -> Result<(), AppError> {
     kafka::raise_open_files();
-    kafka::keep_freed_memory();
     let plan = Arc::new(plan);
     let settings = Arc::clone(&plan.settings);
+    kafka::keep_freed_memory(settings.memory);
     let metrics = Metrics::with_custom(env!("CARGO_PKG_VERSION"), options.engine.custom_metrics());
     let board = StatusBoard::new(settings.instance.clone(), metrics.clone());
     let word: String = std::iter::repeat_with(fastrand::alphanumeric).take(10).collect();
