@@ -111,6 +111,7 @@ pub async fn run_watched(
     kafka::raise_open_files();
     let plan = Arc::new(plan);
     let settings = Arc::clone(&plan.settings);
+    kafka::keep_freed_memory(settings.memory);
     let metrics = Metrics::with_custom(env!("CARGO_PKG_VERSION"), options.engine.custom_metrics());
     let board = StatusBoard::new(settings.instance.clone(), metrics.clone());
     let word: String = std::iter::repeat_with(fastrand::alphanumeric).take(10).collect();

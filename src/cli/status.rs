@@ -15,6 +15,9 @@ pub(super) struct Arguments {
     config: ConfigArgument,
     #[command(flatten)]
     daemon: DaemonArgument,
+    /// Show where the time of each route's workers goes
+    #[arg(long, conflicts_with = "json")]
+    times: bool,
     /// Print what the daemon answers, as JSON, on stdout
     #[arg(long)]
     json: bool,
@@ -112,9 +115,14 @@ struct Fault {
 
 #[derive(Deserialize)]
 struct Totals {
+    #[serde(default)]
+    consumed: u64,
     dead_letters: u64,
     skipped: u64,
     consumed_per_second: f64,
+    /// (a daemon of an older version does not tell)
+    #[serde(default)]
+    worker_seconds: std::collections::BTreeMap<String, f64>,
 }
 
 /// Partitions that are shown one by one; of more, how many.
@@ -129,6 +137,9 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
     let status: Status = client.understood(answer)?;
     anstream::print!("{}", screen(&status, client.url(), At(Timestamp::now())));
+    if arguments.times {
+        anstream::print!("{}", times(&status));
+    }
     Ok(())
 }
 
@@ -154,6 +165,24 @@ fn screen(status: &Status, url: &str, now: At) -> String {
     for (name, route) in routes {
         line(&mut text, name, width, route, now);
         details(&mut text, route, now);
+    }
+    text
+}
+
+/// Where the time of the workers went since the start. Under load they do several things at once.
+fn times(status: &Status) -> String {
+    let mut text = format!("\n{:24}", "SECONDS SINCE THE START");
+    let states = ["polling", "processing", "producing", "delivering", "committing", "cpu"];
+    states.iter().for_each(|state| _ = write!(text, "  {state:>10}"));
+    text.push_str("  cpu/million records\n");
+    for (name, Route { totals, .. }) in &status.routes {
+        let of = |state: &str| totals.worker_seconds.get(state).copied().unwrap_or(0.0);
+        let _ = write!(text, "{name:24}");
+        states.iter().for_each(|state| _ = write!(text, "  {:>10.1}", of(state)));
+        let _ = match totals.consumed {
+            0 => writeln!(text, "  {:>19}", "-"),
+            consumed => writeln!(text, "  {:>19.2}", of("cpu") * 1e6 / consumed as f64),
+        };
     }
     text
 }
@@ -212,8 +241,8 @@ fn details(text: &mut String, route: &Route, now: At) {
         let (ago, what) = (span(*at, now), described(code, message));
         tell(format!("last fault {ago} ago{plugin}: {topic}/{partition} offset {offset}: {what}"));
     }
-    let Totals { dead_letters, skipped, .. } = route.totals;
-    if dead_letters + skipped > 0 {
+    let Totals { dead_letters, skipped, .. } = &route.totals;
+    if *dead_letters + *skipped > 0 {
         tell(format!("{dead_letters} dead letters, {skipped} skipped since the start"));
     }
 }

@@ -694,7 +694,9 @@ mod tests {
                 },
                 "totals": {
                     "consumed": 0, "produced": 0, "filtered": 0, "skipped": 0, "dead_letters": 0,
-                    "consumed_per_second": 0.0,
+                    "consumed_per_second": 0.0, "worker_seconds": {
+                        "polling": 0.0, "processing": 0.0, "producing": 0.0, "delivering": 0.0, "committing": 0.0, "cpu": 0.0,
+                    },
                 },
             })
         );

@@ -7,7 +7,7 @@ use super::board::WorkerReport;
 use super::status::{HeldPartition, LastFault, Time, WorkerPhase};
 use crate::model::{ErrorId, Fault, FaultCode, Offset, PluginName, RouteName, TopicPartition};
 use crate::pipeline::ports::{Trouble, TroubleKind, Usage};
-use crate::pipeline::report::{Fate, Health, PartitionLag, Phase, Report, Tally};
+use crate::pipeline::report::{Fate, Health, PartitionLag, Phase, Report, Spent, Tally};
 use crate::pipeline::task::Task;
 use crate::telemetry::{Repeats, RouteMetrics};
 
@@ -197,6 +197,11 @@ impl Report for WorkerNews {
             metrics.blocked(lag.blocked, lag.blocked_since);
         }
         self.status.lag(lags);
+    }
+
+    fn spent(&mut self, spent: &Spent) {
+        let Spent { polling, processing, producing, delivering, committing, cpu } = *spent;
+        self.metrics.spent([polling, processing, producing, delivering, committing], cpu);
     }
 
     fn throttled(&mut self, time: Duration) {

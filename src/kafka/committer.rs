@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use crate::config::settings::Delivery;
 use crate::config::times::Times;
-use crate::model::{GroupId, Mutation, OffsetMap, TopicName};
+use crate::model::{GroupId, Mutation, OffsetMap, TopicName, clock};
 use crate::pipeline::ports::{Outcome, Outputs, Trouble, TroubleKind};
+use crate::pipeline::report::Spent;
 
 use super::errors::{About, passing, trouble};
 use super::producer::{MakeClient, Producer, classify};
@@ -40,6 +41,8 @@ pub struct Committer<C: ProducerClient> {
     times: Times,
     /// An outcome that nobody knows yet; in at_most_once with the outputs that were therefore not sent.
     unknown: Option<u64>,
+    /// The time that commits outside of transactions took.
+    committing: Duration,
 }
 
 impl<C: ProducerClient> Committer<C> {
@@ -52,7 +55,7 @@ impl<C: ProducerClient> Committer<C> {
         let id = (delivery == Delivery::ExactlyOnce).then_some(transactional_id);
         let mut producer = Producer::new(make, group.clone(), id, is_static, times);
         producer.renew(INIT_WITHIN)?;
-        Ok(Self { delivery, group, producer, times, unknown: None })
+        Ok(Self { delivery, group, producer, times, unknown: None, committing: Duration::ZERO })
     }
 
     /// The next free slot, for this topic, which the producer then knows.
@@ -66,6 +69,13 @@ impl<C: ProducerClient> Committer<C> {
     /// For how long brokers have made the producer wait since this was last asked.
     pub(super) fn take_throttled(&self) -> Duration {
         self.producer.take_throttled()
+    }
+
+    /// Where the time went since this was last asked.
+    pub(super) fn take_spent(&mut self) -> Spent {
+        let mut spent = self.producer.take_spent();
+        spent.committing += std::mem::take(&mut self.committing);
+        spent
     }
 
     /// What the producer complained about since this was last asked.
@@ -170,7 +180,10 @@ impl<C: ProducerClient> Committer<C> {
             let gone = Error::of(Known::RD_KAFKA_RESP_ERR__ASSIGNMENT_LOST.into());
             return Outcome::Aborted(trouble(&gone, About::Group(&self.group)));
         }
-        let Err(error) = group.commit_offsets(offsets, ids, self.times.offsets) else {
+        let began = clock::now();
+        let committed = group.commit_offsets(offsets, ids, self.times.offsets);
+        self.committing += clock::now() - began;
+        let Err(error) = committed else {
             return Outcome::Committed { lost: 0 };
         };
         let found = trouble(&error, About::Group(&self.group));

@@ -2,6 +2,7 @@
 //! of the cluster ([`Cluster`]). Implements the data plane's `Broker`; knows nothing of plugins, YAML or HTTP.
 
 mod audit;
+mod buffers;
 mod client_options;
 mod committer;
 mod convert;
@@ -24,6 +25,7 @@ mod twins;
 mod watchdog;
 
 pub use audit::{Audit, Operation, TopicAudit};
+pub use buffers::keep_freed_memory;
 pub use client_options::{ClientKind, check_properties};
 pub use limits::raise_open_files;
 pub use mock::{Arrival, MockCluster, Watcher, Writer};

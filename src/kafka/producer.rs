@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use crate::config::times::Times;
 use crate::model::{GroupId, Mutation, OffsetMap, TopicName, clock};
 use crate::pipeline::ports::{Outcome, Output, Outputs, Trouble, TroubleKind};
+use crate::pipeline::report::Spent;
 
 use super::errors::{self, About, is_fenced, is_rejection, passing, trouble};
 use super::positions::configuration;
@@ -38,6 +39,7 @@ pub(super) struct Producer<C: ProducerClient> {
     live: Option<Live<C>>,
     /// Whether something hinted that the cluster's topics are not what we believe.
     stale_topics: bool,
+    spent: Spent,
 }
 
 /// Makes a client, or says what librdkafka has against its properties.
@@ -72,7 +74,17 @@ impl<C: ProducerClient> Producer<C> {
         is_static: bool,
         times: Times,
     ) -> Self {
-        Self { make, group, transactional_id, is_static, times, topics: Vec::new(), live: None, stale_topics: false }
+        Self {
+            make,
+            group,
+            transactional_id,
+            is_static,
+            times,
+            topics: Vec::new(),
+            live: None,
+            stale_topics: false,
+            spent: Spent::default(),
+        }
     }
 
     /// Makes a producer, and, in exactly_once, settles whatever its predecessor left open.
@@ -130,6 +142,11 @@ impl<C: ProducerClient> Producer<C> {
         std::mem::take(&mut self.stale_topics)
     }
 
+    /// Where the time went since this was last asked.
+    pub(super) fn take_spent(&mut self) -> Spent {
+        std::mem::take(&mut self.spent)
+    }
+
     fn live(&mut self) -> Result<&mut Live<C>, Trouble> {
         if self.live.is_none() {
             self.renew(self.times.ready)?;
@@ -172,7 +189,12 @@ impl<C: ProducerClient> Producer<C> {
         let _ = client.take_failures();
         client.begin_transaction().map_err(|error| self.stopped(&error, began))?;
         self.produce(outputs, began + self.times.delivery, began)?;
-        if !flush(&client, deadline.min(began + self.times.delivery + Duration::from_secs(1))) {
+        let produced = clock::now();
+        self.spent.producing += produced - began;
+        let is_flushed = flush(&client, deadline.min(began + self.times.delivery + Duration::from_secs(1)));
+        let flushed = clock::now();
+        self.spent.delivering += flushed - produced;
+        if !is_flushed {
             let message = format!("outputs were not acknowledged within {:?}", self.times.delivery);
             let slow = passing(Known::RD_KAFKA_RESP_ERR__MSG_TIMED_OUT, message);
             // Who does not take outputs does not answer an abort either: the next producer's epoch ends the transaction.
@@ -184,7 +206,9 @@ impl<C: ProducerClient> Producer<C> {
             let send = |wait| client.send_offsets(offsets, topic_ids, &member, wait);
             self.send_offsets(&client, send, deadline, began)?;
         }
-        self.commit(&client, deadline, began)
+        let committed = self.commit(&client, deadline, began);
+        self.spent.committing += clock::now() - flushed;
+        committed
     }
 
     /// Queues every output. The first that is not taken ends it: a transaction without it would commit all the same.
@@ -392,7 +416,8 @@ impl<C: ProducerClient> Producer<C> {
     /// Sends the outputs and waits for the acknowledgements. `Ok`: what was not delivered, nothing in the best case.
     /// `in_order`: stops at the first that is refused, so that none overtakes it.
     pub(super) fn send(&mut self, outputs: &dyn Outputs, in_order: bool) -> Result<Failures, Trouble> {
-        let deadline = clock::now() + self.times.delivery;
+        let began = clock::now();
+        let deadline = began + self.times.delivery;
         let client = self.live()?.client.clone();
         let _ = client.take_failures();
         let (mut index, mut refused) = (0, Vec::new());
@@ -407,7 +432,10 @@ impl<C: ProducerClient> Producer<C> {
             index += 1;
             ControlFlow::Continue(())
         });
+        let produced = clock::now();
         let flushed = flush(&client, deadline + Duration::from_secs(1));
+        self.spent.producing += produced - began;
+        self.spent.delivering += clock::now() - produced;
         let mut failures = client.take_failures();
         failures.count += refused.len() as u64;
         refused.append(&mut failures.first);

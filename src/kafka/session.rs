@@ -12,8 +12,10 @@ use arc_swap::ArcSwap;
 use crate::config::settings::{OnOffsetLost, Route};
 use crate::config::share::Share;
 use crate::config::times::Times;
+use crate::model::clock::thread_cpu;
 use crate::model::{Mutation, OffsetMap, TopicName, TopicPartition};
 use crate::pipeline::ports::{Broker, Event, Outcome, Outputs, TopicError, TopicInfo, Trouble, TroubleKind};
+use crate::pipeline::report::Spent;
 use crate::pipeline::seek::{SeekTo, Sought};
 
 use super::client_options;
@@ -114,6 +116,8 @@ pub struct Session {
     told: HashMap<String, Instant>,
     watchdog: Watchdog,
     log_ends: LogEnds,
+    /// CPU time of threads that transactions had.
+    cpu: Duration,
     /// To be told at the next poll.
     pending: Vec<Event>,
     /// Nothing more is to be done: closed, or of no more use.
@@ -179,6 +183,7 @@ impl Session {
             told: HashMap::new(),
             watchdog: Watchdog::default(),
             log_ends: LogEnds::default(),
+            cpu: Duration::ZERO,
             pending: Vec::new(),
             broken: false,
             closed: false,
@@ -479,6 +484,14 @@ impl Session {
         }
     }
 
+    /// The same outcome; a twin that it tells of is named.
+    fn named(&self, outcome: Outcome) -> Outcome {
+        match outcome {
+            Outcome::Broken(trouble) => Outcome::Broken(self.with_twin(trouble)),
+            outcome => outcome,
+        }
+    }
+
     /// A transaction that was left open holds back the offsets that the next assignment starts from, for its timeout and
     /// the broker's look at it: so it is ended as soon as the brokers are back, not when there is something to send.
     fn end_what_is_open(&mut self) {
@@ -627,10 +640,34 @@ impl Broker for Session {
         if self.broken {
             return Outcome::Broken(passing(Known::RD_KAFKA_RESP_ERR__STATE, "the session has ended"));
         }
-        match self.committer.transact(self.queue.client(), outputs, offsets, &self.topic_ids) {
-            Outcome::Broken(trouble) => Outcome::Broken(self.with_twin(trouble)),
-            outcome => outcome,
+        let outcome = self.committer.transact(self.queue.client(), outputs, offsets, &self.topic_ids);
+        self.named(outcome)
+    }
+
+    fn transact_while(&mut self, outputs: &dyn Outputs, offsets: &OffsetMap, meanwhile: &mut dyn FnMut()) -> Outcome {
+        if self.broken {
+            return self.transact(outputs, offsets);
         }
+        let (committer, ids, group) = (&mut self.committer, &self.topic_ids, self.queue.client());
+        // A thread costs some 50 µs, and a transaction a few milliseconds.
+        let outcome = std::thread::scope(|scope| {
+            let transact = || (committer.transact(group, outputs, offsets, ids), thread_cpu());
+            let thread = std::thread::Builder::new().name("transaction".into()).spawn_scoped(scope, transact).ok()?;
+            meanwhile();
+            Some(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        });
+        match outcome {
+            Some((outcome, cpu)) => {
+                self.cpu += cpu;
+                self.named(outcome)
+            }
+            // The system gives no more threads.
+            None => self.transact(outputs, offsets),
+        }
+    }
+
+    fn take_spent(&mut self) -> Spent {
+        Spent { cpu: std::mem::take(&mut self.cpu), ..self.committer.take_spent() }
     }
 
     fn settle(&mut self, offsets: &OffsetMap) -> Outcome {

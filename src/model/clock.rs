@@ -2,6 +2,12 @@
 //!
 //! Without the feature `testing` it is the system's. With it, a thread can be given a clock that only the simulation moves.
 
+/// The CPU time that this thread has used.
+pub fn thread_cpu() -> std::time::Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    std::time::Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
+}
+
 /// Now.
 #[cfg(not(feature = "testing"))]
 #[inline(always)]

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::ports::{Broker, TopicError, TopicInfo, Trouble};
+use super::ports::{LookUp, TopicError, TopicInfo, Trouble};
 use crate::config::settings::{Destination, Target};
 use crate::model::{Fault, FaultCode, Item, Items, SendTo, TopicName};
 use crate::policy::{Partitioning, Values, partition_for_key};
@@ -58,10 +58,16 @@ impl Destinations {
         &self.list
     }
 
-    /// Forgets what was known of topics, so that partition counts that changed are taken up. Between transactions only.
-    pub fn refresh(&mut self) {
-        self.known.clear();
+    /// Takes up partition counts that have changed. Between transactions only.
+    pub fn refresh(&mut self, look_up: &mut LookUp<'_>) {
         self.fixed.fill(None);
+        // (an error: it is told when a record wants to go there)
+        self.known.retain(|name, info| {
+            look_up(name).is_ok_and(|now| {
+                *info = now;
+                true
+            })
+        });
     }
 
     /// Appends to `routed` where item number `index` goes. Nothing appended and no error: no destination takes it.
@@ -73,14 +79,14 @@ impl Destinations {
         items: &Items,
         index: usize,
         values: &mut Values,
-        broker: &mut impl Broker,
+        look_up: &mut LookUp<'_>,
         routed: &mut Vec<Routed>,
     ) -> Result<(), Misrouted> {
         let item = &items.list[index];
         let before = routed.len();
         let sent = match item.send_to {
-            SendTo::Named(number) => self.route_to(number, items, index, values, broker, routed),
-            SendTo::Unset | SendTo::Defaults => self.route_to_defaults(items, index, values, broker, routed),
+            SendTo::Named(number) => self.route_to(number, items, index, values, look_up, routed),
+            SendTo::Unset | SendTo::Defaults => self.route_to_defaults(items, index, values, look_up, routed),
         };
         sent.inspect_err(|_| routed.truncate(before))
     }
@@ -93,9 +99,9 @@ impl Destinations {
         &mut self,
         topic: &TopicName,
         key: Option<&[u8]>,
-        broker: &mut impl Broker,
+        look_up: &mut LookUp<'_>,
     ) -> Result<(u16, i32), Trouble> {
-        let info = self.look_up(topic, broker).map_err(|error| expected(error, topic))?;
+        let info = self.look_up(topic, look_up).map_err(|error| expected(error, topic))?;
         let partition =
             key.map_or_else(|| fastrand::i32(0..info.partitions), |key| partition_for_key(key, info.partitions));
         Ok((info.slot, partition))
@@ -106,12 +112,12 @@ impl Destinations {
         items: &Items,
         index: usize,
         values: &mut Values,
-        broker: &mut impl Broker,
+        look_up: &mut LookUp<'_>,
         routed: &mut Vec<Routed>,
     ) -> Result<(), Misrouted> {
         for number in 0..self.list.len() {
             if self.list[number].default {
-                self.route_to(number as u16, items, index, values, broker, routed)?;
+                self.route_to(number as u16, items, index, values, look_up, routed)?;
             }
         }
         Ok(())
@@ -123,14 +129,14 @@ impl Destinations {
         items: &Items,
         index: usize,
         values: &mut Values,
-        broker: &mut impl Broker,
+        look_up: &mut LookUp<'_>,
         routed: &mut Vec<Routed>,
     ) -> Result<(), Misrouted> {
         let item = &items.list[index];
         if !self.takes(number, items, item, values)? {
             return Ok(());
         }
-        let info = self.topic_for(number, item, broker)?;
+        let info = self.topic_for(number, item, look_up)?;
         let partition = self.partition_for(number, items, item, info)?;
         routed.push(Routed {
             source: item.source,
@@ -152,7 +158,7 @@ impl Destinations {
         })
     }
 
-    fn topic_for(&mut self, number: u16, item: &Item, broker: &mut impl Broker) -> Result<TopicInfo, Misrouted> {
+    fn topic_for(&mut self, number: u16, item: &Item, look_up: &mut LookUp<'_>) -> Result<TopicInfo, Misrouted> {
         if let Some(info) = self.fixed[number as usize] {
             return Ok(info);
         }
@@ -160,8 +166,8 @@ impl Destinations {
         let named = match (&destination.target, &item.topic) {
             (Target::Topic(name), _) => {
                 let name = name.clone();
-                let look_up = self.look_up(&name, broker);
-                let info = look_up.map_err(|error| Misrouted::Trouble(expected(error, &name)))?;
+                let found = self.look_up(&name, look_up);
+                let info = found.map_err(|error| Misrouted::Trouble(expected(error, &name)))?;
                 self.fixed[number as usize] = Some(info);
                 return Ok(info);
             }
@@ -179,7 +185,7 @@ impl Destinations {
                 )));
             }
         };
-        self.look_up(named, broker).map_err(|error| match error {
+        self.look_up(named, look_up).map_err(|error| match error {
             TopicError::Unknown => {
                 bad_output(format!("topic \"{named}\" does not exist, and millrace creates no topic"))
             }
@@ -187,11 +193,11 @@ impl Destinations {
         })
     }
 
-    fn look_up(&mut self, name: &TopicName, broker: &mut impl Broker) -> Result<TopicInfo, TopicError> {
+    fn look_up(&mut self, name: &TopicName, look_up: &mut LookUp<'_>) -> Result<TopicInfo, TopicError> {
         if let Some(info) = self.known.get(name) {
             return Ok(*info);
         }
-        let info = broker.topic(name)?;
+        let info = look_up(name)?;
         self.known.insert(name.clone(), info);
         Ok(info)
     }

@@ -24,6 +24,8 @@ pub(super) struct Lane {
     pub(super) partition: TopicPartition,
     held: VecDeque<Held>,
     bytes: usize,
+    /// Records before this offset are in a round; and whether those behind may be.
+    taken: Option<(Offset, bool)>,
     state: State,
     pub(super) attempts: Attempts,
     /// Records before this offset are given to plugins so that those which fail alone are found.
@@ -63,6 +65,7 @@ impl Lane {
             partition,
             held: VecDeque::new(),
             bytes: 0,
+            taken: None,
             state: State::Flowing,
             attempts: Attempts::default(),
             isolate_before: 0,
@@ -101,9 +104,33 @@ impl Lane {
         self.lag.look(&self.partition, front, end, now)
     }
 
-    /// Batches that are not done, with the records to do, in order.
+    /// Batches with the records that are in no round yet and may be, in order.
     pub(super) fn work(&self) -> impl Iterator<Item = (&Arc<dyn SourceBatch>, Range<usize>)> {
-        self.held.iter().map(|held| (&held.batch, held.from..held.batch.len()))
+        let from = self.taken.map_or(Offset::MIN, |(next, flows)| if flows { next } else { Offset::MAX });
+        self.held.iter().filter_map(move |held| {
+            let rest = held.from..held.batch.len();
+            // (most are before it or behind it as a whole)
+            match held.batch.offset(rest.end - 1) >= from {
+                true if held.batch.offset(rest.start) >= from => Some((&held.batch, rest)),
+                true => Some((&held.batch, rest.clone().find(|index| held.batch.offset(*index) >= from)?..rest.end)),
+                false => None,
+            }
+        })
+    }
+
+    /// Records of it are in a round now, up to `next`; `flows`: those behind may follow in another.
+    pub(super) fn take(&mut self, next: Offset, flows: bool) {
+        self.taken = Some((next, flows));
+    }
+
+    /// No record of it is in a round any more.
+    pub(super) fn put_back(&mut self) {
+        self.taken = None;
+    }
+
+    /// Whether records of it are in a round.
+    pub(super) fn has_begun(&self) -> bool {
+        self.taken.is_some()
     }
 
     /// The first record that is not done, by its index in its batch.
@@ -111,8 +138,9 @@ impl Lane {
         self.held.front().map(|held| (Arc::clone(&held.batch), held.from))
     }
 
+    /// Whether there are records that are in no round yet and may be.
     pub(super) fn has_work(&self) -> bool {
-        !self.held.is_empty()
+        self.work().next().is_some()
     }
 
     /// Memory that is held, that of records in a batch that are done included: the batch keeps them.
@@ -131,6 +159,7 @@ impl Lane {
 
     /// Forgets the records before `next`, which are committed.
     pub(super) fn advance(&mut self, next: Offset) {
+        self.taken.take_if(|(taken, _)| *taken <= next);
         while let Some(front) = self.held.front_mut() {
             let rest = front.from..front.batch.len();
             match rest.clone().find(|index| front.batch.offset(*index) >= next) {
@@ -185,6 +214,7 @@ impl Lane {
 
     /// Starts anew under another task: its plugins have tried nothing yet.
     pub(super) fn renew(&mut self) {
+        self.put_back();
         self.attempts = Attempts::default();
         self.isolate_before = 0;
         self.wake(true);

@@ -6,6 +6,7 @@
 pub mod chain;
 pub mod compare;
 pub mod dead_letter;
+mod desk;
 pub mod destinations;
 mod lag;
 mod lane;

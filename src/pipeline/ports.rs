@@ -4,6 +4,7 @@ use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::report::Spent;
 use super::seek::{SeekTo, Sought};
 use super::task::Stop;
 use crate::model::{
@@ -114,6 +115,18 @@ pub trait Broker {
     /// Makes `outputs` and `offsets` (next offset to read, per partition) durable, as the route's delivery promises.
     /// May block as long as `transaction.timeout.ms`.
     fn transact(&mut self, outputs: &dyn Outputs, offsets: &OffsetMap) -> Outcome;
+
+    /// The same, and `meanwhile` is called once, on this thread, at the same time if that can be.
+    fn transact_while(&mut self, outputs: &dyn Outputs, offsets: &OffsetMap, meanwhile: &mut dyn FnMut()) -> Outcome {
+        let outcome = self.transact(outputs, offsets);
+        meanwhile();
+        outcome
+    }
+
+    /// Where the time of transactions went since this was last asked.
+    fn take_spent(&mut self) -> Spent {
+        Spent::default()
+    }
 
     /// After [`Outcome::Unknown`]: finds out what became of it. `offsets` are those of the transaction, less partitions
     /// revoked since. To be called between polls, with back-off, until it answers something else.
@@ -270,8 +283,19 @@ pub enum TopicError {
     Trouble(Trouble),
 }
 
+/// Looks a destination's topic up, as [`Broker::topic`].
+pub type LookUp<'a> = dyn FnMut(&TopicName) -> Result<TopicInfo, TopicError> + 'a;
+
+impl TopicError {
+    /// Nobody can be asked while a transaction is under way.
+    pub fn busy() -> Self {
+        let message = "a transaction is under way".to_owned();
+        Self::Trouble(Trouble { code: "_IN_PROGRESS".into(), message, kind: TroubleKind::Passing })
+    }
+}
+
 /// The outputs of one transaction, in order.
-pub trait Outputs {
+pub trait Outputs: Sync {
     /// How many there are.
     fn len(&self) -> usize;
     /// Whether there are none.

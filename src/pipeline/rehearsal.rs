@@ -8,14 +8,14 @@ use std::time::Duration;
 use super::chain::Budget;
 use super::dead_letter::Origin;
 use super::destinations::Destinations;
-use super::ports::{Broker, Event, Outcome, Outputs, TopicError, TopicInfo, Trouble, TroubleKind, Usage};
+use super::ports::{TopicError, TopicInfo, Trouble, TroubleKind, Usage};
 use super::report::{Fate, Health, Report, Tally};
 use super::tap::Tap;
 use super::task::Task;
 use super::unit::{After, Attempts, Bench, Unit};
 use crate::model::{
-    DestinationName, Digest, ErrorId, Fault, FaultCode, Offset, OffsetMap, PluginName, RouteName, SourceBatch,
-    TopicName, TopicPartition,
+    DestinationName, Digest, ErrorId, Fault, FaultCode, Offset, PluginName, RouteName, SourceBatch, TopicName,
+    TopicPartition,
 };
 
 /// A route that is given records by hand.
@@ -99,10 +99,12 @@ impl<'a> Rehearsal<'a> {
             let budget = Budget::of(bounds.processing).making(bounds.bytes);
             let processed = self.task.chain.apply(Arc::clone(batch), from..batch.len(), isolate, budget);
             let mut report = Faults(Vec::new());
+            let topics = &mut self.topics;
+            let mut look_up = |name: &TopicName| topics.look_up(name);
             let mut bench = Bench {
                 policy: &self.task.on_error,
                 destinations: &mut self.destinations,
-                broker: &mut self.topics,
+                look_up: &mut look_up,
                 report: &mut report,
                 origin: Origin { route: self.route.as_str(), worker: 0, generation: self.task.generation },
                 plugins: &self.plugins,
@@ -188,8 +190,8 @@ struct Topics<'a> {
     slots: HashMap<TopicName, u16>,
 }
 
-impl Broker for Topics<'_> {
-    fn topic(&mut self, name: &TopicName) -> Result<TopicInfo, TopicError> {
+impl Topics<'_> {
+    fn look_up(&mut self, name: &TopicName) -> Result<TopicInfo, TopicError> {
         let partitions = (self.partitions)(name).max(1);
         if let Some(slot) = self.slots.get(name) {
             return Ok(TopicInfo { slot: *slot, partitions });
@@ -202,17 +204,6 @@ impl Broker for Topics<'_> {
         self.slots.insert(name.clone(), slot);
         Ok(TopicInfo { slot, partitions })
     }
-
-    fn poll(&mut self, _: Duration, _: usize, _: &mut Vec<Event>) {}
-    fn pause(&mut self, _: &[TopicPartition]) {}
-    fn resume(&mut self, _: &[TopicPartition]) {}
-    fn transact(&mut self, _: &dyn Outputs, _: &OffsetMap) -> Outcome {
-        Outcome::Committed { lost: 0 }
-    }
-    fn settle(&mut self, _: &OffsetMap) -> Outcome {
-        Outcome::Committed { lost: 0 }
-    }
-    fn close(&mut self, _: bool, _: Duration) {}
 }
 
 /// Listens for faults only.

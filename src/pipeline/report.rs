@@ -30,8 +30,39 @@ pub trait Report {
     fn rebalanced(&mut self);
     /// How far behind these partitions are; comes every few seconds.
     fn lag(&mut self, _lags: &[PartitionLag]) {}
+    /// Where the worker's time went since this was last told.
+    fn spent(&mut self, _spent: &Spent) {}
     /// A broker has made the clients wait so long.
     fn throttled(&mut self, _time: Duration) {}
+}
+
+/// Where a worker's time went: by the wall clock, but for `cpu`. Under load it processes while it produces, delivers and
+/// commits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Spent {
+    /// Serving the group and waiting for records.
+    pub polling: Duration,
+    /// In plugins, and in routing what they made.
+    pub processing: Duration,
+    /// Handing outputs to the client.
+    pub producing: Duration,
+    /// Waiting until all outputs were acknowledged.
+    pub delivering: Duration,
+    /// Sending offsets, and committing.
+    pub committing: Duration,
+    /// CPU time of the worker's own threads. The client's are not among them.
+    pub cpu: Duration,
+}
+
+impl std::ops::AddAssign for Spent {
+    fn add_assign(&mut self, other: Self) {
+        self.polling += other.polling;
+        self.processing += other.processing;
+        self.producing += other.producing;
+        self.delivering += other.delivering;
+        self.committing += other.committing;
+        self.cpu += other.cpu;
+    }
 }
 
 /// What was decided about a record at fault.

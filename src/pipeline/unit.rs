@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::chain::{Halt, Processed};
 use super::dead_letter::{DeadLetter, Origin};
 use super::destinations::{Destinations, Misrouted, Routed};
-use super::ports::{Broker, Headers, Output, Outputs, Trouble};
+use super::ports::{Headers, LookUp, Output, Outputs, Trouble};
 use super::report::{Fate, Report, Tally, add};
 use super::tap::Tap;
 use crate::model::{
@@ -70,13 +70,13 @@ pub enum After {
 }
 
 /// What a unit is judged with.
-pub struct Bench<'a, B: Broker> {
+pub struct Bench<'a> {
     /// The route's `on_error`.
     pub policy: &'a OnError,
     /// The route's destinations.
     pub destinations: &'a mut Destinations,
-    /// The session.
-    pub broker: &'a mut B,
+    /// Looks topics up.
+    pub look_up: &'a mut LookUp<'a>,
     /// Where faults are told.
     pub report: &'a mut dyn Report,
     /// What dead letters tell.
@@ -105,11 +105,11 @@ impl Unit {
     ///
     /// # Errors
     /// The cluster cannot be asked about a topic now: nothing is decided, all is to be done again later.
-    pub fn build<B: Broker>(
+    pub fn build(
         processed: Processed,
         range: Range<usize>,
         attempts: Attempts,
-        bench: &mut Bench<'_, B>,
+        bench: &mut Bench<'_>,
     ) -> Result<Self, Trouble> {
         let Processed { items, mut faults, filtered, halt, mut values } = processed;
         let mut unit = Self {
@@ -180,12 +180,12 @@ impl Unit {
     ///
     /// # Errors
     /// The cluster cannot be asked about the dead-letter topic now.
-    pub fn blame<B: Broker>(
+    pub fn blame(
         &mut self,
         source: u32,
         fault: Fault,
         attempts: Attempts,
-        bench: &mut Bench<'_, B>,
+        bench: &mut Bench<'_>,
     ) -> Result<(), Trouble> {
         let offset = self.items.source.offset(source as usize);
         if bench.tap.is_open() {
@@ -221,7 +221,7 @@ impl Unit {
             }
             Decision::Dispose(Disposition::DeadLetter(topic)) => {
                 let key = self.items.source.key(source as usize);
-                let placed = bench.destinations.route_dead_letter(topic, key, bench.broker)?;
+                let placed = bench.destinations.route_dead_letter(topic, key, bench.look_up)?;
                 self.withdraw(source);
                 let sha256 = fault.plugin.as_ref().and_then(|name| bench.plugins.iter().find(|(of, _)| of == name));
                 let letter = DeadLetter::new(
@@ -262,11 +262,11 @@ impl Unit {
         self.filtered.retain(|(source, _)| keep(*source));
     }
 
-    fn route<B: Broker>(
+    fn route(
         &mut self,
         faults: &mut Vec<(u32, Fault)>,
         values: &mut Values,
-        bench: &mut Bench<'_, B>,
+        bench: &mut Bench<'_>,
     ) -> Result<(), Trouble> {
         let items = Arc::clone(&self.items);
         self.routed.reserve(items.list.len());
@@ -279,7 +279,7 @@ impl Unit {
                 continue;
             }
             let before = self.routed.len();
-            match bench.destinations.route(&items, index, values, bench.broker, &mut self.routed) {
+            match bench.destinations.route(&items, index, values, bench.look_up, &mut self.routed) {
                 Ok(()) if self.routed.len() == before => self.filtered.push((item.source, None)),
                 Ok(()) => {}
                 Err(Misrouted::Fault(mut fault)) => {

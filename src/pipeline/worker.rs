@@ -1,25 +1,25 @@
 //! A route worker: one member of the route's group, with its producer and its plugin instances, on a thread of its own.
 //!
 //! One turn of its loop: take what is pending from outside → gather records → run them through the chain into a round of
-//! units → one transaction. No transaction is open while the group is served, so a rebalance only ever finds records in
-//! memory, which are dropped; and an aborted round is still in memory and given again as it was.
+//! units → one transaction. Under load the next round is made while that transaction is under way. No transaction is open
+//! while the group is served, so a rebalance only ever finds records in memory, which are dropped; and an aborted round is
+//! still in memory and given again as it was.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::chain::{Budget, Processed};
-use super::dead_letter::Origin;
-use super::destinations::Destinations;
+use super::chain::Processed;
+use super::desk::Desk;
 use super::lane::Lane;
-use super::ports::{Broker, Event, LogEnd, Outcome, Trouble, TroubleKind};
-use super::report::{Health, Phase, Report};
+use super::ports::{Broker, Event, LogEnd, Outcome, TopicError, Trouble, TroubleKind};
+use super::report::{Health, Phase, Report, Spent};
 use super::seek::Seek;
 use super::skip::{Found, Skip};
 use super::task::{Bounds, Task};
 use super::unit::{After, Bench, Round, Unit};
 use crate::config::times::CLOSE;
-use crate::model::{Digest, Fault, FaultCode, Items, Mutation, PluginName, RouteName, TopicPartition, clock};
+use crate::model::{Fault, FaultCode, Items, Mutation, RouteName, TopicName, TopicPartition, clock};
 
 /// Longest a poll waits, so that orders from outside are taken soon.
 const POLL_LONGEST: Duration = Duration::from_millis(100);
@@ -78,14 +78,8 @@ pub enum Exit {
 /// One worker and its session.
 pub struct RouteWorker<'a, B: Broker> {
     broker: B,
-    route: &'a RouteName,
-    number: u16,
-    task: &'a mut Task,
-    plugins: Vec<(PluginName, Digest)>,
-    destinations: Destinations,
+    desk: Desk<'a>,
     orders: &'a Receiver<Order>,
-    report: &'a mut dyn Report,
-    lanes: BTreeMap<TopicPartition, Lane>,
     /// The first is to be given to the broker next; several where one was halved.
     rounds: VecDeque<Round>,
     /// The first round's outcome is unknown.
@@ -104,6 +98,9 @@ pub struct RouteWorker<'a, B: Broker> {
     /// Set by order; outlives the session.
     paused: &'a mut bool,
     told: Option<Health>,
+    /// What is not told yet of the time; and the CPU time of this thread when it was told last.
+    spent: Spent,
+    cpu: Duration,
     events: Vec<Event>,
 }
 
@@ -132,14 +129,8 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
     ) -> Self {
         Self {
             broker,
-            route,
-            number,
-            plugins: plugins_of(task),
-            destinations: Destinations::new(task.destinations.clone()),
-            task,
+            desk: Desk::new(route, number, task, report),
             orders,
-            report,
-            lanes: BTreeMap::new(),
             rounds: VecDeque::new(),
             unknown: false,
             trouble: None,
@@ -151,6 +142,8 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
             joined: false,
             paused,
             told: None,
+            spent: Spent::default(),
+            cpu: clock::thread_cpu(),
             events: Vec::new(),
         }
     }
@@ -171,7 +164,7 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
         }
         // (before a partition is woken to try its record again)
         self.take_skip();
-        self.lanes.values_mut().for_each(|lane| {
+        self.desk.lanes.values_mut().for_each(|lane| {
             lane.wake(false);
         });
         self.sync_pauses();
@@ -180,7 +173,7 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
             return Turn::Exit(Exit::Broken(broken));
         }
         // (plugins may be at work on the first records for long)
-        if self.told.as_ref().is_none_or(|told| told.assignment.len() != self.lanes.len()) {
+        if self.told.as_ref().is_none_or(|told| told.assignment.len() != self.desk.lanes.len()) {
             self.tell_health();
         }
         if self.is_to_stop() {
@@ -189,19 +182,24 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
         if self.trouble.as_ref().is_some_and(|backoff| backoff.until > clock::now()) {
             return Turn::Again;
         }
-        if self.rounds.is_empty()
-            && !*self.paused
-            && let Err(trouble) = self.process()
-        {
-            self.back_off(trouble);
-            return Turn::Again;
+        if self.rounds.is_empty() && !*self.paused {
+            if let Err(trouble) = self.process() {
+                self.back_off(trouble);
+                return Turn::Again;
+            }
+            // What has come meanwhile, where the flow is thick, is worked on while these are committed.
+            if !self.rounds.is_empty()
+                && let Some(broken) = self.gather()
+            {
+                return Turn::Exit(Exit::Broken(broken));
+            }
         }
         // (an order to drain says whether there is the time for a transaction)
         if self.is_to_stop() { Turn::Again } else { self.commit_first() }
     }
 
     fn is_to_stop(&self) -> bool {
-        self.task.chain.stop().is_set()
+        self.desk.task.chain.stop().is_set()
     }
 
     // ---- orders -----------------------------------------------------------------------
@@ -217,7 +215,7 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
             }
             match self.orders.try_recv() {
                 Ok(Order::Swap(task)) => self.next_task = Some(task),
-                Ok(Order::Bound(bounds)) => self.next_task.as_deref_mut().unwrap_or(self.task).bounds = bounds,
+                Ok(Order::Bound(bounds)) => self.next_task.as_deref_mut().unwrap_or(self.desk.task).bounds = bounds,
                 Ok(Order::Pause) => *self.paused = true,
                 Ok(Order::Resume) => *self.paused = false,
                 Ok(Order::Restart) => self.restart(),
@@ -231,7 +229,7 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
     }
 
     fn restart(&mut self) {
-        self.lanes.values_mut().for_each(|lane| {
+        self.desk.lanes.values_mut().for_each(|lane| {
             lane.wake(true);
         });
         if let Some(backoff) = &mut self.trouble {
@@ -244,14 +242,9 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
         // What the old task made of records is not committed, so the new one makes it anew from the records held: every
         // transaction is all-old or all-new.
         self.rounds.clear();
-        self.task.chain.shutdown();
-        *self.task = task;
-        self.plugins = plugins_of(self.task);
-        self.destinations = Destinations::new(self.task.destinations.clone());
+        self.desk.swap(task);
         // What kept the old task from its work may not keep the new one.
         self.trouble = None;
-        self.lanes.values_mut().for_each(Lane::renew);
-        self.report.taken_up(self.task);
     }
 
     // ---- gathering --------------------------------------------------------------------
@@ -262,9 +255,11 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
         let mut wait = self.longest_wait();
         let (mut records, mut bytes) = (0, 0);
         loop {
-            let most = self.task.bounds.records.saturating_sub(records).clamp(1, POLL_RECORDS);
+            let most = self.desk.task.bounds.records.saturating_sub(records).clamp(1, POLL_RECORDS);
             let mut events = std::mem::take(&mut self.events);
+            let asked = clock::now();
             self.broker.poll(wait, most, &mut events);
+            self.spent.polling += clock::now() - asked;
             let mut got = (0, 0);
             let mut broken = None;
             for event in events.drain(..) {
@@ -278,10 +273,10 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
                 return broken;
             }
             (records, bytes) = (records + got.0, bytes + got.1);
-            let bounds = self.task.bounds;
-            let full = records >= bounds.records || bytes >= bounds.bytes || self.held().0 >= bounds.held;
+            let bounds = self.desk.task.bounds;
+            let full = records >= bounds.records || bytes >= bounds.bytes || self.desk.held().0 >= bounds.held;
             let full = full || clock::now().duration_since(began) >= bounds.interval || self.is_to_stop();
-            if got.0 == 0 || full || !self.rounds.is_empty() {
+            if got.0 == 0 || full || self.trouble.is_some() {
                 return None;
             }
             wait = Duration::ZERO;
@@ -290,11 +285,11 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
 
     fn longest_wait(&self) -> Duration {
         let backoff = self.trouble.as_ref().map(|backoff| backoff.until);
-        let has_work = !*self.paused && self.lanes.values().any(|lane| lane.flows() && lane.has_work());
+        let has_work = !*self.paused && self.desk.has_work();
         if backoff.is_none() && (has_work || !self.rounds.is_empty()) {
             return Duration::ZERO;
         }
-        let soonest = self.lanes.values().filter_map(Lane::wakes_at).chain(backoff).min();
+        let soonest = self.desk.lanes.values().filter_map(Lane::wakes_at).chain(backoff).min();
         soonest.map_or(POLL_LONGEST, |at| at.saturating_duration_since(clock::now()).min(POLL_LONGEST))
     }
 
@@ -304,22 +299,22 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
             Event::Records(batch) => {
                 self.away = None;
                 // Records of a partition that is not ours can only be leftovers of before a revoke.
-                return Ok(self.lanes.get_mut(batch.topic_partition()).map_or((0, 0), |lane| lane.push(batch)));
+                return Ok(self.desk.lanes.get_mut(batch.topic_partition()).map_or((0, 0), |lane| lane.push(batch)));
             }
             Event::Assigned(partitions) => {
-                self.report.rebalanced();
+                self.desk.report.rebalanced();
                 self.joined = true;
                 self.away = None;
                 for partition in partitions {
-                    self.lanes.insert(partition.clone(), Lane::new(partition));
+                    self.desk.lanes.insert(partition.clone(), Lane::new(partition));
                 }
             }
             Event::Revoked(partitions) => {
-                self.report.rebalanced();
+                self.desk.report.rebalanced();
                 if Mutation::CommitRevoked.is_on() {
                     return Ok((0, 0));
                 }
-                self.lanes.retain(|partition, _| !partitions.contains(partition));
+                self.desk.lanes.retain(|partition, _| !partitions.contains(partition));
                 self.passing.take_if(|skip| partitions.contains(&skip.at));
                 self.rounds.iter_mut().for_each(|round| round.drop_partitions(&partitions));
                 let unknown = self.unknown;
@@ -330,27 +325,27 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
                 });
             }
             Event::OffsetLost { partition, message } => {
-                if let Some(lane) = self.lanes.get_mut(&partition) {
+                if let Some(lane) = self.desk.lanes.get_mut(&partition) {
                     lane.lose(message);
                 }
             }
             Event::OffsetReset { partition, to, lost, message } => {
                 // What is held was read before the gap; it is committed already or will be read no more.
-                self.report.lost(&partition, lost, &format!("{message}; goes on at offset {to}"));
-                if let Some(lane) = self.lanes.get_mut(&partition) {
+                self.desk.report.lost(&partition, lost, &format!("{message}; goes on at offset {to}"));
+                if let Some(lane) = self.desk.lanes.get_mut(&partition) {
                     lane.moved(to);
                 }
             }
             Event::Reached { partition, offset } => {
-                if let Some(lane) = self.lanes.get_mut(&partition) {
+                if let Some(lane) = self.desk.lanes.get_mut(&partition) {
                     lane.reached(offset);
                 }
             }
             Event::Logs(ends) => self.tell_lag(&ends),
-            Event::Throttled(time) => self.report.throttled(time),
-            Event::Trouble(trouble) => self.report.trouble(&trouble),
+            Event::Throttled(time) => self.desk.report.throttled(time),
+            Event::Trouble(trouble) => self.desk.report.trouble(&trouble),
             Event::Away(trouble) => {
-                self.report.trouble(&trouble);
+                self.desk.report.trouble(&trouble);
                 self.away = Some((trouble, clock::now()));
             }
             Event::Broken(trouble) => return Err(trouble),
@@ -358,25 +353,16 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
         Ok((0, 0))
     }
 
-    /// Bytes held by partitions that flow, and by those that stand still.
-    fn held(&self) -> (usize, usize) {
-        let mut held = (0, 0);
-        for lane in self.lanes.values() {
-            *if lane.flows() { &mut held.0 } else { &mut held.1 } += lane.bytes();
-        }
-        held
-    }
-
     /// Pauses the fetching of partitions that stand still, and of all while as much is held as may be.
     fn sync_pauses(&mut self) {
         let stuck = *self.paused || self.trouble.as_ref().is_some_and(|backoff| backoff.tries > 1);
-        let (flowing, still) = self.held();
+        let (flowing, still) = self.desk.held();
         // What stands still may fill all the room, and must not starve the others.
-        let room = self.task.bounds.held.saturating_sub(still).max(self.task.bounds.held / 4);
+        let room = self.desk.task.bounds.held.saturating_sub(still).max(self.desk.task.bounds.held / 4);
         // Once full, half of it has to go: each pause costs what was fetched ahead.
         self.full = flowing >= if self.full { room / 2 } else { room };
         let (mut pause, mut resume) = (Vec::new(), Vec::new());
-        for (partition, lane) in &mut self.lanes {
+        for (partition, lane) in &mut self.desk.lanes {
             let wanted = stuck || !lane.flows() || self.full;
             if wanted != lane.paused {
                 lane.paused = wanted;
@@ -395,81 +381,16 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
 
     /// Runs what is held through the chain, into one round.
     fn process(&mut self) -> Result<(), Trouble> {
-        let flowing = self.lanes.iter().filter(|(_, lane)| lane.flows() && lane.has_work());
-        let partitions: Vec<_> = flowing.map(|(partition, _)| partition.clone()).collect();
-        if partitions.is_empty() {
-            self.trouble = None;
-            return Ok(());
-        }
-        self.destinations.refresh();
-        let mut budget = Budget::of(self.task.bounds.processing).making(self.task.bounds.bytes);
-        let mut left = (self.task.bounds.records, self.task.bounds.bytes);
-        let mut round = Round { units: Vec::new(), since: Some(clock::now()) };
-        // No partition is always first: one that keeps plugins busy must not starve the others.
-        let first = fastrand::usize(0..partitions.len());
-        for partition in partitions[first..].iter().chain(&partitions[..first]) {
-            self.process_lane(partition, &mut budget, &mut left, &mut round)?;
-            if budget.is_spent() || left.0 == 0 || left.1 == 0 {
-                break;
-            }
-        }
-        for (plugin, usage) in self.task.chain.take_usage() {
-            self.report.usage(&plugin, usage);
-        }
-        if !round.units.is_empty() {
-            self.rounds.push_back(round);
+        let (broker, began) = (&mut self.broker, clock::now());
+        self.desk.destinations.refresh(&mut |name| broker.topic(name));
+        let round = self.desk.process(&mut |name| broker.topic(name));
+        self.spent.processing += clock::now() - began;
+        match round? {
+            None => self.trouble = None,
+            Some(round) if round.units.is_empty() => {}
+            Some(round) => self.rounds.push_back(round),
         }
         Ok(())
-    }
-
-    fn process_lane(
-        &mut self,
-        partition: &TopicPartition,
-        budget: &mut Budget,
-        left: &mut (usize, usize),
-        round: &mut Round,
-    ) -> Result<(), Trouble> {
-        let lane = self.lanes.get(partition).expect("its name was taken from the map");
-        let work: Vec<_> = lane.work().map(|(batch, range)| (batch.clone(), range)).collect();
-        let attempts = lane.attempts;
-        let before = round.units.len();
-        for (batch, whole) in work {
-            if budget.is_spent() {
-                return Ok(());
-            }
-            let Some(range) = within(&*batch, whole.clone(), left) else { return Ok(()) };
-            let isolate = self.lanes[partition].isolated(&*batch, range.clone());
-            let processed = self.task.chain.apply(batch, range.clone(), isolate, *budget);
-            *budget = budget.rest();
-            // What plugins make is held as well, until it is committed.
-            left.1 = left.1.saturating_sub(processed.items.chunks.iter().map(Vec::capacity).sum());
-            let halted = processed.halt.is_some();
-            let unit = Unit::build(processed, range.clone(), attempts, &mut self.bench())?;
-            let complete = unit.range.end == whole.end && unit.after == After::Flow && !halted;
-            match round.units[before..].last_mut() {
-                _ if !unit.is_empty() => round.units.push(unit),
-                // What precedes it comes first: until that is committed, its own tries are what the lane has to count.
-                Some(preceding) => preceding.after = unit.after,
-                None => self.lanes.get_mut(partition).expect("as above").follow(unit.after),
-            }
-            if !complete {
-                return Ok(());
-            }
-        }
-        Ok(())
-    }
-
-    /// What units are judged with.
-    fn bench(&mut self) -> Bench<'_, B> {
-        Bench {
-            policy: &self.task.on_error,
-            destinations: &mut self.destinations,
-            broker: &mut self.broker,
-            report: &mut *self.report,
-            origin: Origin { route: self.route.as_str(), worker: self.number, generation: self.task.generation },
-            plugins: &self.plugins,
-            tap: self.task.chain.tap(),
-        }
     }
 
     /// Passes the next record by that is to be, in a round of its own.
@@ -481,7 +402,7 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
             skip.answer(Err("it was not committed: the status says what stands in the way".to_owned()));
         }
         let Some(skip) = self.skips.pop_front() else { return };
-        let Some(lane) = self.lanes.get(&skip.at) else { return };
+        let Some(lane) = self.desk.lanes.get(&skip.at) else { return };
         let attempts = lane.attempts;
         let (policy, found) = (skip.policy(), skip.find(lane, *self.paused));
         let unit = found.and_then(|Found { batch, index, fault }| {
@@ -494,11 +415,14 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
                 halt: None,
                 values: Default::default(),
             };
-            let mut bench = Bench { policy: &policy, ..self.bench() };
+            let broker = &mut self.broker;
+            let mut look_up = |name: &TopicName| broker.topic(name);
+            let mut bench = Bench { policy: &policy, ..self.desk.bench(&mut look_up) };
             Unit::build(processed, range, attempts, &mut bench).map_err(|trouble| trouble.message)
         });
         match unit {
             Ok(unit) => {
+                self.desk.take(&unit);
                 self.rounds.push_back(Round { units: vec![unit], since: Some(clock::now()) });
                 self.passing = Some(skip);
             }
@@ -508,7 +432,7 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
 
     /// Moves all partitions, of which nothing may be in work.
     fn seek(&mut self, seek: &Seek) {
-        if self.lanes.is_empty() {
+        if self.desk.lanes.is_empty() {
             return;
         }
         if !*self.paused || !self.rounds.is_empty() {
@@ -516,14 +440,14 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
         }
         // (a position is moved behind the client's back of what it has fetched: it must be told to fetch none)
         self.sync_pauses();
-        let partitions: Vec<_> = self.lanes.keys().cloned().collect();
+        let partitions: Vec<_> = self.desk.lanes.keys().cloned().collect();
         let sought = self.broker.seek(&partitions, seek.to, seek.dry_run);
         if let (Ok(sought), false) = (&sought, seek.dry_run) {
             for moved in sought {
                 let mut lane = Lane::new(moved.partition.clone());
                 lane.moved(moved.to);
                 lane.paused = true;
-                self.lanes.insert(moved.partition.clone(), lane);
+                self.desk.lanes.insert(moved.partition.clone(), lane);
             }
         }
         seek.answer(sought.map_err(|trouble| trouble.message));
@@ -531,14 +455,33 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
 
     // ---- transactions -----------------------------------------------------------------
 
-    /// Gives the first round to the broker.
+    /// Gives the first round to the broker. While that is at work, what else is held is made into the next.
     fn commit_first(&mut self) -> Turn {
-        let Some(round) = self.rounds.front() else { return Turn::Again };
+        let Some(round) = self.rounds.pop_front() else { return Turn::Again };
         let began = clock::now();
         let offsets = round.offsets();
-        self.report.transaction_begins();
-        let outcome = if self.unknown { self.broker.settle(&offsets) } else { self.broker.transact(round, &offsets) };
-        self.report.transaction(outcome_label(&outcome), clock::now().duration_since(began));
+        self.desk.report.transaction_begins();
+        let outcome = if self.unknown {
+            self.broker.settle(&offsets)
+        } else if self.can_work_ahead() {
+            let (broker, desk) = (&mut self.broker, &mut self.desk);
+            desk.destinations.refresh(&mut |name| broker.topic(name));
+            let (mut ahead, mut processing) = (None, Duration::ZERO);
+            // (an error: it needs the broker first, and is done again when that is free)
+            let outcome = broker.transact_while(&round, &offsets, &mut || {
+                let began = clock::now();
+                ahead = desk.process(&mut |_| Err(TopicError::busy())).ok().flatten();
+                processing = clock::now() - began;
+            });
+            self.spent.processing += processing;
+            self.rounds.extend(ahead.filter(|ahead| !ahead.units.is_empty()));
+            outcome
+        } else {
+            self.broker.transact(&round, &offsets)
+        };
+        self.rounds.push_front(round);
+        self.tell_spent();
+        self.desk.report.transaction(outcome_label(&outcome), clock::now().duration_since(began));
         self.unknown = matches!(outcome, Outcome::Unknown(_));
         match outcome {
             Outcome::Committed { lost } => self.committed(lost),
@@ -561,22 +504,32 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
         Turn::Again
     }
 
+    /// Whether there is something to do, and nothing speaks against it, while a transaction is under way.
+    fn can_work_ahead(&self) -> bool {
+        let wanted = self.rounds.is_empty() && self.skips.is_empty() && self.passing.is_none();
+        wanted && !*self.paused && !self.is_to_stop() && self.desk.has_work()
+    }
+
     fn committed(&mut self, lost: u64) {
         self.trouble = None;
         let Some(round) = self.rounds.pop_front() else { return };
         let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
-        self.report.committed(&round.tally(&self.destinations, &self.plugins, now_ms));
+        self.desk.report.committed(&round.tally(&self.desk.destinations, &self.desk.plugins, now_ms));
         if let (Some(unit), true) = (round.units.first(), lost > 0) {
-            self.report.lost(unit.partition(), lost, "outputs failed after the offsets were committed (at_most_once)");
+            self.desk.report.lost(
+                unit.partition(),
+                lost,
+                "outputs failed after the offsets were committed (at_most_once)",
+            );
         }
         for unit in round.units {
-            if let Some(lane) = self.lanes.get_mut(unit.partition()) {
+            if let Some(lane) = self.desk.lanes.get_mut(unit.partition()) {
                 lane.advance(unit.next_offset());
                 lane.follow(unit.after);
             }
         }
         if let Some(skip) = self.passing.take() {
-            if let Some(lane) = self.lanes.get_mut(&skip.at) {
+            if let Some(lane) = self.desk.lanes.get_mut(&skip.at) {
                 lane.wake(true);
             }
             skip.answer(Ok(()));
@@ -612,9 +565,10 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
             return Ok(Some(number));
         }
         let unit = &mut round.units[number];
-        let attempts = self.lanes.get(unit.partition()).map(|lane| lane.attempts).unwrap_or_default();
+        let attempts = self.desk.lanes.get(unit.partition()).map(|lane| lane.attempts).unwrap_or_default();
         let fault = Fault { code: FaultCode::Rejected, message, plugin: None };
-        unit.blame(source, fault, attempts, &mut self.bench())?;
+        let broker = &mut self.broker;
+        unit.blame(source, fault, attempts, &mut self.desk.bench(&mut |name| broker.topic(name)))?;
         Ok((unit.range.end <= source as usize).then_some(number))
     }
 
@@ -626,7 +580,12 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
         let emptied = round.units[number].is_empty().then(|| round.units.remove(number));
         self.rounds.iter_mut().skip(1).for_each(|round| round.drop_partitions(std::slice::from_ref(&partition)));
         self.rounds.retain(|round| !round.units.is_empty());
-        if let (Some(unit), Some(lane)) = (emptied, self.lanes.get_mut(&partition)) {
+        let Some(lane) = self.desk.lanes.get_mut(&partition) else { return };
+        lane.put_back();
+        for unit in self.rounds.iter().flat_map(|round| &round.units).filter(|unit| *unit.partition() == partition) {
+            lane.take(unit.next_offset(), unit.after == After::Flow);
+        }
+        if let Some(unit) = emptied {
             lane.follow(unit.after);
         }
     }
@@ -638,7 +597,7 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
     }
 
     fn back_off(&mut self, trouble: Trouble) {
-        self.report.trouble(&trouble);
+        self.desk.report.trouble(&trouble);
         let tries = self.trouble.as_ref().map_or(1, |backoff| backoff.tries.saturating_add(1));
         let wait = match trouble.kind {
             // The group has moved on; what it decided comes with the next poll.
@@ -653,7 +612,7 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
 
     /// What is in work is committed if the broker takes it; then the membership ends. All else stays uncommitted.
     fn drain(&mut self, leave: bool, within: Duration) -> Turn {
-        let deadline = self.task.chain.stop().deadline().unwrap_or_else(|| clock::now() + within);
+        let deadline = self.desk.task.chain.stop().deadline().unwrap_or_else(|| clock::now() + within);
         let left = || deadline.saturating_duration_since(clock::now());
         self.tell(Phase::Draining);
         // The configuration leaves time for one transaction, whatever comes of it: so it is begun at once or not at all.
@@ -677,10 +636,10 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
     }
 
     fn end(mut self, exit: Exit) -> Exit {
-        self.lanes.clear();
+        self.desk.lanes.clear();
         match &exit {
             Exit::Drained => {
-                self.task.chain.shutdown();
+                self.desk.task.chain.shutdown();
                 self.tell(Phase::Stopped);
             }
             Exit::Broken(_) => {
@@ -722,17 +681,28 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
         }
     }
 
+    /// Where the time went, once a transaction.
+    fn tell_spent(&mut self) {
+        let before = std::mem::replace(&mut self.cpu, clock::thread_cpu());
+        self.spent += self.broker.take_spent();
+        self.spent.cpu += self.cpu.saturating_sub(before);
+        self.desk.report.spent(&std::mem::take(&mut self.spent));
+    }
+
     fn tell_lag(&mut self, ends: &[(TopicPartition, LogEnd)]) {
         let now = SystemTime::now();
-        let of = |(partition, end): &(TopicPartition, LogEnd)| self.lanes.get_mut(partition)?.lag(*end, now);
+        let of = |(partition, end): &(TopicPartition, LogEnd)| self.desk.lanes.get_mut(partition)?.lag(*end, now);
         let lags: Vec<_> = ends.iter().filter_map(of).collect();
-        self.report.lag(&lags);
+        self.desk.report.lag(&lags);
+        // (idle, too)
+        self.tell_spent();
     }
 
     fn same_lanes(&self, told: &Health) -> bool {
-        told.assignment.len() == self.lanes.len()
-            && told.assignment.iter().eq(self.lanes.keys())
+        told.assignment.len() == self.desk.lanes.len()
+            && told.assignment.iter().eq(self.desk.lanes.keys())
             && told.held.iter().map(|held| (&held.partition, held.offset, held.stopped)).eq(self
+                .desk
                 .lanes
                 .iter()
                 .filter_map(|(partition, lane)| lane.standing().map(|held| (partition, held.offset, held.stopped))))
@@ -741,39 +711,12 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
     fn tell(&mut self, phase: Phase) {
         let health = Health {
             phase,
-            assignment: self.lanes.keys().cloned().collect(),
-            held: self.lanes.values().filter_map(Lane::standing).collect(),
+            assignment: self.desk.lanes.keys().cloned().collect(),
+            held: self.desk.lanes.values().filter_map(Lane::standing).collect(),
         };
-        self.report.health(&health);
+        self.desk.report.health(&health);
         self.told = Some(health);
     }
-}
-
-fn plugins_of(task: &Task) -> Vec<(PluginName, Digest)> {
-    task.chain.plugins().map(|(name, digest)| (name.clone(), *digest)).collect()
-}
-
-/// As many records of `range` as `left` (records, bytes) allows, which is then less; at least one, or none at all where
-/// nothing is left.
-fn within(
-    batch: &dyn crate::model::SourceBatch,
-    range: std::ops::Range<usize>,
-    left: &mut (usize, usize),
-) -> Option<std::ops::Range<usize>> {
-    if left.0 == 0 || left.1 == 0 {
-        return None;
-    }
-    let mut end = range.start;
-    while end < range.end && left.0 > 0 {
-        let size = batch.size(end);
-        if size > left.1 && end > range.start {
-            left.1 = 0;
-            break;
-        }
-        *left = (left.0 - 1, left.1.saturating_sub(size));
-        end += 1;
-    }
-    Some(range.start..end)
 }
 
 fn backoff((first, longest): (Duration, Duration), tries: u32) -> Duration {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
+use crate::model::clock::thread_cpu;
 use wasmtime::{Engine, UpdateDeadline};
 
 /// How long one epoch is, and so how late a guest is interrupted at most.
@@ -18,12 +18,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// The ticker rests after this many ticks without a call: long enough that a busy worker never pays for waking it.
 const IDLE_TICKS: u32 = 100;
-
-/// The CPU time that this thread has used.
-pub(super) fn thread_cpu() -> Duration {
-    let now = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
-}
 
 /// What a guest may still use of its thread's CPU time.
 #[derive(Debug, Clone, Copy, Default)]

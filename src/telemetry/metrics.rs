@@ -21,6 +21,9 @@ use crate::model::{DestinationName, Digest, FaultCode, PluginName, RouteName, To
 /// What became of a transaction: the values of the label `outcome`.
 pub const TRANSACTION_OUTCOMES: [&str; 5] = ["committed", "aborted", "rejected", "unknown", "broken"];
 
+/// What a worker does: the values of the label `state` of `millrace_worker_seconds_total`.
+pub(super) const WORKER_STATES: [&str; 5] = ["polling", "processing", "producing", "delivering", "committing"];
+
 /// All metrics of the process. Cheap to clone; everything it hands out counts into the same place.
 #[derive(Debug, Clone)]
 pub struct Metrics(Arc<Inner>);
@@ -233,6 +236,8 @@ pub struct RouteMetrics {
     open: Value,
     rebalances: Counter,
     throttled: Value,
+    worker: [Value; WORKER_STATES.len()],
+    worker_cpu: Value,
 }
 
 #[derive(Debug)]
@@ -274,6 +279,8 @@ impl RouteMetrics {
             open,
             rebalances: metrics.counter(&table::REBALANCES, &[r]),
             throttled: metrics.0.series.kept(&table::BROKER_THROTTLE, &[r]),
+            worker: WORKER_STATES.map(|state| metrics.0.series.kept(&table::WORKER_SECONDS, &[r, state])),
+            worker_cpu: metrics.0.series.kept(&table::WORKER_CPU, &[r]),
             metrics: metrics.clone(),
             route: route.clone(),
         }
@@ -396,6 +403,16 @@ impl RouteMetrics {
         broker_errors[code].increment(1);
     }
 
+    /// Where the time of a worker went: of each of [`WORKER_STATES`], and CPU time.
+    pub fn spent(&self, times: [Duration; WORKER_STATES.len()], cpu: Duration) {
+        self.worker.iter().zip(times).for_each(|(value, time)| value.add(time.as_secs_f64()));
+        self.worker_cpu.add(cpu.as_secs_f64());
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        for (sum, time) in self.totals.spent.iter().zip(times.into_iter().chain([cpu])) {
+            sum.fetch_add(micros(time), Relaxed);
+        }
+    }
+
     /// A broker has made us wait.
     pub fn throttled(&self, time: Duration) {
         self.throttled.add(time.as_secs_f64());
@@ -494,6 +511,8 @@ pub struct Totals {
     filtered: AtomicU64,
     skipped: AtomicU64,
     dead_letters: AtomicU64,
+    /// Microseconds of each of [`WORKER_STATES`], and of CPU time.
+    spent: [AtomicU64; WORKER_STATES.len() + 1],
     rate: Mutex<Option<Sample>>,
 }
 
@@ -519,6 +538,25 @@ pub struct TotalsSnapshot {
     pub dead_letters: u64,
     /// Source records a second, between the last two looks that were at least a second apart.
     pub consumed_per_second: f64,
+    /// Where the workers' time went.
+    pub worker_seconds: WorkerSeconds,
+}
+
+/// Where the time of a route's workers went, in seconds; see the metric `millrace_worker_seconds_total`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize)]
+pub struct WorkerSeconds {
+    /// Serving the group and waiting for records.
+    pub polling: f64,
+    /// In plugins, and in routing.
+    pub processing: f64,
+    /// Handing outputs to the client.
+    pub producing: f64,
+    /// Waiting until all outputs were acknowledged.
+    pub delivering: f64,
+    /// Sending offsets, and committing.
+    pub committing: f64,
+    /// CPU time.
+    pub cpu: f64,
 }
 
 impl Totals {
@@ -533,7 +571,14 @@ impl Totals {
             skipped: self.skipped.load(Relaxed),
             dead_letters: self.dead_letters.load(Relaxed),
             consumed_per_second: self.rate(consumed, Instant::now()),
+            worker_seconds: self.worker_seconds(),
         }
+    }
+
+    fn worker_seconds(&self) -> WorkerSeconds {
+        let seconds = self.spent.each_ref().map(|micros| Duration::from_micros(micros.load(Relaxed)).as_secs_f64());
+        let [polling, processing, producing, delivering, committing, cpu] = seconds;
+        WorkerSeconds { polling, processing, producing, delivering, committing, cpu }
     }
 
     fn rate(&self, consumed: u64, now: Instant) -> f64 {

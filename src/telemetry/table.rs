@@ -111,6 +111,8 @@ table! {
     TRANSACTIONS: "millrace_transactions_total" Counter, ["route", "outcome"], "Transactions (or commits, in the other delivery modes), by outcome.";
     COMMIT_DURATION: "millrace_commit_duration_seconds" Histogram(COMMIT_BOUNDS), ["route"], "Time from a transaction's first record produced to its end.";
     RECORD_LATENCY: "millrace_record_latency_seconds" Histogram(LATENCY_BOUNDS), ["route"], "Time from a source record's timestamp to its commit.";
+    WORKER_SECONDS: "millrace_worker_seconds_total" SecondsCounter, ["route", "state"], "Time of a route's workers, by what they did; under load they process while they produce, deliver and commit.";
+    WORKER_CPU: "millrace_worker_cpu_seconds_total" SecondsCounter, ["route"], "CPU time of a route's workers, plugins included; the Kafka client's own threads are not.";
     LAST_COMMIT: "millrace_last_commit_timestamp_seconds" Held(Max), ["route"], "When the route last committed, as Unix time; absent before the first.";
     TRANSACTION_OPEN: "millrace_transaction_open_seconds" HeldSince, ["route"], "Age of the oldest transaction that is open now; 0 where none is.";
 

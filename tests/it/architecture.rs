@@ -43,6 +43,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("indicatif", &["cli"]),
     ("similar", &["cli"]),
     ("base64", &["cli", "config", "admin"]),
+    ("libc", &["kafka"]),
     ("metrics", &["telemetry"]),
     ("metrics_exporter_prometheus", &["telemetry"]),
     ("anyhow", &["cli", "app", "main"]),

@@ -113,7 +113,7 @@ fn a_slow_plugin_holds_the_source_and_memory_stays_within_its_ceiling() {
             "memory: {MEMORY}B
 processing_timeout: 1s
 plugins:
-  slow: {{ path: {}, memory: {INSTANCE}B, config: {{ do: log_flood, n: 3000 }} }}
+  slow: {{ path: {}, memory: {INSTANCE}B, config: {{ do: log_flood, n: 12000 }} }}
 routes:
   r:
     source: {{ topics: [{source}], start: earliest }}
@@ -129,7 +129,7 @@ routes:
     let done = daemon.metric("millrace_records_consumed_total", &[("route", "r")]).unwrap_or_default();
     assert!(done < COUNT as f64 / 10.0, "the plugin is not slow: {done}");
     assert_within(&daemon, CEILING, COUNT * SIZE, "slow");
-    config.edit(|yaml| yaml.replace("n: 3000", "n: 0"));
+    config.edit(|yaml| yaml.replace("n: 12000", "n: 0"));
     daemon.await_consumed("r", COUNT, PATIENCE);
     assert_within(&daemon, CEILING, COUNT * SIZE, "caught up");
     assert_eq!(numbers(&kafka.kcat_consume(&target, Isolation::ReadCommitted)), (0..COUNT).collect::<Vec<_>>());

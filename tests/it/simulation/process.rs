@@ -371,6 +371,30 @@ impl Broker for Session {
         Ok(info)
     }
 
+    fn transact_while(&mut self, outputs: &dyn Outputs, offsets: &OffsetMap, meanwhile: &mut dyn FnMut()) -> Outcome {
+        // At the same time: first the one, or first the other.
+        let mut world = self.actor.lock();
+        let is_first = world.rng.bool();
+        world.meet(if is_first { "worked ahead, and before" } else { "worked ahead, and then" });
+        drop(world);
+        if is_first {
+            meanwhile();
+        }
+        let outcome = self.transact(outputs, offsets);
+        if !is_first {
+            // Who dies now has not told yet what was lost.
+            let is_done = matches!(outcome, Outcome::Committed { .. });
+            let set_doubt = |doubt| self.actor.lock().processes[self.process].in_doubt = doubt;
+            if is_done {
+                set_doubt(Some(outputs.len() as u64));
+            }
+            meanwhile();
+            if is_done {
+                set_doubt(None);
+            }
+        }
+        outcome
+    }
     fn transact(&mut self, outputs: &dyn Outputs, offsets: &OffsetMap) -> Outcome {
         self.note(outputs);
         let outcome = self.committer.transact(&self.consumer, outputs, offsets, &TopicIds::new());

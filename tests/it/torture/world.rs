@@ -1,6 +1,7 @@
 //! The system of a run: brokers, a few processes that share the groups of three routes, and how each [`Action`] is done to them.
 //! Knows nothing about what should have arrived.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use super::checkers::POISON;
 use super::events::{Action, Assignment, Membership, Node, SLOTS, Shape};
 use crate::support::config::{Config, head_with, plugin};
 use crate::support::daemon::Daemon;
-use crate::support::kafka::{Cluster, Kafka, TransactionWatch};
+use crate::support::kafka::{Cluster, Isolation, Kafka, TransactionWatch};
 use crate::support::{scratch, unique, wait_until};
 
 pub(crate) const ROUTES: [&str; 3] = ["exactly_once", "at_least_once", "at_most_once"];
@@ -318,10 +319,28 @@ impl World {
         self.start_missing();
     }
 
-    /// What of a route's source its group has not committed; `None` if that cannot be told now.
-    pub(crate) fn is_done(&self, route: &str) -> Option<bool> {
-        let ends = self.kafka.end_offsets(&self.topics.source, crate::support::kafka::Isolation::ReadUncommitted);
-        Some(self.kafka.try_committed(&self.group(route), &self.topics.source)? == ends)
+    /// The partitions of a route's source that its group has not committed to the end: up to where it has, and the end;
+    /// `None` if that cannot be told now.
+    pub(crate) fn left(&self, route: &str) -> Option<BTreeMap<i32, (Option<i64>, i64)>> {
+        let ends = self.kafka.end_offsets(&self.topics.source, Isolation::ReadUncommitted);
+        let committed = self.kafka.try_committed(&self.group(route), &self.topics.source)?;
+        let both = ends.into_iter().map(|(partition, end)| (partition, (committed.get(&partition).copied(), end)));
+        Some(both.filter(|(_, (committed, end))| *committed != Some(*end)).collect())
+    }
+
+    /// What the processes say of a route.
+    pub(crate) fn told(&self, route: &str) -> String {
+        let told = |(number, slot): (usize, &Slot)| {
+            slot.daemon.as_ref().map(|daemon| format!("process {number}: {}", daemon.route(route)))
+        };
+        self.slots.iter().enumerate().filter_map(told).collect::<Vec<_>>().join("; ")
+    }
+
+    /// How often a client was made anew because nothing came of it.
+    pub(crate) fn deaf(&self) -> usize {
+        let logs = std::fs::read_dir(&self.logs).expect("the directory for logs");
+        let said = logs.filter_map(|log| std::fs::read_to_string(log.ok()?.path()).ok());
+        said.map(|said| said.matches("the client is made anew").count()).sum()
     }
 
     /// The routes that do not run, and why.

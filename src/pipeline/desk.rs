@@ -1,0 +1,170 @@
+//! What a worker works on records with, apart from its broker: so that the next records can go through the plugins while
+//! a transaction is under way.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use super::chain::Budget;
+use super::dead_letter::Origin;
+use super::destinations::Destinations;
+use super::lane::Lane;
+use super::ports::{LookUp, Trouble};
+use super::report::Report;
+use super::task::Task;
+use super::unit::{After, Bench, Round, Unit};
+use crate::model::{Digest, PluginName, RouteName, SourceBatch, TopicPartition, clock};
+
+/// A worker's lanes and its task.
+pub(super) struct Desk<'a> {
+    route: &'a RouteName,
+    number: u16,
+    pub(super) task: &'a mut Task,
+    pub(super) plugins: Vec<(PluginName, Digest)>,
+    pub(super) destinations: Destinations,
+    pub(super) report: &'a mut dyn Report,
+    pub(super) lanes: BTreeMap<TopicPartition, Lane>,
+}
+
+impl<'a> Desk<'a> {
+    pub(super) fn new(route: &'a RouteName, number: u16, task: &'a mut Task, report: &'a mut dyn Report) -> Self {
+        let (plugins, destinations) = (plugins_of(task), Destinations::new(task.destinations.clone()));
+        Self { route, number, task, plugins, destinations, report, lanes: BTreeMap::new() }
+    }
+
+    /// From now on it does this. No round of the old task's may be left.
+    pub(super) fn swap(&mut self, task: Task) {
+        self.task.chain.shutdown();
+        *self.task = task;
+        self.plugins = plugins_of(self.task);
+        self.destinations = Destinations::new(self.task.destinations.clone());
+        self.lanes.values_mut().for_each(Lane::renew);
+        self.report.taken_up(self.task);
+    }
+
+    /// Bytes held by partitions that flow, and by those that stand still.
+    pub(super) fn held(&self) -> (usize, usize) {
+        let mut held = (0, 0);
+        for lane in self.lanes.values() {
+            *if lane.flows() { &mut held.0 } else { &mut held.1 } += lane.bytes();
+        }
+        held
+    }
+
+    /// Whether there are records that are in no round yet and may be.
+    pub(super) fn has_work(&self) -> bool {
+        self.lanes.values().any(|lane| lane.flows() && lane.has_work())
+    }
+
+    /// Runs what is held and in no round yet through the chain, into one round; none where there is no such record.
+    ///
+    /// # Errors
+    /// A topic cannot be looked up now: nothing is decided, all is to be done again later.
+    pub(super) fn process(&mut self, look_up: &mut LookUp<'_>) -> Result<Option<Round>, Trouble> {
+        let flowing = self.lanes.iter().filter(|(_, lane)| lane.flows() && lane.has_work());
+        let partitions: Vec<_> = flowing.map(|(partition, _)| partition.clone()).collect();
+        if partitions.is_empty() {
+            return Ok(None);
+        }
+        let bounds = self.task.bounds;
+        let mut budget = Budget::of(bounds.processing).making(bounds.bytes);
+        let mut left = (bounds.records, bounds.bytes);
+        let mut round = Round { units: Vec::new(), since: Some(clock::now()) };
+        // No partition is always first: one that keeps plugins busy must not starve the others.
+        let first = fastrand::usize(0..partitions.len());
+        for partition in partitions[first..].iter().chain(&partitions[..first]) {
+            self.process_lane(partition, &mut budget, &mut left, &mut round, look_up)?;
+            if budget.is_spent() || left.0 == 0 || left.1 == 0 {
+                break;
+            }
+        }
+        for (plugin, usage) in self.task.chain.take_usage() {
+            self.report.usage(&plugin, usage);
+        }
+        // (only now: until here an error leaves all as it was)
+        round.units.iter().for_each(|unit| self.take(unit));
+        Ok(Some(round))
+    }
+
+    fn process_lane(
+        &mut self,
+        partition: &TopicPartition,
+        budget: &mut Budget,
+        left: &mut (usize, usize),
+        round: &mut Round,
+        look_up: &mut LookUp<'_>,
+    ) -> Result<(), Trouble> {
+        let lane = self.lanes.get(partition).expect("its name was taken from the map");
+        let work: Vec<_> = lane.work().map(|(batch, range)| (batch.clone(), range)).collect();
+        let (attempts, has_begun) = (lane.attempts, lane.has_begun());
+        let before = round.units.len();
+        for (batch, whole) in work {
+            if budget.is_spent() {
+                return Ok(());
+            }
+            let Some(range) = within(&*batch, whole.clone(), left) else { return Ok(()) };
+            let isolate = self.lanes[partition].isolated(&*batch, range.clone());
+            let processed = self.task.chain.apply(batch, range.clone(), isolate, *budget);
+            *budget = budget.rest();
+            // What plugins make is held as well, until it is committed.
+            left.1 = left.1.saturating_sub(processed.items.chunks.iter().map(Vec::capacity).sum());
+            let halted = processed.halt.is_some();
+            let unit = Unit::build(processed, range.clone(), attempts, &mut self.bench(look_up))?;
+            let complete = unit.range.end == whole.end && unit.after == After::Flow && !halted;
+            match round.units[before..].last_mut() {
+                _ if !unit.is_empty() => round.units.push(unit),
+                // What precedes it comes first: until that is committed, its own tries are what the lane has to count.
+                Some(preceding) => preceding.after = unit.after,
+                // (in a round that is under way: the record is given again once that is done)
+                None if has_begun => {}
+                None => self.lanes.get_mut(partition).expect("as above").follow(unit.after),
+            }
+            if !complete {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// The unit's records are in a round from now on.
+    pub(super) fn take(&mut self, unit: &Unit) {
+        if let Some(lane) = self.lanes.get_mut(unit.partition()) {
+            lane.take(unit.next_offset(), unit.after == After::Flow);
+        }
+    }
+
+    /// What units are judged with.
+    pub(super) fn bench<'b>(&'b mut self, look_up: &'b mut LookUp<'b>) -> Bench<'b> {
+        Bench {
+            policy: &self.task.on_error,
+            destinations: &mut self.destinations,
+            look_up,
+            report: &mut *self.report,
+            origin: Origin { route: self.route.as_str(), worker: self.number, generation: self.task.generation },
+            plugins: &self.plugins,
+            tap: self.task.chain.tap(),
+        }
+    }
+}
+
+fn plugins_of(task: &Task) -> Vec<(PluginName, Digest)> {
+    task.chain.plugins().map(|(name, digest)| (name.clone(), *digest)).collect()
+}
+
+/// As many records of `range` as `left` (records, bytes) allows, which is then less; at least one, or none at all where
+/// nothing is left.
+fn within(batch: &dyn SourceBatch, range: Range<usize>, left: &mut (usize, usize)) -> Option<Range<usize>> {
+    if left.0 == 0 || left.1 == 0 {
+        return None;
+    }
+    let mut end = range.start;
+    while end < range.end && left.0 > 0 {
+        let size = batch.size(end);
+        if size > left.1 && end > range.start {
+            left.1 = 0;
+            break;
+        }
+        *left = (left.0 - 1, left.1.saturating_sub(size));
+        end += 1;
+    }
+    Some(range.start..end)
+}
