@@ -15,6 +15,7 @@ use super::lane::Lane;
 use super::ports::{Broker, Event, LogEnd, Outcome, Trouble, TroubleKind};
 use super::report::{Health, Phase, Report};
 use super::seek::Seek;
+use super::shadow::Shown;
 use super::skip::{Found, Skip};
 use super::task::{Bounds, Task};
 use super::unit::{After, Bench, Round, Unit};
@@ -405,13 +406,17 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
         let mut budget = Budget::of(self.task.bounds.processing).making(self.task.bounds.bytes);
         let mut left = (self.task.bounds.records, self.task.bounds.bytes);
         let mut round = Round { units: Vec::new(), since: Some(clock::now()) };
+        let mut shown = Vec::new();
         // No partition is always first: one that keeps plugins busy must not starve the others.
         let first = fastrand::usize(0..partitions.len());
         for partition in partitions[first..].iter().chain(&partitions[..first]) {
-            self.process_lane(partition, &mut budget, &mut left, &mut round)?;
+            self.process_lane(partition, &mut budget, &mut left, &mut round, &mut shown)?;
             if budget.is_spent() || left.0 == 0 || left.1 == 0 {
                 break;
             }
+        }
+        if let Some(shadow) = &self.task.shadow {
+            shadow.show(shown);
         }
         for (plugin, usage) in self.task.chain.take_usage() {
             self.report.usage(&plugin, usage);
@@ -428,6 +433,7 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
         budget: &mut Budget,
         left: &mut (usize, usize),
         round: &mut Round,
+        shown: &mut Vec<Shown>,
     ) -> Result<(), Trouble> {
         let lane = self.lanes.get(partition).expect("its name was taken from the map");
         let work: Vec<_> = lane.work().map(|(batch, range)| (batch.clone(), range)).collect();
@@ -444,7 +450,9 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
             // What plugins make is held as well, until it is committed.
             left.1 = left.1.saturating_sub(processed.items.chunks.iter().map(Vec::capacity).sum());
             let halted = processed.halt.is_some();
+            let faults = self.task.shadow.as_ref().map(|_| processed.faults.clone());
             let unit = Unit::build(processed, range.clone(), attempts, &mut self.bench())?;
+            shown.extend(faults.map(|faults| unit.shown(faults)));
             let complete = unit.range.end == whole.end && unit.after == After::Flow && !halted;
             match round.units[before..].last_mut() {
                 _ if !unit.is_empty() => round.units.push(unit),
