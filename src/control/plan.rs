@@ -18,7 +18,7 @@ use crate::model::{Digest, GroupId, PluginName, RouteName, TopicName};
 use crate::pipeline::chain::Chain;
 use crate::pipeline::compare::Difference;
 use crate::pipeline::ports::{Step, Trouble, TroubleKind};
-use crate::pipeline::shadow::{Cast, Shadow, Sums};
+use crate::pipeline::shadow::{Cast, Count, Shadow, Sums};
 use crate::pipeline::skip::Skip;
 use crate::pipeline::task::{Bounds, Stop, Task};
 use crate::plugin::Engine;
@@ -206,8 +206,10 @@ impl RoutePlan {
             destinations: self.route.destinations.clone(),
             one_in: wanted.one_in,
             bytes: self.share.shadow(),
-            sums: Arc::clone(&plan.sums),
-            metrics: metrics.shadow(&self.route.name, &Difference::WORDS),
+            count: Count {
+                sums: Arc::clone(&plan.sums),
+                metrics: metrics.shadow(&self.route.name, &Difference::WORDS),
+            },
         };
         Some(Shadow::start(cast, &format!("{}-{worker}", self.route.name)))
     }

@@ -22,6 +22,8 @@ use crate::telemetry::ShadowMetrics;
 const NICENESS: i32 = 19;
 /// Longest that one look takes; what is left of it then is passed by. It holds records that the route is done with.
 const LOOK_LONGEST: Duration = Duration::from_secs(5);
+/// How long it looks at nothing after such a look: priorities are nothing to a quota of processor time.
+const REST: Duration = Duration::from_secs(60);
 /// Examples that are kept of each kind of difference, and outputs of which they tell.
 const EXAMPLES: usize = 2;
 const OUTPUTS_TOLD: usize = 3;
@@ -47,9 +49,28 @@ pub struct Cast {
     /// Most bytes of one look: records, and what the first set has made of them. As many for what its own plugins make.
     pub bytes: usize,
     /// Where it counts.
+    pub count: Count,
+}
+
+/// Where a shadow counts.
+#[derive(Debug, Clone)]
+pub struct Count {
+    /// For the status.
     pub sums: Arc<Sums>,
-    /// Where it counts, for Prometheus.
+    /// For Prometheus.
     pub metrics: ShadowMetrics,
+}
+
+impl Count {
+    fn skipped(&self, records: u64) {
+        self.sums.skipped.fetch_add(records, Relaxed);
+        self.metrics.skipped(records);
+    }
+
+    fn compared(&self, compared: Compared) {
+        self.metrics.compared(compared.records - compared.differing, compared.differing, &compared.kinds);
+        self.sums.lock().merge(compared);
+    }
 }
 
 /// A worker's shadow. Dropped, it ends by itself.
@@ -57,8 +78,7 @@ pub struct Shadow {
     looks: SyncSender<Vec<Shown>>,
     one_in: u32,
     bytes: usize,
-    sums: Arc<Sums>,
-    metrics: ShadowMetrics,
+    count: Count,
     stop: Stop,
 }
 
@@ -66,12 +86,11 @@ impl Shadow {
     /// Its thread is named after `worker`.
     pub fn start(cast: Cast, worker: &str) -> Self {
         let stop = Stop::default();
-        let Cast { mut chain, destinations, one_in, bytes, sums, metrics } = cast;
+        let Cast { mut chain, destinations, one_in, bytes, count } = cast;
         chain.heed(&stop);
         let (looks, inbox) = sync_channel(1);
-        let shadow =
-            Self { looks, one_in, bytes, sums: Arc::clone(&sums), metrics: metrics.clone(), stop: stop.clone() };
-        let beside = Beside { chain, destinations, one_in, bytes, sums, metrics, stop };
+        let shadow = Self { looks, one_in, bytes, count: count.clone(), stop: stop.clone() };
+        let beside = Beside { chain, destinations, one_in, bytes, count, stop };
         let thread = std::thread::Builder::new().name(format!("{worker}-shadow"));
         if let Err(error) = thread.spawn(move || beside.run(&inbox)) {
             tracing::error!(worker, "the shadow's thread cannot be started, it sees nothing: {error}");
@@ -82,7 +101,7 @@ impl Shadow {
     /// Shows it what the first set has made, if it is free to look. Never waits.
     pub fn show(&self, mut shown: Vec<Shown>) {
         let mut left = self.bytes;
-        let all = self.count(&shown);
+        let all = count(&shown, self.one_in);
         // (another partition comes first each time: none is always left out)
         shown.retain(|shown| {
             let bytes = bytes_of(shown);
@@ -90,16 +109,9 @@ impl Shadow {
             left -= if fits { bytes } else { 0 };
             fits
         });
-        let fitting = self.count(&shown);
+        let fitting = count(&shown, self.one_in);
         let taken = if fitting > 0 && self.looks.try_send(shown).is_ok() { fitting } else { 0 };
-        if all > taken {
-            self.sums.skipped.fetch_add(all - taken, Relaxed);
-            self.metrics.skipped(all - taken);
-        }
-    }
-
-    fn count(&self, shown: &[Shown]) -> u64 {
-        shown.iter().map(|shown| count(&*shown.items.source, shown.records.clone(), self.one_in)).sum()
+        self.count.skipped(all - taken);
     }
 }
 
@@ -120,7 +132,11 @@ fn is_sampled(source: &dyn SourceBatch, index: usize, one_in: u32) -> bool {
     one_in < 2 || source.offset(index).unsigned_abs().is_multiple_of(u64::from(one_in))
 }
 
-fn count(source: &dyn SourceBatch, records: Range<usize>, one_in: u32) -> u64 {
+fn count(shown: &[Shown], one_in: u32) -> u64 {
+    shown.iter().map(|shown| count_in(&*shown.items.source, shown.records.clone(), one_in)).sum()
+}
+
+fn count_in(source: &dyn SourceBatch, records: Range<usize>, one_in: u32) -> u64 {
     records.filter(|index| is_sampled(source, *index, one_in)).count() as u64
 }
 
@@ -130,8 +146,7 @@ struct Beside {
     destinations: Vec<Destination>,
     one_in: u32,
     bytes: usize,
-    sums: Arc<Sums>,
-    metrics: ShadowMetrics,
+    count: Count,
     stop: Stop,
 }
 
@@ -141,14 +156,26 @@ impl Beside {
         let _ = rustix::process::setpriority_process(None, NICENESS);
         while let Ok(look) = inbox.recv() {
             let until = clock::now() + LOOK_LONGEST;
+            let mut is_done = true;
             for shown in look {
-                self.look(&shown, until);
+                is_done &= self.look(&shown, until);
+            }
+            if !is_done {
+                self.rest(inbox);
             }
         }
         self.chain.shutdown();
     }
 
-    fn look(&mut self, shown: &Shown, until: Instant) {
+    fn rest(&self, inbox: &Receiver<Vec<Shown>>) {
+        let until = clock::now() + REST;
+        while let Ok(look) = inbox.recv_timeout(until.saturating_duration_since(clock::now())) {
+            self.count.skipped(count(&look, self.one_in));
+        }
+    }
+
+    /// Whether there was the time for all of it.
+    fn look(&mut self, shown: &Shown, until: Instant) -> bool {
         let source = &shown.items.source;
         let (mut from, end) = (shown.records.start, shown.records.end);
         let mut compared = Compared::default();
@@ -164,11 +191,9 @@ impl Beside {
             }
             from = done;
         }
-        let skipped = count(&**source, from..end, self.one_in);
-        self.metrics.compared(compared.records - compared.differing, compared.differing, &compared.kinds);
-        self.metrics.skipped(skipped);
-        self.sums.skipped.fetch_add(skipped, Relaxed);
-        self.sums.lock().merge(compared);
+        self.count.skipped(count_in(&**source, from..end, self.one_in));
+        self.count.compared(compared);
+        from == end
     }
 }
 

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use millrace::model::RouteName;
-use millrace::pipeline::compare::Difference;
-use millrace::pipeline::shadow::{Cast, Shadow, Sums};
+use millrace::config::settings::Destination;
+use millrace::model::{DestinationName, Fault, FaultCode, Field, Items, RouteName, SendTo, Span};
+use millrace::pipeline::compare::{Difference, Made};
+use millrace::pipeline::shadow::{Cast, Count, Shadow, Sums};
 use millrace::pipeline::task::Task;
 use millrace::plugin::{Engine, EngineOptions, Prepared};
 use millrace::telemetry::Metrics;
@@ -15,6 +16,7 @@ use crate::replay::{NEXT, PRESENT, config, records, replay};
 use crate::support::config::plugin;
 use crate::support::daemon::{Daemon, millrace};
 use crate::support::kafka::shared;
+use crate::support::memory_batch::{MemoryBatch, MemoryRecord};
 use crate::support::record_loop::{BATCH, best_of_turns, chain, prepare, prepare_with, run, run_keeping, source, task};
 use crate::support::{unique, wait_until};
 
@@ -39,8 +41,10 @@ fn shadowed(shadow: &Arc<Prepared>, one_in: u32, bytes: usize) -> (Task, Arc<Sum
         destinations: task.destinations.clone(),
         one_in,
         bytes,
-        sums: Arc::clone(&sums),
-        metrics: Metrics::new("0").shadow(&RouteName::new("r").expect("a name"), &Difference::WORDS),
+        count: Count {
+            sums: Arc::clone(&sums),
+            metrics: Metrics::new("0").shadow(&RouteName::new("r").expect("a name"), &Difference::WORDS),
+        },
     };
     task.shadow = Some(Shadow::start(cast, "r-0"));
     (task, sums)
@@ -109,7 +113,7 @@ fn a_shadow_counts_what_differs_as_exactly_as_a_replay_does_and_a_reload_changes
     let misbehave = format!("plugins:\n  misbehave: {{ path: {} }}", plugin("misbehave").display());
     let shadow = format!("    shadow: {{ pipeline: [{NEXT}] }}\n    destinations");
     present.edit(|yaml| yaml.replacen("plugins:", &misbehave, 1).replacen("    destinations", &shadow, 1));
-    let daemon = Daemon::start(present.path());
+    let mut daemon = Daemon::start(present.path());
 
     let shadow = await_shown(&daemon, 100);
     assert_eq!((&shadow["compared"], &shadow["differing"]), (&json!(100), &json!(30)), "{shadow}");
@@ -157,4 +161,52 @@ fn a_shadow_counts_what_differs_as_exactly_as_a_replay_does_and_a_reload_changes
     let told = daemon.status()["last_reload"].to_string();
     assert!(told.contains("told to fail in configure"), "{told}");
     assert_eq!(daemon.route("r")["shadow"]["compared"], 100);
+
+    // One that loops is in the way of nothing, the end of the process included.
+    present.edit(|yaml| yaml.replacen("do: fail_configure", "do: loop", 1));
+    daemon.await_workers("r", 3, PATIENCE);
+    kafka.produce(&source, &records());
+    assert_eq!(kafka.await_records(&target, 300, PATIENCE).len(), 300);
+    assert_eq!(daemon.sigterm_and_wait(PATIENCE), Some(0), "{}", daemon.log());
+}
+
+#[test]
+fn each_kind_of_difference_is_told_for_what_it_is() {
+    let record = MemoryRecord::of_value("value").key("key").header("h", "v");
+    let items = |change: fn(&mut Items)| {
+        let mut items = Items::of(MemoryBatch::numbered(vec![record.clone()]), 0..1);
+        items.chunks.push(b"other".to_vec());
+        change(&mut items);
+        items
+    };
+    const OTHER: Span = Span { chunk: 0, start: 0, end: 5 };
+    let destinations = ["one", "two"].map(|name| Destination {
+        name: DestinationName::new(name).expect("a name"),
+        ..task(&[]).destinations.remove(0)
+    });
+    let as_it_is = items(|_| {});
+    let refused = Fault { code: FaultCode::Refused, message: "no".into(), plugin: None };
+    let differences = |changed: &Items, faults: &[(u32, Fault)]| {
+        let first = Made::of([(&as_it_is, &[][..])], 0, &destinations);
+        first.differences(&Made::of([(changed, faults)], 0, &destinations))
+    };
+    type Case = (fn(&mut Items), &'static [Difference]);
+    let cases: [Case; 9] = [
+        (|_| {}, &[]),
+        (|items| items.list.clear(), &[Difference::Count]),
+        (|items| items.list.push(items.list[0].clone()), &[Difference::Count]),
+        (|items| items.list[0].key = Field::Null, &[Difference::Key]),
+        (|items| items.list[0].value = Field::Bytes(OTHER), &[Difference::Value]),
+        (|items| items.list[0].headers = Some([].into()), &[Difference::Headers]),
+        (|items| items.list[0].timestamp = Some(7), &[Difference::Timestamp]),
+        (|items| items.list[0].send_to = SendTo::Named(1), &[Difference::Destination]),
+        (
+            |items| (items.list[0].partition, items.list[0].value) = (Some(1), Field::Null),
+            &[Difference::Destination, Difference::Value],
+        ),
+    ];
+    for (change, expected) in cases {
+        assert_eq!(differences(&items(change), &[]), expected);
+    }
+    assert_eq!(differences(&as_it_is, &[(0, refused)]), [Difference::Fault]);
 }
