@@ -147,7 +147,11 @@ fn a_shadow_counts_what_differs_as_exactly_as_a_replay_does_and_a_reload_changes
     present.edit(|yaml| yaml.replacen(NEXT, &traps, 1));
     daemon.await_workers("r", 2, PATIENCE);
     assert_eq!(await_shown(&daemon, 0)["examples"], json!([]));
+    // (all at once, so that they are one look)
+    daemon.post("/api/v1/routes/r/pause");
+    daemon.await_state("r", "paused", PATIENCE);
     kafka.produce(&source, &records());
+    daemon.post("/api/v1/routes/r/resume");
     let shadow = await_shown(&daemon, 100);
     assert_eq!(shadow["differences"], json!({ "fault": 10 }), "{shadow}");
     assert!(shadow["examples"][0]["second"].as_str().is_some_and(|said| said.starts_with("trapped: ")), "{shadow}");
