@@ -39,7 +39,7 @@ fn a_record_more_allocates_nothing_of_its_own_with_plugins_or_without() {
 }
 
 /// Of the time that a route takes while nobody listens: what it may take for one who does not keep up.
-const RATIO: f64 = 1.25;
+const RATIO: f64 = 1.5;
 
 #[test]
 fn a_listener_who_does_not_keep_up_costs_a_record_no_allocation_and_hardly_any_time() {
