@@ -10,6 +10,7 @@ use millrace::plugin::{Engine, EngineOptions};
 #[allow(dead_code, reason = "the tests use more of it")]
 mod memory_batch;
 #[path = "../tests/it/support/record_loop.rs"]
+#[allow(dead_code, reason = "the tests use more of it")]
 mod record_loop;
 use record_loop::{BATCH, prepare, run, source, task};
 

@@ -16,7 +16,7 @@ use crate::control::Clients;
 use crate::control::board::StatusBoard;
 use crate::control::plan::Plan;
 use crate::control::reload::{self, Ask, Environment, Obstacle, Reloader, Sources};
-use crate::control::status::Cause;
+use crate::control::status::{Cause, PluginStatus};
 use crate::control::supervisor::Supervisor;
 use crate::kafka;
 use crate::model::{Digest, RouteName};
@@ -276,11 +276,16 @@ fn announce(loaded: &Loaded, plan: &Plan, path: &Path, admin: SocketAddr) {
         let from: Vec<_> = route.source.topics.iter().map(ToString::to_string).collect();
         let to: Vec<_> = route.destinations.iter().map(|to| to.name.to_string()).collect();
         let through: Vec<_> = planned.plugins().map(|(name, sha256)| format!("{name}@{}", short(sha256))).collect();
+        let shadow = planned.facts().shadow.map(|shadow| {
+            let named = |of: &PluginStatus| format!("{}@{}", of.plugin, short(&of.sha256));
+            format!("[{}]", shadow.plugins.iter().map(named).collect::<Vec<_>>().join(" → "))
+        });
         tracing::info!(
             route = %route.name,
             delivery = route.delivery.as_str(),
             group = %route.source.group,
             workers = route.workers,
+            shadow,
             "{} → [{}] → {}", from.join(", "), through.join(" → "), to.join(", ")
         );
     }

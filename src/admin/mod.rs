@@ -298,7 +298,7 @@ mod tests {
 
     use super::*;
     use crate::config::settings::Delivery;
-    use crate::control::board::{RouteFacts, RoutePhase, RouteReport};
+    use crate::control::board::{RouteFacts, RoutePhase, RouteReport, ShadowFacts};
     use crate::control::facts::{Facts, Keys};
     use crate::control::status::{PluginStatus, WorkerPhase};
     use crate::model::{Digest, GroupId, PluginName, RouteName};
@@ -319,6 +319,7 @@ mod tests {
             delivery: Delivery::ExactlyOnce,
             group: GroupId::new("millrace.r").unwrap(),
             plugins: vec![PluginStatus { plugin: PluginName::new("p").unwrap(), sha256: Digest::of(b"") }],
+            shadow: Some(ShadowFacts { plugins: vec![], one_in: 10, sums: Arc::default() }),
             workers: 1,
             lag_alert: None,
         };

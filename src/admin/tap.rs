@@ -79,7 +79,7 @@ pub(super) async fn tap(
     let route = RouteName::new(&name).ok().filter(|_| context.sources.board.route_snapshot(&name).is_some());
     let Some(route) = route else { return no_such_route(&name) };
     let (sender, records) = mpsc::channel(WAITING_MAX);
-    let take = Box::new(move |seen| sender.try_send(seen).is_ok());
+    let take = Box::new(move |see: &mut dyn FnMut() -> Seen| sender.try_reserve().map(|room| room.send(see())).is_ok());
     let Some(listening) = context.sources.board.tap(&route).listen(wanted, take) else {
         let message = "as many listen to this route as may: end one of them, or wait";
         return error(StatusCode::TOO_MANY_REQUESTS, "too_many_listeners", message);

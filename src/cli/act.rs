@@ -4,8 +4,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use ureq::http::StatusCode;
 
-use super::client::{Answer, Client, DaemonArgument};
-use super::{ConfigArgument, Failure, environment};
+use super::client::{Answer, AskArguments, Client};
+use super::{Failure, environment};
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -13,12 +13,7 @@ pub(super) struct Arguments {
     #[arg(value_name = "ROUTE")]
     route: String,
     #[command(flatten)]
-    config: ConfigArgument,
-    #[command(flatten)]
-    daemon: DaemonArgument,
-    /// Print what the daemon answers, as JSON, on stdout
-    #[arg(long)]
-    json: bool,
+    ask: AskArguments,
 }
 
 #[derive(clap::Args)]
@@ -68,10 +63,10 @@ fn place(text: &str) -> Result<Place, String> {
 
 /// `word`: what the path says, and what people do.
 pub(super) fn run(arguments: &Arguments, word: &str) -> Result<(), Failure> {
-    let client = arguments.daemon.client(&arguments.config)?;
+    let client = arguments.ask.daemon.client()?;
     let answer = client.post(&path(&arguments.route, word))?;
     let route: Value = done(&client, &answer, &[StatusCode::OK, StatusCode::ACCEPTED])?;
-    if arguments.json {
+    if arguments.ask.json {
         anstream::println!("{route:#}");
     } else {
         let reason = route["reason"].as_str().map(|reason| format!(": {reason}")).unwrap_or_default();
@@ -86,13 +81,13 @@ pub(super) fn run(arguments: &Arguments, word: &str) -> Result<(), Failure> {
 /// Passes a record by.
 pub(super) fn skip(arguments: &SkipArguments) -> Result<(), Failure> {
     let SkipArguments { of, at: Place { topic, partition, offset }, dead_letter } = arguments;
-    let client = of.daemon.client(&of.config)?;
+    let client = of.ask.daemon.client()?;
     let body = json!({
         "topic": topic, "partition": partition, "offset": offset, "dead_letter": dead_letter, "by": who(),
     });
     let answer = client.post_json(&path(&of.route, "skip"), &body)?;
     let skipped: Value = done(&client, &answer, &[StatusCode::OK])?;
-    if of.json {
+    if of.ask.json {
         anstream::println!("{skipped:#}");
     } else {
         let kept = dead_letter.as_ref().map(|topic| format!(", and kept in {topic}")).unwrap_or_default();
@@ -116,7 +111,7 @@ struct Sought {
 /// Moves the position of a paused route.
 pub(super) fn seek(arguments: &SeekArguments) -> Result<(), Failure> {
     let SeekArguments { of, to, dry_run } = arguments;
-    let client = of.daemon.client(&of.config)?;
+    let client = of.ask.daemon.client()?;
     let to = to.parse::<i64>().map_or_else(|_| json!(to), |offset| json!(offset));
     let ask = |dry_run: bool| -> Result<Value, Failure> {
         let body = json!({ "to": to, "dry_run": dry_run, "by": who() });
@@ -124,7 +119,7 @@ pub(super) fn seek(arguments: &SeekArguments) -> Result<(), Failure> {
         done(&client, &answer, &[StatusCode::OK])
     };
     let answer = ask(*dry_run)?;
-    if of.json {
+    if of.ask.json {
         anstream::println!("{answer:#}");
         return Ok(());
     }

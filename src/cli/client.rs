@@ -17,16 +17,28 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
 /// Which daemon.
 #[derive(clap::Args)]
-pub(super) struct DaemonArgument {
+pub(super) struct DaemonArguments {
+    #[command(flatten)]
+    config: ConfigArgument,
     /// Its admin endpoint, such as http://127.0.0.1:9400 [default: `admin.listen` of the configuration]
     #[arg(long, value_name = "URL")]
-    pub(super) url: Option<String>,
+    url: Option<String>,
 }
 
-impl DaemonArgument {
+/// Which daemon, for the verbs that print what it answers.
+#[derive(clap::Args)]
+pub(super) struct AskArguments {
+    #[command(flatten)]
+    pub(super) daemon: DaemonArguments,
+    /// Print what the daemon answers, as JSON, on stdout
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+impl DaemonArguments {
     /// How to ask it. The configuration only says where the daemon is: with --url, it need not be there, nor right.
-    pub(super) fn client(&self, config: &ConfigArgument) -> Result<Client, Failure> {
-        let loaded = match (&self.url, config.path()) {
+    pub(super) fn client(&self) -> Result<Client, Failure> {
+        let loaded = match (&self.url, self.config.path()) {
             (Some(_), path) => path.ok().and_then(|path| config::load(&path, &environment).ok()),
             (None, path) => Some(config::load(&path?, &environment).map_err(Failure::Invalid)?),
         };

@@ -5,9 +5,8 @@ use std::time::Duration;
 
 use ureq::http::StatusCode;
 
-use super::client::{Client, DaemonArgument};
-use super::{ConfigArgument, Failure, environment};
-use crate::config;
+use super::Failure;
+use super::client::DaemonArguments;
 
 /// Less than who checks waits for us: 5 s in the Containerfile.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
@@ -15,9 +14,7 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
-    config: ConfigArgument,
-    #[command(flatten)]
-    daemon: DaemonArgument,
+    daemon: DaemonArguments,
     /// Ask whether a configuration is applied and the process can serve, not only whether it turns
     #[arg(long)]
     ready: bool,
@@ -27,12 +24,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    // With --url, the configuration need be neither there nor right.
-    let loaded = match &arguments.daemon.url {
-        Some(_) => None,
-        None => Some(config::load(&arguments.config.path()?, &environment).map_err(Failure::Invalid)?),
-    };
-    let client = Client::new(arguments.daemon.url.as_deref(), loaded.as_ref())?.within(ANSWER_WITHIN);
+    let client = arguments.daemon.client()?.within(ANSWER_WITHIN);
     let answer = client.look(&path(arguments)).map_err(|failure| match failure {
         // No answer is what is asked about, not something that is missing to ask.
         Failure::Environment(error) => Failure::Running(error),

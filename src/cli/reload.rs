@@ -4,21 +4,16 @@ use serde::Deserialize;
 use serde_json::Value;
 use ureq::http::StatusCode;
 
-use super::client::DaemonArgument;
-use super::{ConfigArgument, Failure};
+use super::Failure;
+use super::client::AskArguments;
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
-    config: ConfigArgument,
-    #[command(flatten)]
-    daemon: DaemonArgument,
+    ask: AskArguments,
     /// Let a route be renamed, though its new group reads all history again
     #[arg(long)]
     accept_new_group: bool,
-    /// Print what the daemon answers, as JSON, on stdout
-    #[arg(long)]
-    json: bool,
 }
 
 #[derive(Deserialize)]
@@ -31,13 +26,13 @@ struct Told {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let client = arguments.daemon.client(&arguments.config)?;
+    let client = arguments.ask.daemon.client()?;
     let query = if arguments.accept_new_group { "?accept_new_group=true" } else { "" };
     let answer = client.post(&format!("/api/v1/reload{query}"))?;
     if !matches!(answer.status, StatusCode::OK | StatusCode::UNPROCESSABLE_ENTITY) {
         return Err(client.refused(&answer));
     }
-    if arguments.json {
+    if arguments.ask.json {
         anstream::println!("{:#}", answer.json::<Value>(&client)?);
     } else {
         print(&answer.json(&client)?);

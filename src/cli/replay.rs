@@ -22,9 +22,9 @@ use crate::config;
 use crate::control::plan::RoutePlan;
 use crate::control::replay::{Bench, each_batch, topics_of};
 use crate::kafka::{Cluster, Sender};
-use crate::model::{FaultCode, Item, Items, RouteName, SourceBatch, TopicName};
+use crate::model::{FaultCode, RouteName, SourceBatch, TopicName};
 use crate::pipeline::chain::Processed;
-use crate::pipeline::compare::{Difference, Made};
+use crate::pipeline::compare::{Difference, Made, Sent};
 use crate::pipeline::ports::{Headers, Output, Outputs};
 use crate::policy::partition_for_key;
 
@@ -99,20 +99,22 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         }
         let made = benches.1.apply(batch);
         let before = benches.0.as_mut().map(|bench| bench.apply(batch));
+        let mut outputs = Vec::new();
         for index in (0..batch.len()).filter(|index| is_meant(batch.timestamp(*index))) {
-            let now = Made::of(&made, index, &given.route.destinations);
+            let now = Made::of(made.iter().map(Processed::part), index, &given.route.destinations);
             sums.count(&now);
             if let Some(before) = &before {
-                let was = Made::of(before, index, &present.route.destinations);
+                let was = Made::of(before.iter().map(Processed::part), index, &present.route.destinations);
                 let differences = was.differences(&now);
                 sums.differs(&differences);
                 if !differences.is_empty() && sums.differing <= arguments.limit {
                     bar.suspend(|| show(arguments.json, &**batch, index, &differences, &was, &now));
                 }
             }
+            outputs.extend(now.outputs);
             bar.inc(1);
         }
-        sink.as_mut().map_or(Ok(()), |sink| sink.take(batch, &made, &given, &is_meant))
+        sink.as_mut().map_or(Ok(()), |sink| sink.take(&outputs))
     })
     .map_err(|stop: Stop| stop.0)?;
     if let Some(sink) = sink {
@@ -148,7 +150,7 @@ impl Sums {
     fn count(&mut self, made: &Made<'_>) {
         self.records += 1;
         self.outputs += made.outputs.len() as u64;
-        if let Some(fault) = made.fault {
+        if let Some(fault) = &made.fault {
             *self.faults.entry(fault.code).or_default() += 1;
         }
     }
@@ -212,31 +214,20 @@ impl Sink {
         Ok(Self::File(BufWriter::new(file), out.to_owned()))
     }
 
-    /// The outputs of the records that are meant.
-    fn take(
-        &mut self,
-        batch: &Arc<dyn SourceBatch>,
-        made: &[Processed],
-        plan: &RoutePlan,
-        is_meant: &dyn Fn(i64) -> bool,
-    ) -> Result<(), Stop> {
-        let items = made.iter().flat_map(|done| done.items.list.iter().map(|item| (&done.items, item)));
-        let meant: Vec<_> = items.filter(|(_, item)| is_meant(batch.timestamp(item.source as usize))).collect();
+    fn take(&mut self, outputs: &[Sent<'_>]) -> Result<(), Stop> {
         match self {
             Self::File(file, name) => {
-                let whole = Made::of(&[], 0, &plan.route.destinations);
-                let written = meant.iter().try_for_each(|(items, item)| {
-                    let mut object = item_json(items, item);
-                    object["destinations"] = json!(whole.destinations_of(item));
-                    object["topic"] = json!(item.topic);
-                    object["from"] = from_json(&**batch, item.source as usize);
+                let written = outputs.iter().try_for_each(|sent| {
+                    let mut object = sent_json(sent);
+                    object["topic"] = json!(sent.item.topic);
+                    object["from"] = from_json(&*sent.items.source, sent.item.source as usize);
                     writeln!(file, "{object}")
                 });
                 written.map_err(|error| cannot_write(name, error).into())
             }
             Self::Topic(sender) => {
                 let partitions = sender.partitions();
-                Ok(sender.send(&Those { items: &meant, partitions })?)
+                Ok(sender.send(&Those { outputs, partitions })?)
             }
         }
     }
@@ -253,6 +244,12 @@ fn cannot_write(name: &str, error: io::Error) -> Failure {
     Failure::Environment(anyhow!(error).context(format!("{name} cannot be written")))
 }
 
+fn sent_json(sent: &Sent<'_>) -> Value {
+    let mut object = item_json(sent.items, sent.item);
+    object["destinations"] = json!(sent.to);
+    object
+}
+
 fn from_json(batch: &dyn SourceBatch, index: usize) -> Value {
     let at = batch.topic_partition();
     json!({ "topic": at.topic, "partition": at.partition, "offset": batch.offset(index) })
@@ -260,16 +257,16 @@ fn from_json(batch: &dyn SourceBatch, index: usize) -> Value {
 
 /// Outputs for a scratch topic, placed by their keys.
 struct Those<'a> {
-    items: &'a [(&'a Items, &'a Item)],
+    outputs: &'a [Sent<'a>],
     partitions: i32,
 }
 
 impl Outputs for Those<'_> {
     fn len(&self) -> usize {
-        self.items.len()
+        self.outputs.len()
     }
     fn for_each(&self, produce: &mut dyn FnMut(Output<'_>) -> ControlFlow<()>) {
-        let _ = self.items.iter().try_for_each(|(items, item)| {
+        let _ = self.outputs.iter().try_for_each(|Sent { items, item, .. }| {
             let key = items.key(item);
             produce(Output {
                 topic: 0,
@@ -288,12 +285,8 @@ impl Outputs for Those<'_> {
 fn show(json: bool, batch: &dyn SourceBatch, index: usize, differences: &[Difference], was: &Made<'_>, now: &Made<'_>) {
     let kinds: Vec<_> = differences.iter().map(|kind| kind.as_str()).collect();
     let made = |made: &Made<'_>| {
-        let outputs = made.outputs.iter().map(|(items, item)| {
-            let mut object = item_json(items, item);
-            object["destinations"] = json!(made.destinations_of(item));
-            object
-        });
-        let fault = made.fault.map(|fault| json!({ "code": fault.code.as_str(), "message": fault.message }));
+        let outputs = made.outputs.iter().map(sent_json);
+        let fault = made.fault.as_ref().map(|fault| json!({ "code": fault.code.as_str(), "message": fault.message }));
         json!({ "fault": fault, "outputs": outputs.collect::<Vec<_>>() })
     };
     if json {
@@ -302,7 +295,7 @@ fn show(json: bool, batch: &dyn SourceBatch, index: usize, differences: &[Differ
         return anstream::println!("{object}");
     }
     anstream::println!("{}@{}: {}", batch.topic_partition(), batch.offset(index), kinds.join(", "));
-    let outcome = |made: &Made<'_>| match made.fault {
+    let outcome = |made: &Made<'_>| match &made.fault {
         Some(fault) => format!("{}: {}", fault.code, fault.message),
         None => format!("{} outputs", made.outputs.len()),
     };
@@ -311,9 +304,10 @@ fn show(json: bool, batch: &dyn SourceBatch, index: usize, differences: &[Differ
         anstream::println!("    + {}", outcome(now));
         return;
     }
-    for ((a, one), (b, two)) in was.outputs.iter().zip(&now.outputs) {
-        if a.value(one) != b.value(two) {
-            diff::values(a.value(one), b.value(two)).iter().for_each(|line| match line {
+    for (one, two) in was.outputs.iter().zip(&now.outputs) {
+        let (before, after) = (one.items.value(one.item), two.items.value(two.item));
+        if before != after {
+            diff::values(before, after).iter().for_each(|line| match line {
                 Line::Removed(text) => anstream::println!("    - {text}"),
                 Line::Added(text) => anstream::println!("    + {text}"),
                 Line::Same(text) => anstream::println!("      {text}"),
@@ -323,9 +317,9 @@ fn show(json: bool, batch: &dyn SourceBatch, index: usize, differences: &[Differ
     }
     for kind in differences.iter().filter(|kind| **kind != Difference::Value) {
         let of = |made: &Made<'_>| {
-            let part = |(items, item): &(&Items, &Item)| match kind {
-                Difference::Destination => json!([made.destinations_of(item), item.topic, item.partition]),
-                _ => item_json(items, item)[kind.as_str()].clone(),
+            let part = |sent: &Sent<'_>| match kind {
+                Difference::Destination => json!([sent.to, sent.item.topic, sent.item.partition]),
+                _ => item_json(sent.items, sent.item)[kind.as_str()].clone(),
             };
             json!(made.outputs.iter().map(part).collect::<Vec<_>>()).to_string()
         };

@@ -6,21 +6,16 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::client::DaemonArgument;
-use super::{ConfigArgument, Failure};
+use super::Failure;
+use super::client::AskArguments;
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
-    config: ConfigArgument,
-    #[command(flatten)]
-    daemon: DaemonArgument,
+    ask: AskArguments,
     /// Show where the time of each route's workers goes
     #[arg(long, conflicts_with = "json")]
     times: bool,
-    /// Print what the daemon answers, as JSON, on stdout
-    #[arg(long)]
-    json: bool,
 }
 
 /// A moment, as the daemon tells it.
@@ -65,6 +60,7 @@ struct Route {
     workers: Vec<Worker>,
     #[serde(default)]
     lag: Lag,
+    shadow: Option<Shadow>,
     last_fault: Option<Fault>,
     totals: Totals,
 }
@@ -103,6 +99,26 @@ struct PartitionLag {
 }
 
 #[derive(Deserialize)]
+struct Shadow {
+    since: At,
+    compared: u64,
+    differing: u64,
+    skipped: u64,
+    differences: std::collections::BTreeMap<String, u64>,
+    examples: Vec<Example>,
+}
+
+#[derive(Deserialize)]
+struct Example {
+    topic: String,
+    partition: i32,
+    offset: i64,
+    differences: Vec<String>,
+    first: String,
+    second: String,
+}
+
+#[derive(Deserialize)]
 struct Fault {
     at: At,
     code: String,
@@ -129,9 +145,9 @@ struct Totals {
 const SHOWN: usize = 5;
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let client = arguments.daemon.client(&arguments.config)?;
+    let client = arguments.ask.daemon.client()?;
     let answer: Value = client.get("/api/v1/status")?;
-    if arguments.json {
+    if arguments.ask.json {
         anstream::println!("{answer:#}");
         return Ok(());
     }
@@ -241,10 +257,25 @@ fn details(text: &mut String, route: &Route, now: At) {
         let (ago, what) = (span(*at, now), described(code, message));
         tell(format!("last fault {ago} ago{plugin}: {topic}/{partition} offset {offset}: {what}"));
     }
+    if let Some(shadow) = &route.shadow {
+        tell(told(shadow, now));
+        for Example { topic, partition, offset, differences, first, second } in shadow.examples.iter().take(SHOWN) {
+            tell(format!("    {topic}/{partition} offset {offset}: {}: {first} → {second}", differences.join(", ")));
+        }
+    }
     let Totals { dead_letters, skipped, .. } = &route.totals;
     if *dead_letters + *skipped > 0 {
         tell(format!("{dead_letters} dead letters, {skipped} skipped since the start"));
     }
+}
+
+/// What a shadow has come to.
+fn told(shadow: &Shadow, now: At) -> String {
+    let Shadow { since, compared, differing, skipped, differences, .. } = shadow;
+    let kinds: Vec<_> = differences.iter().map(|(kind, records)| format!("{records} {kind}")).collect();
+    let kinds = if kinds.is_empty() { String::new() } else { format!(" ({})", kinds.join(", ")) };
+    let skipped = if *skipped > 0 { format!("; {skipped} skipped while it was busy") } else { String::new() };
+    format!("shadow: {differing} of {compared} records of the last {} differ{kinds}{skipped}", span(*since, now))
 }
 
 /// The code once, whether or not the message begins with it.
@@ -313,6 +344,14 @@ mod tests {
                         "at": "2026-11-27T03:08:20Z", "code": "trapped", "plugin": "redact", "topic": "orders",
                         "partition": 3, "offset": 7, "message": "unreachable",
                     },
+                    "shadow": {
+                        "since": "2026-11-27T03:00:00Z", "compared": 100, "differing": 12, "skipped": 3,
+                        "differences": { "count": 2, "value": 10 },
+                        "examples": [{
+                            "topic": "orders", "partition": 0, "offset": 4, "differences": ["count"],
+                            "first": "1 output", "second": "0 outputs",
+                        }],
+                    },
                     "totals": { "dead_letters": 2, "skipped": 0, "consumed_per_second": 0.0 },
                 })),
             },
@@ -327,6 +366,8 @@ mod tests {
             "stuck    failed      10 min           0       0 s         0.0           2",
             "    orders/3 stopped before offset 7: trapped: unreachable; next attempt in 40 s",
             "    last fault 1 min ago in redact: orders/3 offset 7: trapped: unreachable",
+            "    shadow: 12 of 100 records of the last 10 min differ (2 count, 10 value); 3 skipped while it was busy",
+            "        orders/0 offset 4: count: 1 output → 0 outputs",
             "    2 dead letters, 0 skipped since the start",
             "lagging  waiting     10 min       81234     1 min      1234.5           2  lag_alert",
             "    COORDINATOR_NOT_AVAILABLE: no coordinator; next attempt in 5 s",

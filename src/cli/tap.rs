@@ -4,9 +4,8 @@ use std::io::{BufRead as _, BufReader, Write as _};
 
 use serde_json::Value;
 
-use super::client::{Client, DaemonArgument};
-use super::{ConfigArgument, Failure, environment};
-use crate::config;
+use super::Failure;
+use super::client::DaemonArguments;
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -14,9 +13,7 @@ pub(super) struct Arguments {
     #[arg(value_name = "ROUTE")]
     route: String,
     #[command(flatten)]
-    config: ConfigArgument,
-    #[command(flatten)]
-    daemon: DaemonArgument,
+    daemon: DaemonArguments,
     /// Only records at this stage: as they come, behind each plugin, as they leave, or at fault
     #[arg(long, value_name = "STAGE", value_parser = ["source", "step", "output", "error"])]
     stage: Option<String>,
@@ -38,11 +35,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let loaded = match (&arguments.daemon.url, arguments.config.path()) {
-        (Some(_), path) => path.ok().and_then(|path| config::load(&path, &environment).ok()),
-        (None, path) => Some(config::load(&path?, &environment).map_err(Failure::Invalid)?),
-    };
-    let client = Client::new(arguments.daemon.url.as_deref(), loaded.as_ref())?;
+    let client = arguments.daemon.client()?;
     let mut left = arguments.limit.unwrap_or(u64::MAX);
     // A stream ends with its connection, which the daemon gives a minute; the next goes on.
     while left > 0 {

@@ -135,7 +135,7 @@ keys! {
     PLUGINS = "plugins", Is::ByName(&Is::Section(&PLUGIN_KEYS)), By("{}"), "{ redact: { path: ../plugins/redact.wasm } }",
         "Plugins by their names. They add up over all files.";
     DEFAULTS = "defaults", Is::Section(&DEFAULT_KEYS), By("{}"), "{ workers: 2 }",
-        "What all routes share: any key of a route but `source`, `pipeline` and `destinations`. A route's own key wins.";
+        "What all routes share: any key of a route but `source`, `pipeline`, `shadow` and `destinations`. A route's own key wins.";
     ROUTES = "routes", Is::ByName(&Is::Section(&ROUTE_KEYS)), Required, "{ r: { source: { topics: [a], start: earliest }, destinations: [{ topic: b }] } }",
         "Routes by their names. They add up over all files.";
     TESTS = "tests", Is::List(&Is::Section(&TEST_KEYS)), By("[]"), "[{ name: nothing comes of nothing, route: r, given: [], expect: [] }]",
@@ -245,6 +245,8 @@ keys! {
         "Where the records come from.";
     PIPELINE = "pipeline", Is::List(&Is::Section(&STEP_KEYS)), By("[]"), "[{ plugin: redact }]",
         "Plugins, in order.";
+    SHADOW = "shadow", Is::Section(&SHADOW_KEYS), Nothing, "{ pipeline: [{ plugin: redact-next }], sample: 10 }",
+        "A second set of plugins, which the same records go through beside the first. What it makes is sent nowhere: it is compared with what the first makes, and the differences are counted. See [the shadow](shadow.md).";
     DESTINATIONS = "destinations", Is::List(&Is::Section(&DESTINATION_KEYS)), Required, "[{ topic: orders.paid }]",
         "Where the records go, at least one. A record that no plugin sends anywhere goes to each of them that is a `default`, all in one transaction.";
     DELIVERY = "delivery", Is::Word(|| Delivery::ALL.map(Delivery::as_str).to_vec()), By("exactly_once"), "at_least_once",
@@ -268,6 +270,7 @@ pub(super) static ROUTE_KEYS: Section = Section::new(
         &ENABLED,
         &SOURCE,
         &PIPELINE,
+        &SHADOW,
         &DESTINATIONS,
         &DELIVERY,
         &TRANSACTION,
@@ -282,6 +285,15 @@ pub(super) static DEFAULT_KEYS: Section = Section::new(
     "What all routes share",
     &[&ENABLED, &DELIVERY, &TRANSACTION, &COMMIT_INTERVAL, &BATCH, &WORKERS, &ON_ERROR, &LAG_ALERT],
 );
+
+keys! {
+    SHADOW_PIPELINE = "pipeline", Is::List(&Is::Section(&STEP_KEYS)), Required, "[{ plugin: redact, config: { fields: [card, ip] } }]",
+        "The plugins, in order, as in the route's own `pipeline`.";
+    SHADOW_SAMPLE = "sample", Is::Number(RangeInclusive::new(1, 1_000_000)), By("1"), "10",
+        "One source record in so many goes through them.";
+}
+pub(super) static SHADOW_KEYS: Section =
+    Section::new("A second set of plugins, to compare", &[&SHADOW_PIPELINE, &SHADOW_SAMPLE]);
 
 keys! {
     TOPICS = "topics", Is::OneOrList(&SELECTOR), Required, "[orders, \"^orders\\\\.in\\\\..*\"]",

@@ -11,10 +11,11 @@ use super::properties::{
     GROUP_PROTOCOL, MAX_POLL_INTERVAL, OF_CLASSIC_MEMBERS, RawProperty, SESSION_TIMEOUT, TRANSACTION_TIMEOUT, accept,
     written, written_millis,
 };
-use super::raw::{Raw, RawDestination, RawOptions, RawPlugin, RawRoute, RawSource};
+use super::raw::{Raw, RawDestination, RawOptions, RawPlugin, RawRoute, RawSource, RawStep};
 use super::settings::{
     Admin, Batch, Delivery, Destination, Kafka, Log, LogFormat, LogLevel, OnOffsetLost, PipelineStep, Plugin,
-    PluginConfig, PluginLimits, Route, Settings, Source, Target, TopicSelector, Transaction, Watch, WatchMethod,
+    PluginConfig, PluginLimits, Route, Settings, Shadow, Source, Target, TopicSelector, Transaction, Watch,
+    WatchMethod,
 };
 use super::share::SHARE_MIN;
 use super::source::Place;
@@ -166,7 +167,11 @@ struct Meaning<'a> {
 
 impl Meaning<'_> {
     fn route(&self, raw: &RawRoute, options: &RawOptions, problems: &mut Problems) -> Option<Route> {
-        let pipeline = self.pipeline(raw, problems);
+        let pipeline = self.steps(&raw.pipeline, problems);
+        let shadow = raw.shadow.as_ref().map(|shadow| Shadow {
+            pipeline: self.steps(&shadow.pipeline, problems),
+            one_in: shadow.sample.unwrap_or(1),
+        });
         check_destinations(raw, problems);
         let source = self.source(raw, raw.source.as_ref()?, problems);
         Some(Route {
@@ -174,6 +179,7 @@ impl Meaning<'_> {
             enabled: options.enabled.unwrap_or(true),
             source: source?,
             pipeline,
+            shadow,
             destinations: raw.destinations.iter().map(destination).collect(),
             delivery: options.delivery.unwrap_or(Delivery::ExactlyOnce),
             transaction: Transaction {
@@ -215,9 +221,9 @@ impl Meaning<'_> {
         })
     }
 
-    fn pipeline(&self, route: &RawRoute, problems: &mut Problems) -> Vec<PipelineStep> {
+    fn steps(&self, raw: &[RawStep], problems: &mut Problems) -> Vec<PipelineStep> {
         let mut steps = Vec::new();
-        for step in &route.pipeline {
+        for step in raw {
             let written = step.plugin.value.as_str();
             if let Some((name, plugin)) = self.plugins.get_key_value(written) {
                 let config = step.config.as_ref().map_or_else(|| plugin.config.clone(), |at| at.value.clone());
@@ -246,7 +252,7 @@ impl Meaning<'_> {
             problems.push(problem.help("write at least one: `routes: { NAME: { source: …, destinations: … } }`"));
         }
         let used: HashSet<&str> =
-            self.raw.routes.iter().flat_map(|route| &route.pipeline).map(|step| step.plugin.value.as_str()).collect();
+            self.raw.routes.iter().flat_map(RawRoute::steps).map(|step| step.plugin.value.as_str()).collect();
         for plugin in self.raw.plugins.iter().filter(|plugin| !used.contains(plugin.name.value.as_str())) {
             let message = format!("no route uses the plugin `{}`", plugin.name.value);
             problems.push(Problem::at(&plugin.name.place, message).code("unused_plugin").warning());
@@ -534,12 +540,14 @@ fn route_places(route: &RawRoute, options: &RawOptions) -> RoutePlaces {
         name: route.name.place.clone(),
         source: route.source.as_ref().map(|source| source.place.clone()),
         topics: topics.map(|at| at.place.clone()).collect(),
-        steps: route
-            .pipeline
-            .iter()
-            .map(|step| (step.plugin.place.clone(), step.config.as_ref().map(|at| at.place.clone())))
-            .collect(),
+        steps: step_places(&route.pipeline),
+        shadow: route.shadow.iter().flat_map(|shadow| step_places(&shadow.pipeline)).collect(),
         destinations: route.destinations.iter().map(|destination| destination.place.clone()).collect(),
         dead_letter: options.on_error.as_ref().and_then(|on_error| on_error.dead_letter.clone()),
     }
+}
+
+fn step_places(steps: &[RawStep]) -> Vec<(Place, Option<Place>)> {
+    let places = |step: &RawStep| (step.plugin.place.clone(), step.config.as_ref().map(|at| at.place.clone()));
+    steps.iter().map(places).collect()
 }

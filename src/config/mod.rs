@@ -283,6 +283,7 @@ routes:
   r:
     source: { topics: [a], start: latest }
     pipeline: [{ plugin: p, config: {} }]
+    shadow: { pipeline: [{ plugin: p }] }
     destinations: [{ topic: b }]
     on_error: { dead_letter: c }
 ";
@@ -298,12 +299,13 @@ routes:
             places.source_topic(route, 0),
             places.step(route, 0),
             places.step_config(route, 0),
+            places.shadow_step(route, 0),
             places.destination(route, 0),
             places.dead_letter(route),
             places.property(&PropertyScope::Common, "client.idd"),
         ];
         let shown: Vec<String> = found.iter().map(|place| place.expect("a place").to_string()).collect();
-        let expected = ["2:12", "2:23", "2:12", "4:3", "5:5", "5:24", "6:26", "6:37", "7:29", "8:30", "1:37"];
+        let expected = ["2:12", "2:23", "2:12", "4:3", "5:5", "5:24", "6:26", "6:37", "7:36", "8:29", "9:30", "1:37"];
         assert_eq!(shown, expected.map(|place| format!("t.yaml:{place}")));
         assert_eq!(places.destination(route, 1), None);
     }

@@ -30,6 +30,7 @@ pub(super) struct RoutePlaces {
     pub(super) source: Option<Place>,
     pub(super) topics: Vec<Place>,
     pub(super) steps: Vec<(Place, Option<Place>)>,
+    pub(super) shadow: Vec<(Place, Option<Place>)>,
     pub(super) destinations: Vec<Place>,
     pub(super) dead_letter: Option<Place>,
 }
@@ -91,6 +92,11 @@ impl Places {
     /// The step's own `config`, if it has one.
     pub fn step_config(&self, route: &RouteName, index: usize) -> Option<&Place> {
         self.routes.get(route).and_then(|places| places.steps.get(index)).and_then(|(_, config)| config.as_ref())
+    }
+
+    /// The plugin's name in the step of this number of `shadow`.
+    pub fn shadow_step(&self, route: &RouteName, index: usize) -> Option<&Place> {
+        self.routes.get(route).and_then(|places| places.shadow.get(index)).map(|(plugin, _)| plugin)
     }
 
     /// The topic or pattern of the destination of this number.

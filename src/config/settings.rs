@@ -242,6 +242,8 @@ pub struct Route {
     pub source: Source,
     /// Plugins in order; may be empty.
     pub pipeline: Vec<PipelineStep>,
+    /// A second set of plugins, which is compared with the first.
+    pub shadow: Option<Shadow>,
     /// Where records go; at least one.
     pub destinations: Vec<Destination>,
     /// What is promised; default exactly once.
@@ -345,6 +347,15 @@ pub struct PipelineStep {
     pub config: PluginConfig,
     /// Only records for which this holds go through it; the others go past it.
     pub when: Option<Condition>,
+}
+
+/// A second set of plugins: what it makes of a route's records is only compared with what the first makes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Shadow {
+    /// Plugins in order; may be empty.
+    pub pipeline: Vec<PipelineStep>,
+    /// One source record in so many goes through them; default 1, all.
+    pub one_in: u32,
 }
 
 /// Where a route's records go.

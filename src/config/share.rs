@@ -14,7 +14,8 @@ const WORKER: u64 = 2 << 20;
 /// The sum below which the whole process stays, in bytes: `memory`, every plugin instance's own, and itself.
 pub fn process_ceiling(settings: &Settings) -> u64 {
     let route = |route: &Route| {
-        let plugins = route.pipeline.iter().filter_map(|step| settings.plugins.get(&step.plugin));
+        let shadow = route.shadow.iter().flat_map(|shadow| &shadow.pipeline);
+        let plugins = route.pipeline.iter().chain(shadow).filter_map(|step| settings.plugins.get(&step.plugin));
         let instances: u64 = plugins.map(|plugin| plugin.limits.memory).sum();
         u64::from(route.workers) * (WORKER + instances)
     };
@@ -41,6 +42,12 @@ impl Share {
     /// Source records of one transaction, and what one plugin makes of them.
     pub fn transaction(self) -> usize {
         self.part(8)
+    }
+
+    /// Records, with what the route's plugins have made of them, that one look of its shadow is about: one is under way, and
+    /// one waits.
+    pub fn shadow(self) -> usize {
+        self.part(16)
     }
 
     /// What the consumer has fetched ahead. 16 MiB are as fast as librdkafka's own 64.

@@ -11,12 +11,14 @@ use std::time::{Instant, SystemTime};
 
 use super::lag::{RouteLag, Turned};
 use super::status::{
-    HeldPartition, LastFault, PluginStatus, Reload, ReloadOutcome, RouteState, RouteStatus, Status, Time, Told,
-    WorkerPhase, WorkerStatus,
+    HeldPartition, LastFault, PluginStatus, Reload, ReloadOutcome, RouteState, RouteStatus, ShadowExample,
+    ShadowStatus, Status, Time, Told, WorkerPhase, WorkerStatus,
 };
 use crate::config::settings::{Delivery, LagAlert};
 use crate::model::{Digest, GroupId, RouteName, TopicName, TopicPartition};
+use crate::pipeline::compare::Difference;
 use crate::pipeline::report::PartitionLag;
+use crate::pipeline::shadow::{Compared, Example, Sums};
 use crate::pipeline::tap::Tap;
 use crate::telemetry::{ConfigMetrics, InfoGauge, Metrics, RouteGauges, Totals};
 
@@ -69,10 +71,48 @@ pub struct RouteFacts {
     pub group: GroupId,
     /// Its plugins, in order.
     pub plugins: Vec<PluginStatus>,
+    /// Its shadow, if it has one.
+    pub shadow: Option<ShadowFacts>,
     /// How many workers it will have.
     pub workers: u16,
     /// When its lag raises an alert.
     pub lag_alert: Option<LagAlert>,
+}
+
+/// What is known of a shadow.
+#[derive(Debug, Clone)]
+pub struct ShadowFacts {
+    /// Its plugins, in order.
+    pub plugins: Vec<PluginStatus>,
+    /// It sees one source record in so many.
+    pub one_in: u32,
+    /// Where it counts.
+    pub sums: Arc<Sums>,
+}
+
+impl ShadowFacts {
+    fn status(&self) -> ShadowStatus {
+        let Compared { records, differing, kinds, examples } = self.sums.compared();
+        let kinds = Difference::ALL.into_iter().zip(kinds).filter(|(_, records)| *records > 0);
+        let example = |example: Example| ShadowExample {
+            topic: example.at.topic,
+            partition: example.at.partition,
+            offset: example.offset,
+            differences: example.differences.iter().map(|kind| kind.as_str()).collect(),
+            first: example.first,
+            second: example.second,
+        };
+        ShadowStatus {
+            plugins: self.plugins.clone(),
+            sample: self.one_in,
+            since: self.sums.since().into(),
+            compared: records,
+            differing,
+            skipped: self.sums.skipped(),
+            differences: kinds.map(|(kind, records)| (kind.as_str(), records)).collect(),
+            examples: examples.into_iter().map(example).collect(),
+        }
+    }
 }
 
 /// What the supervisor knows of a route and its workers cannot say.
@@ -391,6 +431,7 @@ impl Route {
             delivery: self.facts.delivery.as_str(),
             group: self.facts.group.clone(),
             plugins: self.facts.plugins.clone(),
+            shadow: self.facts.shadow.as_ref().map(ShadowFacts::status),
             workers: self.workers.values().cloned().collect(),
             lag: self.lag.status(self.facts.lag_alert.is_some(), SystemTime::now()),
             last_fault: self.last_fault.clone(),
@@ -496,7 +537,7 @@ mod tests {
     fn facts(workers: u16) -> RouteFacts {
         let plugins = vec![PluginStatus { plugin: PluginName::new("redact").unwrap(), sha256: Digest::of(b"") }];
         let group = GroupId::new("millrace.r").unwrap();
-        RouteFacts { delivery: Delivery::ExactlyOnce, group, plugins, workers, lag_alert: None }
+        RouteFacts { delivery: Delivery::ExactlyOnce, group, plugins, shadow: None, workers, lag_alert: None }
     }
 
     fn at(seconds: u64) -> Time {
@@ -674,6 +715,7 @@ mod tests {
                 "delivery": "exactly_once",
                 "group": "millrace.r",
                 "plugins": [{ "plugin": "redact", "sha256": Digest::of(b"").to_string() }],
+                "shadow": null,
                 "workers": [{
                     "worker": 0,
                     "generation": 0,

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::plan::Plan;
 use crate::config::settings::{
     Admin, Destination, Kafka, LagAlert, Log, OnOffsetLost, PipelineStep, Plugin, PluginConfig, PluginLimits,
-    Properties, PropertyValue, Route, Settings, Source, Start, Target, Watch, WatchMethod,
+    Properties, PropertyValue, Route, Settings, Shadow, Source, Start, Target, Watch, WatchMethod,
 };
 use crate::model::{Digest, PluginName, RouteName};
 use crate::policy::{Disposition, OnError, Retry};
@@ -174,6 +174,7 @@ fn route(route: &Route, settings: &Settings, digests: &BTreeMap<&PluginName, &Di
         enabled,
         source: Source { topics, exclude, group, start, on_offset_lost, consumer },
         pipeline,
+        shadow,
         destinations,
         delivery,
         transaction,
@@ -200,13 +201,20 @@ fn route(route: &Route, settings: &Settings, digests: &BTreeMap<&PluginName, &Di
     };
     keys.put("source.on_offset_lost", on_offset_lost);
     keys.put_properties("source.consumer", consumer);
-    keys.put("pipeline", list(pipeline.iter().map(|step| &step.plugin)));
-    for (number, PipelineStep { plugin, config, when }) in pipeline.iter().enumerate() {
-        keys.put_config(format!("pipeline.{number}.config"), config);
-        keys.put_some(&format!("pipeline.{number}.when"), when.as_ref());
-        if let Some(plugin) = settings.plugins.get(plugin) {
-            put_plugin(&mut keys, plugin, digests);
+    let mut put_steps = |key: &str, steps: &[PipelineStep]| {
+        keys.put(key, list(steps.iter().map(|step| &step.plugin)));
+        for (number, PipelineStep { plugin, config, when }) in steps.iter().enumerate() {
+            keys.put_config(format!("{key}.{number}.config"), config);
+            keys.put_some(&format!("{key}.{number}.when"), when.as_ref());
+            if let Some(plugin) = settings.plugins.get(plugin) {
+                put_plugin(&mut keys, plugin, digests);
+            }
         }
+    };
+    put_steps("pipeline", pipeline);
+    if let Some(Shadow { pipeline, one_in }) = shadow {
+        put_steps("shadow.pipeline", pipeline);
+        keys.put("shadow.sample", one_in);
     }
     keys.put("destinations", list(destinations.iter().map(|to| &to.name)));
     for destination in destinations {

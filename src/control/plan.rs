@@ -6,21 +6,24 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::board::RouteFacts;
+use super::board::{RouteFacts, ShadowFacts};
 use super::facts::Facts;
 use super::plugins::{Plugins, ReadyStep};
 use super::status::PluginStatus;
-use crate::config::settings::{Route, Target, TopicSelector};
+use crate::config::settings::{PipelineStep, Route, Target, TopicSelector};
 use crate::config::share::Share;
 use crate::config::{Loaded, Place, Problem, Problems, PropertyScope, Settings};
 use crate::kafka::{ClientKind, Cluster, LeftOut, Topics, check_properties, source_topics};
 use crate::model::{Digest, GroupId, PluginName, RouteName, TopicName};
 use crate::pipeline::chain::Chain;
+use crate::pipeline::compare::Difference;
 use crate::pipeline::ports::{Step, Trouble, TroubleKind};
+use crate::pipeline::shadow::{Cast, Count, Shadow, Sums};
 use crate::pipeline::skip::Skip;
 use crate::pipeline::task::{Bounds, Stop, Task};
 use crate::plugin::Engine;
 use crate::policy::Partitioning;
+use crate::telemetry::Metrics;
 
 /// How long the cluster may take to say which topics there are.
 const ASK_WITHIN: Duration = Duration::from_secs(5);
@@ -43,6 +46,7 @@ pub struct RoutePlan {
     /// What the operator meant.
     pub route: Route,
     pub(super) steps: Vec<Arc<ReadyStep>>,
+    pub(super) shadow: Option<ShadowPlan>,
     /// The number of its first worker. Routes that share a group count on: a worker's number is part of its transactional
     /// id and its `group.instance.id`, which no other may have.
     pub first_worker: u16,
@@ -53,6 +57,14 @@ pub struct RoutePlan {
     /// The group's `session.timeout.ms`.
     pub session_timeout: Duration,
     pub(super) bounds: Bounds,
+}
+
+/// A second set of plugins that can run.
+#[derive(Clone)]
+pub(super) struct ShadowPlan {
+    pub(super) steps: Vec<Arc<ReadyStep>>,
+    /// Kept over reloads for as long as the same plugins are compared.
+    pub(super) sums: Arc<Sums>,
 }
 
 /// Why a configuration cannot run.
@@ -82,10 +94,12 @@ impl Plan {
         for route in settings.routes.values() {
             let known = before.and_then(|before| before.routes.get(&route.name)).map(Arc::as_ref);
             let steps = plugins.prepare(loaded, route, known, &mut problems);
+            let shadow = plugins.prepare_shadow(loaded, route, known, &mut problems);
+            let shadow = shadow.map(|shadow| ShadowPlan::new(route, &steps, shadow, known));
             if let Some(first_worker) = numbers.get(&route.name) {
                 let left_out =
                     LeftOut { destinations: route.destinations.clone(), dead_letters: Arc::clone(&dead_letters) };
-                let planned = RoutePlan::new(route, steps, *first_worker, left_out, &settings, share);
+                let planned = RoutePlan::new(route, steps, shadow, *first_worker, left_out, &settings, share);
                 routes.insert(route.name.clone(), Arc::new(planned));
             }
         }
@@ -140,6 +154,7 @@ impl RoutePlan {
     fn new(
         route: &Route,
         steps: Vec<Arc<ReadyStep>>,
+        shadow: Option<ShadowPlan>,
         first_worker: u16,
         left_out: LeftOut,
         settings: &Settings,
@@ -151,6 +166,7 @@ impl RoutePlan {
         };
         Self {
             steps,
+            shadow,
             first_worker,
             left_out: Arc::new(left_out),
             share,
@@ -168,19 +184,47 @@ impl RoutePlan {
 
     /// What a worker does until `stop` is set, with plugin instances of its own, made already.
     pub fn task(&self, generation: u64, stop: &Stop) -> Task {
-        let ready = |step: &Arc<ReadyStep>| (Box::new(step.prepared.ready_step()) as Box<dyn Step>, step.timeout);
-        let steps = self.steps.iter().map(ready).collect();
-        let batch = self.route.batch;
-        let mut chain = Chain::new(steps, batch.records as usize, usize::try_from(batch.bytes).unwrap_or(usize::MAX));
+        let ready = |step: &Arc<ReadyStep>| Box::new(step.prepared.ready_step()) as Box<dyn Step>;
+        let mut chain = self.chain(&self.steps, &self.route.pipeline, ready);
         chain.heed(stop);
-        chain.only_when(self.route.pipeline.iter().map(|step| step.when.clone()));
         Task {
             chain,
+            shadow: None,
             destinations: self.route.destinations.clone(),
             on_error: self.route.on_error.clone(),
             bounds: self.bounds,
             generation,
         }
+    }
+
+    /// The shadow of one of its workers, if it has such, at work.
+    pub(super) fn start_shadow(&self, worker: u16, metrics: &Metrics) -> Option<Shadow> {
+        let (plan, wanted) = self.shadow.as_ref().zip(self.route.shadow.as_ref())?;
+        let ready = |step: &Arc<ReadyStep>| Box::new(step.prepared.shadow_step()) as Box<dyn Step>;
+        let cast = Cast {
+            chain: self.chain(&plan.steps, &wanted.pipeline, ready),
+            destinations: self.route.destinations.clone(),
+            one_in: wanted.one_in,
+            bytes: self.share.shadow(),
+            count: Count {
+                sums: Arc::clone(&plan.sums),
+                metrics: metrics.shadow(&self.route.name, &Difference::WORDS),
+            },
+        };
+        Some(Shadow::start(cast, &format!("{}-{worker}", self.route.name)))
+    }
+
+    fn chain(
+        &self,
+        steps: &[Arc<ReadyStep>],
+        written: &[PipelineStep],
+        ready: impl Fn(&Arc<ReadyStep>) -> Box<dyn Step>,
+    ) -> Chain {
+        let (steps, batch) = (steps.iter().map(|step| (ready(step), step.timeout)), self.route.batch);
+        let bytes = usize::try_from(batch.bytes).unwrap_or(usize::MAX);
+        let mut chain = Chain::new(steps.collect(), batch.records as usize, bytes);
+        chain.only_when(written.iter().map(|step| step.when.clone()));
+        chain
     }
 
     /// The route's plugins in order, with the digests of their files.
@@ -237,8 +281,11 @@ impl RoutePlan {
 
     /// Whether a worker that does this does `other` as well, but for its bounds.
     pub(super) fn does_the_same(&self, other: &Self) -> bool {
-        let steps = |plan: &Self| plan.steps.iter().map(Arc::as_ptr).collect::<Vec<_>>();
-        self.route == other.route && steps(self) == steps(other)
+        let shadow = |plan: &Self| plan.shadow.as_ref().map(|shadow| pointers(&shadow.steps));
+        self.route == other.route
+            && pointers(&self.steps) == pointers(&other.steps)
+            && shadow(self) == shadow(other)
+            && (self.shadow.is_none() || self.share == other.share)
     }
 
     /// Why a record is not to be passed by like this, if it is not: what it reads, it must not write.
@@ -259,14 +306,40 @@ impl RoutePlan {
         RouteFacts {
             delivery: self.route.delivery,
             group: self.route.source.group.clone(),
-            plugins: self
-                .plugins()
-                .map(|(plugin, sha256)| PluginStatus { plugin: plugin.clone(), sha256: *sha256 })
-                .collect(),
+            plugins: statuses(&self.steps),
+            shadow: self.shadow.as_ref().zip(self.route.shadow.as_ref()).map(|(plan, wanted)| ShadowFacts {
+                plugins: statuses(&plan.steps),
+                one_in: wanted.one_in,
+                sums: Arc::clone(&plan.sums),
+            }),
             workers: self.route.workers,
             lag_alert: self.route.lag_alert,
         }
     }
+}
+
+impl ShadowPlan {
+    /// Beside `first`. What was counted `before` holds on, where the same are compared.
+    fn new(route: &Route, first: &[Arc<ReadyStep>], steps: Vec<Arc<ReadyStep>>, before: Option<&RoutePlan>) -> Self {
+        let as_before = before.and_then(|before| {
+            let (shadow, was) = (before.shadow.as_ref()?, &before.route);
+            let same = pointers(first) == pointers(&before.steps)
+                && pointers(&steps) == pointers(&shadow.steps)
+                && (&route.pipeline, &route.shadow, &route.destinations)
+                    == (&was.pipeline, &was.shadow, &was.destinations);
+            same.then(|| Arc::clone(&shadow.sums))
+        });
+        Self { steps, sums: as_before.unwrap_or_default() }
+    }
+}
+
+/// Steps that were prepared in the same way are the same.
+fn pointers(steps: &[Arc<ReadyStep>]) -> Vec<*const ReadyStep> {
+    steps.iter().map(Arc::as_ptr).collect()
+}
+
+fn statuses(steps: &[Arc<ReadyStep>]) -> Vec<PluginStatus> {
+    steps.iter().map(|step| PluginStatus { plugin: step.plugin.clone(), sha256: step.sha256 }).collect()
 }
 
 /// librdkafka knows its properties best.

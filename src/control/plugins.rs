@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use super::look::Stamp;
 use super::plan::{RoutePlan, problem_at};
-use crate::config::settings::{Plugin, Route};
-use crate::config::{Loaded, Problem, Problems, UNREADABLE};
+use crate::config::settings::{PipelineStep, Plugin, Route};
+use crate::config::{Loaded, Place, Problem, Problems, UNREADABLE};
 use crate::model::{Digest, PluginName};
 use crate::plugin::{Compiled, DestinationSpec, Engine, LoadError, PLUGIN_BYTES_MAX, Prepare, Prepared};
 
@@ -83,9 +83,41 @@ impl Plugins {
         before: Option<&RoutePlan>,
         problems: &mut Problems,
     ) -> Vec<Arc<ReadyStep>> {
+        let place = |number| loaded.places.step(&route.name, number);
+        self.prepare_steps(loaded, route, (&route.pipeline, &place), before, problems)
+    }
+
+    /// The same for its shadow, if it has one.
+    pub(super) fn prepare_shadow(
+        &self,
+        loaded: &Loaded,
+        route: &Route,
+        before: Option<&RoutePlan>,
+        problems: &mut Problems,
+    ) -> Option<Vec<Arc<ReadyStep>>> {
+        let place = |number| loaded.places.shadow_step(&route.name, number);
+        let shadow = route.shadow.as_ref()?;
+        Some(self.prepare_steps(loaded, route, (&shadow.pipeline, &place), before, problems))
+    }
+
+    fn prepare_steps<'l>(
+        &self,
+        loaded: &'l Loaded,
+        route: &Route,
+        (steps, place): (&[PipelineStep], &dyn Fn(usize) -> Option<&'l Place>),
+        before: Option<&RoutePlan>,
+        problems: &mut Problems,
+    ) -> Vec<Arc<ReadyStep>> {
         let destinations: Arc<[DestinationSpec]> = route.destinations.iter().map(DestinationSpec::from).collect();
+        let known = || {
+            let shadow = before.and_then(|before| before.shadow.as_ref());
+            before
+                .into_iter()
+                .flat_map(|before| &before.steps)
+                .chain(shadow.into_iter().flat_map(|shadow| &shadow.steps))
+        };
         let mut ready = Vec::new();
-        for (number, step) in route.pipeline.iter().enumerate() {
+        for (number, step) in steps.iter().enumerate() {
             let Some(code) = self.by_name.get(&step.plugin) else { continue };
             let Plugin { limits, allow, .. } = &loaded.settings.plugins[&step.plugin];
             let with = Prepare {
@@ -98,7 +130,7 @@ impl Plugins {
             };
             let sha256 = *code.compiled.sha256();
             let same = |step: &&Arc<ReadyStep>| step.prepared.serves(&sha256, &with);
-            if let Some(step) = before.and_then(|before| before.steps.iter().find(same)) {
+            if let Some(step) = known().find(same) {
                 ready.push(Arc::clone(step));
                 continue;
             }
@@ -111,7 +143,7 @@ impl Plugins {
                 })),
                 Err(error) => {
                     let message = format!("plugin \"{}\" in route \"{}\": {error}", step.plugin, route.name);
-                    problems.push(problem_at(loaded.places.step(&route.name, number), message, "invalid_plugin"));
+                    problems.push(problem_at(place(number), message, "invalid_plugin"));
                 }
             }
         }

@@ -287,6 +287,7 @@ fn route_of(of: &Route, topic: &TopicName, prefix: &str) -> Route {
 fn plan_of(of: &RoutePlan, topic: &TopicName, prefix: &str) -> RoutePlan {
     RoutePlan {
         steps: of.steps.clone(),
+        shadow: None,
         first_worker: 0,
         left_out: Arc::new(LeftOut::default()),
         share: of.share,

@@ -66,7 +66,6 @@ pub(super) struct RunningRoute {
     clients: Arc<Clients>,
     force: Arc<Force>,
     report: RouteReport,
-    metrics: Metrics,
     ended: Arc<dyn Fn() + Send + Sync>,
     workers: Vec<Sender<Order>>,
     /// Workers that have not ended, those among them that were told to go.
@@ -86,13 +85,15 @@ struct Force {
     stop: Stop,
     /// Shows what passes to who listens.
     tap: Tap,
+    metrics: Metrics,
 }
 
 impl Force {
     /// What a worker does by a plan.
-    fn task(&self, plan: &RoutePlan, generation: u64) -> Task {
+    fn task(&self, plan: &RoutePlan, worker: u16, generation: u64) -> Task {
         let mut task = plan.task(generation, &self.stop);
         task.chain.show(&self.tap);
+        task.shadow = plan.start_shadow(worker, &self.metrics);
         task
     }
 }
@@ -124,10 +125,10 @@ impl RunningRoute {
             start: Once::default(),
             stop: Stop::default(),
             tap: shared.board.tap(&plan.route.name),
+            metrics: shared.metrics.clone(),
         });
         let mut route = Self {
             report: shared.board.route(&plan.route.name, plan.facts()),
-            metrics: shared.metrics.clone(),
             ended: Arc::new(ended),
             workers: Vec::new(),
             alive: 0,
@@ -150,7 +151,7 @@ impl RunningRoute {
 
     fn start_worker(&self, number: u16, generation: u64) -> Sender<Order> {
         let (plan, route) = (&self.plan, &self.plan.route);
-        let mut metrics = self.metrics.route(&route.name);
+        let mut metrics = self.force.metrics.route(&route.name);
         metrics.follow(
             plan.named_topics(),
             plan.plugins().map(|(name, _)| name),
@@ -161,7 +162,7 @@ impl RunningRoute {
         let (orders, mailbox) = channel();
         let life = Life {
             route: route.name.clone(),
-            task: self.force.task(plan, generation),
+            task: self.force.task(plan, number, generation),
             force: Arc::clone(&self.force),
             clients: Arc::clone(&self.clients),
             number,
@@ -203,7 +204,10 @@ impl RunningRoute {
         for worker in self.workers.drain(stay..) {
             let _ = worker.send(Order::Drain { leave: true, within });
         }
-        self.order(|| Order::Swap(Box::new(self.force.task(&plan, generation))));
+        for (number, worker) in (0..).zip(&self.workers) {
+            // (as with any order)
+            let _ = worker.send(Order::Swap(Box::new(self.force.task(&plan, number, generation))));
+        }
         self.plan = plan;
         self.fill(generation);
     }
@@ -329,7 +333,7 @@ impl Life {
         }));
         worked.unwrap_or_else(|panic| {
             // Nobody knows in which state it left its plugins, nor which orders it had taken.
-            self.task = self.force.task(&self.force.plan.load(), self.force.generation.load(Relaxed));
+            self.task = self.force.task(&self.force.plan.load(), self.number, self.force.generation.load(Relaxed));
             self.news.taken_up(&self.task);
             let said = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
             let message = format!("a bug in millrace, please report it: {}", said.unwrap_or("a panic"));

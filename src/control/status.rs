@@ -137,6 +137,8 @@ pub struct RouteStatus {
     pub group: GroupId,
     /// Its plugins, in order.
     pub plugins: Vec<PluginStatus>,
+    /// Its shadow, if it has one.
+    pub shadow: Option<ShadowStatus>,
     /// Its workers.
     pub workers: Vec<WorkerStatus>,
     /// How far behind it is, as far as this process owns its partitions.
@@ -219,6 +221,44 @@ pub struct PluginStatus {
     pub plugin: PluginName,
     /// The digest of its file.
     pub sha256: Digest,
+}
+
+/// What a second set of plugins makes otherwise than the first, of the records that have passed here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ShadowStatus {
+    /// Its plugins, in order.
+    pub plugins: Vec<PluginStatus>,
+    /// It sees one source record in so many.
+    pub sample: u32,
+    /// Since when the same plugins are compared.
+    pub since: Time,
+    /// Records that were compared.
+    pub compared: u64,
+    /// Those of them that differ.
+    pub differing: u64,
+    /// Records that passed while it was busy.
+    pub skipped: u64,
+    /// How many differ in what; one may count for several.
+    pub differences: BTreeMap<&'static str, u64>,
+    /// The last few of each kind.
+    pub examples: Vec<ShadowExample>,
+}
+
+/// A record that differs. What it holds is not told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ShadowExample {
+    /// Its topic.
+    pub topic: TopicName,
+    /// Its partition.
+    pub partition: i32,
+    /// Its offset.
+    pub offset: Offset,
+    /// In what it differs.
+    pub differences: Vec<&'static str>,
+    /// What the route's plugins make of it, in a few words.
+    pub first: String,
+    /// The same of the shadow's.
+    pub second: String,
 }
 
 /// A worker at a moment.

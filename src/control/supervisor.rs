@@ -252,6 +252,7 @@ impl Supervisor {
                 delivery: route.delivery,
                 group: route.source.group.clone(),
                 plugins: Vec::new(),
+                shadow: None,
                 workers: route.workers,
                 lag_alert: route.lag_alert,
             };

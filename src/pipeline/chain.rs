@@ -168,17 +168,15 @@ impl Chain {
         isolate: usize,
         budget: Budget,
     ) -> Processed {
-        let range_start = range.start;
+        self.pass(Items::of(source, range), isolate, budget)
+    }
+
+    /// The same for items that are made already.
+    fn pass(&mut self, items: Items, isolate: usize, budget: Budget) -> Processed {
         let mut run = Run {
-            done: Processed {
-                items: Items::of(source, range),
-                faults: Vec::new(),
-                filtered: Vec::new(),
-                halt: None,
-                values: Values::default(),
-            },
+            first: items.list.first().map_or(0, |item| item.source),
+            done: Processed { items, faults: Vec::new(), filtered: Vec::new(), halt: None, values: Values::default() },
             passing: VecDeque::new(),
-            first: u32::try_from(range_start).unwrap_or(u32::MAX),
             isolate,
             budget,
             part: budget,
@@ -212,20 +210,35 @@ impl Chain {
     pub fn apply_all(&mut self, source: &Arc<dyn SourceBatch>, processing: Duration) -> Vec<Processed> {
         let (mut done, mut from) = (Vec::new(), 0);
         while from < source.len() {
-            let all = from..source.len();
-            let mut processed = self.apply(Arc::clone(source), all, source.len(), Budget::of(processing));
-            from = match processed.halt.take() {
-                // The time of one transaction is over: the next begins.
-                Some((index, Halt::BudgetSpent)) => index,
-                Some((index, Halt::Retry { fault, .. })) => {
-                    processed.faults.push((u32::try_from(index).unwrap_or(u32::MAX), fault));
-                    index + 1
-                }
-                None => source.len(),
-            };
+            let (processed, end) = self.apply_some(source, from..source.len(), |_| true, Budget::of(processing));
             done.push(processed);
+            from = end;
         }
         done
+    }
+
+    /// Runs those of these records that `is_meant` names, as far as the budget goes; up to where that is. One that a plugin asks
+    /// to be given again later is at fault.
+    pub fn apply_some(
+        &mut self,
+        source: &Arc<dyn SourceBatch>,
+        range: Range<usize>,
+        is_meant: impl Fn(usize) -> bool,
+        budget: Budget,
+    ) -> (Processed, usize) {
+        let end = range.end;
+        let mut items = Items::of(Arc::clone(source), range);
+        items.list.retain(|item| is_meant(item.source as usize));
+        let mut processed = self.pass(items, source.len(), budget);
+        let end = match processed.halt.take() {
+            Some((index, Halt::BudgetSpent)) => index,
+            Some((index, Halt::Retry { fault, .. })) => {
+                processed.faults.push((u32::try_from(index).unwrap_or(u32::MAX), fault));
+                index + 1
+            }
+            None => end,
+        };
+        (processed, end)
     }
 
     /// Ends all instances in good order.

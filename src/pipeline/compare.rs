@@ -1,10 +1,13 @@
 //! How what two pipelines make of the same record differs.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use super::chain::Processed;
+use super::destinations::undecided;
 use crate::config::settings::Destination;
 use crate::model::{DestinationName, Fault, Item, Items, SendTo};
+use crate::policy::Values;
 
 /// What differs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,17 +33,13 @@ impl Difference {
     pub const ALL: [Self; 7] =
         [Self::Fault, Self::Count, Self::Destination, Self::Key, Self::Value, Self::Headers, Self::Timestamp];
 
+    /// Their names, as shown.
+    pub const WORDS: [&'static str; Self::ALL.len()] =
+        ["fault", "count", "destination", "key", "value", "headers", "timestamp"];
+
     /// Its name, as shown.
     pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Fault => "fault",
-            Self::Count => "count",
-            Self::Destination => "destination",
-            Self::Key => "key",
-            Self::Value => "value",
-            Self::Headers => "headers",
-            Self::Timestamp => "timestamp",
-        }
+        Self::WORDS[self as usize]
     }
 }
 
@@ -50,63 +49,109 @@ impl fmt::Display for Difference {
     }
 }
 
+/// What a pipeline has made of some records of a batch: what is left of them, and those at fault.
+pub type Part<'a> = (&'a Items, &'a [(u32, Fault)]);
+
+impl Processed {
+    /// As far as it is compared.
+    pub fn part(&self) -> Part<'_> {
+        (&self.items, &self.faults)
+    }
+}
+
 /// What a pipeline has made of one record.
 pub struct Made<'a> {
-    /// What is left of it, in order.
-    pub outputs: Vec<(&'a Items, &'a Item)>,
-    /// Why not, where it is at fault.
-    pub fault: Option<&'a Fault>,
-    /// The route's destinations.
-    pub destinations: &'a [Destination],
+    /// What is sent, in order.
+    pub outputs: Vec<Sent<'a>>,
+    /// Why nothing is, where it is at fault.
+    pub fault: Option<Cow<'a, Fault>>,
+}
+
+/// An output.
+pub struct Sent<'a> {
+    /// With the bytes of its batch.
+    pub items: &'a Items,
+    /// What it is.
+    pub item: &'a Item,
+    /// Where it goes, at least one.
+    pub to: Vec<&'a DestinationName>,
 }
 
 impl<'a> Made<'a> {
-    /// Of record `index` of a batch.
-    pub fn of(processed: &'a [Processed], index: usize, destinations: &'a [Destination]) -> Self {
-        let faults = processed.iter().flat_map(|done| &done.faults);
-        let fault = faults.into_iter().find(|(source, _)| *source as usize == index).map(|(_, fault)| fault);
-        let items = processed.iter().flat_map(|done| done.items.list.iter().map(move |item| (&done.items, item)));
-        Self { outputs: items.filter(|(_, item)| item.source as usize == index).collect(), fault, destinations }
-    }
-
-    /// Where an output goes.
-    pub fn destinations_of(&self, item: &Item) -> Vec<&'a DestinationName> {
-        match item.send_to {
-            SendTo::Named(index) => self.destinations.get(usize::from(index)).map(|to| &to.name).into_iter().collect(),
-            SendTo::Unset | SendTo::Defaults => {
-                self.destinations.iter().filter(|to| to.default).map(|to| &to.name).collect()
+    /// Of record `index` of a batch, of which `parts` are what was made. An output that no destination takes is none; a
+    /// destination's condition that is neither true nor false is a fault, as in a route.
+    pub fn of(parts: impl IntoIterator<Item = Part<'a>>, index: usize, destinations: &'a [Destination]) -> Self {
+        let mut made = Self { outputs: Vec::new(), fault: None };
+        for (items, faults) in parts {
+            if let Ok(place) = faults.binary_search_by_key(&index, |(source, _)| *source as usize) {
+                made.fault = Some(Cow::Borrowed(&faults[place].1));
+            }
+            let first = items.list.partition_point(|item| (item.source as usize) < index);
+            let of_record = items.list[first..].iter().take_while(|item| item.source as usize == index);
+            let mut values = Values::default();
+            for item in of_record {
+                match takers(items, item, destinations, &mut values) {
+                    Ok(to) if to.is_empty() => {}
+                    Ok(to) => made.outputs.push(Sent { items, item, to }),
+                    Err(fault) => made.fault = made.fault.or(Some(Cow::Owned(fault))),
+                }
             }
         }
+        if made.fault.is_some() {
+            made.outputs.clear();
+        }
+        made
     }
 
     /// How `other`, of the same record, differs: each kind once, nothing where both are the same.
     pub fn differences(&self, other: &Self) -> Vec<Difference> {
-        let code = |made: &Self| made.fault.map(|fault| fault.code);
+        let code = |made: &Self| made.fault.as_ref().map(|fault| fault.code);
         if code(self) != code(other) {
             return vec![Difference::Fault];
         }
         if self.outputs.len() != other.outputs.len() {
             return vec![Difference::Count];
         }
-        let pairs = || self.outputs.iter().zip(&other.outputs);
-        let headers = |(items, item): &(&Items, &Item)| -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
-            let header = |nth| items.header(item, nth);
-            (0..items.header_count(item))
-                .map(header)
-                .map(|(name, value)| (name.into(), value.map(Into::into)))
-                .collect()
+        let any = |differs: &dyn Fn(&Sent<'_>, &Sent<'_>) -> bool| {
+            self.outputs.iter().zip(&other.outputs).any(|(one, two)| differs(one, two))
         };
         let differs = |kind: &Difference| match kind {
             Difference::Fault | Difference::Count => false,
-            Difference::Destination => pairs().any(|((_, one), (_, two))| {
-                self.destinations_of(one) != other.destinations_of(two)
-                    || (&one.topic, one.partition) != (&two.topic, two.partition)
+            Difference::Destination => any(&|one, two| {
+                one.to != two.to || (&one.item.topic, one.item.partition) != (&two.item.topic, two.item.partition)
             }),
-            Difference::Key => pairs().any(|((a, one), (b, two))| a.key(one) != b.key(two)),
-            Difference::Value => pairs().any(|((a, one), (b, two))| a.value(one) != b.value(two)),
-            Difference::Headers => pairs().any(|(one, two)| headers(one) != headers(two)),
-            Difference::Timestamp => pairs().any(|((a, one), (b, two))| a.timestamp(one) != b.timestamp(two)),
+            Difference::Key => any(&|one, two| one.items.key(one.item) != two.items.key(two.item)),
+            Difference::Value => any(&|one, two| one.items.value(one.item) != two.items.value(two.item)),
+            Difference::Headers => any(&|one, two| !one.headers().eq(two.headers())),
+            Difference::Timestamp => any(&|one, two| one.items.timestamp(one.item) != two.items.timestamp(two.item)),
         };
         Difference::ALL.into_iter().filter(differs).collect()
     }
+}
+
+impl Sent<'_> {
+    fn headers(&self) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
+        (0..self.items.header_count(self.item)).map(|nth| self.items.header(self.item, nth))
+    }
+}
+
+/// The destinations that take an item.
+fn takers<'a>(
+    items: &Items,
+    item: &Item,
+    destinations: &'a [Destination],
+    values: &mut Values,
+) -> Result<Vec<&'a DestinationName>, Fault> {
+    let meant = destinations.iter().enumerate().filter(|(number, to)| match item.send_to {
+        SendTo::Named(named) => usize::from(named) == *number,
+        SendTo::Unset | SendTo::Defaults => to.default,
+    });
+    let mut takers = Vec::new();
+    for (_, to) in meant {
+        let takes = to.when.as_ref().map_or(Ok(true), |when| when.holds(items, item, values));
+        if takes.map_err(|why| undecided(&to.name, &why))? {
+            takers.push(&to.name);
+        }
+    }
+    Ok(takers)
 }

@@ -10,6 +10,7 @@ use super::destinations::Destinations;
 use super::lane::Lane;
 use super::ports::{LookUp, Trouble};
 use super::report::Report;
+use super::shadow::Shown;
 use super::task::Task;
 use super::unit::{After, Bench, Round, Unit};
 use crate::model::{Digest, PluginName, RouteName, SourceBatch, TopicPartition, clock};
@@ -69,13 +70,17 @@ impl<'a> Desk<'a> {
         let mut budget = Budget::of(bounds.processing).making(bounds.bytes);
         let mut left = (bounds.records, bounds.bytes);
         let mut round = Round { units: Vec::new(), since: Some(clock::now()) };
+        let mut shown = Vec::new();
         // No partition is always first: one that keeps plugins busy must not starve the others.
         let first = fastrand::usize(0..partitions.len());
         for partition in partitions[first..].iter().chain(&partitions[..first]) {
-            self.process_lane(partition, &mut budget, &mut left, &mut round, look_up)?;
+            self.process_lane(partition, &mut budget, &mut left, &mut round, &mut shown, look_up)?;
             if budget.is_spent() || left.0 == 0 || left.1 == 0 {
                 break;
             }
+        }
+        if let Some(shadow) = &self.task.shadow {
+            shadow.show(shown);
         }
         for (plugin, usage) in self.task.chain.take_usage() {
             self.report.usage(&plugin, usage);
@@ -91,6 +96,7 @@ impl<'a> Desk<'a> {
         budget: &mut Budget,
         left: &mut (usize, usize),
         round: &mut Round,
+        shown: &mut Vec<Shown>,
         look_up: &mut LookUp<'_>,
     ) -> Result<(), Trouble> {
         let lane = self.lanes.get(partition).expect("its name was taken from the map");
@@ -108,7 +114,9 @@ impl<'a> Desk<'a> {
             // What plugins make is held as well, until it is committed.
             left.1 = left.1.saturating_sub(processed.items.chunks.iter().map(Vec::capacity).sum());
             let halted = processed.halt.is_some();
+            let faults = self.task.shadow.as_ref().map(|_| processed.faults.clone());
             let unit = Unit::build(processed, range.clone(), attempts, &mut self.bench(look_up))?;
+            shown.extend(faults.map(|faults| unit.shown(faults)));
             let complete = unit.range.end == whole.end && unit.after == After::Flow && !halted;
             match round.units[before..].last_mut() {
                 _ if !unit.is_empty() => round.units.push(unit),

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::ports::{LookUp, TopicError, TopicInfo, Trouble};
 use crate::config::settings::{Destination, Target};
-use crate::model::{Fault, FaultCode, Item, Items, SendTo, TopicName};
+use crate::model::{DestinationName, Fault, FaultCode, Item, Items, SendTo, TopicName};
 use crate::policy::{Partitioning, Values, partition_for_key};
 
 /// Where one item goes: one entry an item and destination.
@@ -152,10 +152,7 @@ impl Destinations {
     fn takes(&self, number: u16, items: &Items, item: &Item, values: &mut Values) -> Result<bool, Misrouted> {
         let destination = &self.list[number as usize];
         let Some(when) = &destination.when else { return Ok(true) };
-        when.holds(items, item, values).map_err(|why| {
-            let message = format!("`when` of destination \"{}\": {why}", destination.name);
-            Misrouted::Undecided(Fault { code: FaultCode::Refused, message, plugin: None })
-        })
+        when.holds(items, item, values).map_err(|why| Misrouted::Undecided(undecided(&destination.name, &why)))
     }
 
     fn topic_for(&mut self, number: u16, item: &Item, look_up: &mut LookUp<'_>) -> Result<TopicInfo, Misrouted> {
@@ -252,6 +249,12 @@ fn expected(error: TopicError, topic: &TopicName) -> Trouble {
         TopicError::Unknown => Trouble::missing_topic(topic),
         TopicError::Trouble(trouble) => trouble,
     }
+}
+
+/// The fault of a record for which a destination's condition is neither true nor false.
+pub(super) fn undecided(destination: &DestinationName, why: &str) -> Fault {
+    let message = format!("`when` of destination \"{destination}\": {why}");
+    Fault { code: FaultCode::Refused, message, plugin: None }
 }
 
 fn bad_output(message: String) -> Misrouted {

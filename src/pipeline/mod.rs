@@ -14,6 +14,7 @@ pub mod ports;
 pub mod rehearsal;
 pub mod report;
 pub mod seek;
+pub mod shadow;
 pub mod skip;
 pub mod tap;
 pub mod task;

@@ -110,8 +110,9 @@ pub struct Shown {
     pub headers: Vec<(Vec<u8>, Option<Vec<u8>>)>,
 }
 
-/// Takes what was seen. False: it cannot take it now, and misses it.
-pub type Take = Box<dyn FnMut(Seen) -> bool + Send>;
+/// Takes what was seen, which is copied out of the route's hands only when it is asked for. False: it cannot take it now, and
+/// misses it.
+pub type Take = Box<dyn FnMut(&mut dyn FnMut() -> Seen) -> bool + Send>;
 
 /// The tap of a route. Its copies are the same tap.
 #[derive(Clone, Default)]
@@ -178,16 +179,25 @@ impl Tap {
         for listener in self.listeners().iter_mut().filter(|listener| listener.wanted.takes(stage)) {
             let left = items.list.iter().map(|item| (item.source as usize, Some(item)));
             let dropped = gone.iter().map(|index| (*index as usize, None));
+            let mut missed = 0;
             for (index, item) in left.chain(dropped) {
-                if listener.wanted.is(source, index) {
+                if !listener.wanted.is(source, index) {
+                    continue;
+                }
+                let mut see = || {
                     let destination = item.and_then(|item| match item.send_to {
                         SendTo::Named(number) => Some(number),
                         SendTo::Unset | SendTo::Defaults => None,
                     });
                     let record = item.map(|item| shown(items, item));
-                    listener.tell(Seen { record, destination, ..seen(stage, source, index, plugin) });
+                    Seen { record, destination, ..seen(stage, source, index, plugin) }
+                };
+                // Who has no room for one has none for what follows it at once: it is not even asked.
+                if missed > 0 || !(listener.take)(&mut see) {
+                    missed += 1;
                 }
             }
+            listener.missed.fetch_add(missed, Relaxed);
         }
     }
 
@@ -196,19 +206,12 @@ impl Tap {
         let (batch, index) = (&*items.source, source as usize);
         let wants = |listener: &&mut Listener| listener.wanted.takes(Stage::Error) && listener.wanted.is(batch, index);
         for listener in self.listeners().iter_mut().filter(wants) {
-            listener.tell(Seen {
+            let taken = (listener.take)(&mut || Seen {
                 record: Some(shown(items, &Item::of_source(source))),
                 fault: Some((fault.code, fault.message.clone())),
                 ..seen(Stage::Error, batch, index, fault.plugin.as_ref())
             });
-        }
-    }
-}
-
-impl Listener {
-    fn tell(&mut self, seen: Seen) {
-        if !(self.take)(seen) {
-            self.missed.fetch_add(1, Relaxed);
+            listener.missed.fetch_add(u64::from(!taken), Relaxed);
         }
     }
 }

@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::chain::Chain;
+use super::shadow::Shadow;
 use crate::config::settings::Destination;
 use crate::policy::OnError;
 
@@ -11,6 +12,8 @@ use crate::policy::OnError;
 pub struct Task {
     /// The plugins, with instances of this worker's own.
     pub chain: Chain,
+    /// A second set of them, to compare.
+    pub shadow: Option<Shadow>,
     /// Where records go.
     pub destinations: Vec<Destination>,
     /// What happens to a record at fault.

@@ -13,6 +13,7 @@ use super::dead_letter::{DeadLetter, Origin};
 use super::destinations::{Destinations, Misrouted, Routed};
 use super::ports::{Headers, LookUp, Output, Outputs, Trouble};
 use super::report::{Fate, Report, Tally, add};
+use super::shadow::Shown;
 use super::tap::Tap;
 use crate::model::{
     Digest, ErrorId, Fault, FaultCode, Items, Offset, OffsetMap, PluginName, SourceBatch, TopicPartition,
@@ -150,6 +151,11 @@ impl Unit {
     /// Whether the unit covers no record.
     pub fn is_empty(&self) -> bool {
         self.range.is_empty()
+    }
+
+    /// What it is made of, for a shadow; `faults` are those that the chain found.
+    pub(super) fn shown(&self, faults: Vec<(u32, Fault)>) -> Shown {
+        Shown { items: Arc::clone(&self.items), faults, records: self.range.clone() }
     }
 
     /// What it sends, in the order in which it is sent: the source record that each output comes of and the number of its

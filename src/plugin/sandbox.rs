@@ -92,13 +92,21 @@ impl Prepared {
 
     /// A step with an instance of its own, made at its first call.
     pub fn step(self: &Arc<Self>) -> PluginStep {
-        PluginStep::new(Arc::clone(self))
+        PluginStep::new(Arc::clone(self), self.metrics())
     }
 
     /// As [`Prepared::step`], with its instance made already: one that is taken up between two transactions costs nothing
     /// there. Where no instance can be had now, the first call tries again and tells.
     pub fn ready_step(self: &Arc<Self>) -> PluginStep {
         let mut step = self.step();
+        step.make_ready();
+        step
+    }
+
+    /// As [`Prepared::ready_step`], for records that go through the route's own plugins as well: what it counts itself is
+    /// not shown, since it would be counted twice.
+    pub fn shadow_step(self: &Arc<Self>) -> PluginStep {
+        let mut step = PluginStep::new(Arc::clone(self), PluginMetrics::hidden(*self.sha256()));
         step.make_ready();
         step
     }
@@ -132,7 +140,7 @@ impl Prepared {
 
     /// What the plugin counts itself in this route. Shown for as long as a step holds it: what is only planned, or was in
     /// force once, shows nothing.
-    pub(super) fn metrics(&self) -> PluginMetrics {
+    fn metrics(&self) -> PluginMetrics {
         if self.with.allow.contains(&Capability::Metrics) {
             self.compiled.engine().custom_metrics().of(&self.with.route, &self.with.plugin, self.sha256())
         } else {

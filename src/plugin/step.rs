@@ -30,14 +30,8 @@ enum Life {
 }
 
 impl PluginStep {
-    pub(super) fn new(prepared: Arc<Prepared>) -> Self {
-        Self {
-            metrics: prepared.metrics(),
-            prepared,
-            life: Life::Spent(Gate::default()),
-            usage: Usage::default(),
-            stop: Stop::default(),
-        }
+    pub(super) fn new(prepared: Arc<Prepared>, metrics: PluginMetrics) -> Self {
+        Self { prepared, metrics, life: Life::Spent(Gate::default()), usage: Usage::default(), stop: Stop::default() }
     }
 
     pub(super) fn make_ready(&mut self) {

@@ -82,6 +82,18 @@ impl Metrics {
         RouteMetrics::new(self, route)
     }
 
+    /// The handles of a shadow of `route`; `kinds` are the kinds of difference.
+    pub fn shadow(&self, route: &RouteName, kinds: &[&'static str]) -> ShadowMetrics {
+        let records = |outcome| self.counter(&table::SHADOW_RECORDS, &[route.as_str(), outcome]);
+        let kind = |kind: &&str| self.counter(&table::SHADOW_DIFFERENCES, &[route.as_str(), kind]);
+        ShadowMetrics {
+            same: records("same"),
+            different: records("different"),
+            skipped: records("skipped"),
+            kinds: kinds.iter().map(kind).collect(),
+        }
+    }
+
     /// The gauges that describe a route as a whole, with one `millrace_route_state` for each of `states`.
     pub fn route_gauges(&self, route: &RouteName, states: &[&'static str]) -> RouteGauges {
         let held = |metric| self.0.series.held(metric, &[route.as_str()]);
@@ -212,6 +224,29 @@ impl RouteGauges {
     /// Whether lag is above the route's `lag_alert`; not shown for a route that has none.
     pub fn lag_alert(&self, above: Option<bool>) {
         self.lag_alert.set(above.map_or(f64::NAN, |above| f64::from(u8::from(above))));
+    }
+}
+
+/// What the shadow of a worker counts.
+#[derive(Debug, Clone)]
+pub struct ShadowMetrics {
+    same: Counter,
+    different: Counter,
+    skipped: Counter,
+    kinds: Vec<Counter>,
+}
+
+impl ShadowMetrics {
+    /// Records were compared; `kinds`: how many differ in what, in the order in which the kinds were named.
+    pub fn compared(&self, same: u64, different: u64, kinds: &[u64]) {
+        self.same.increment(same);
+        self.different.increment(different);
+        self.kinds.iter().zip(kinds).for_each(|(counter, records)| counter.increment(*records));
+    }
+
+    /// Records passed unseen.
+    pub fn skipped(&self, records: u64) {
+        self.skipped.increment(records);
     }
 }
 
@@ -635,6 +670,7 @@ mod tests {
         route.partition(&partition).lag(5, Some(SystemTime::now()));
         route.partition(&partition).blocked(0, None);
         route.partition(&partition).lost(4);
+        metrics.shadow(&name, &["fault", "value"]).compared(7, 2, &[0, 2]);
         let info = metrics.plugin_info(&name, &plugin, &Digest::of(b""));
         let own = metrics.0.custom.of(&name, &plugin, &Digest::of(b""));
         Everything { metrics, config, route, gauges, info, own }
@@ -693,6 +729,8 @@ mod tests {
             (r#"millrace_records_filtered_total{route="r",plugin=""}"#, 0.0),
             (r#"millrace_dead_letters_total{route="r",code="rejected"}"#, 0.0),
             (r#"millrace_plugin_faults_total{route="r",plugin="p",code="trapped"}"#, 0.0),
+            (r#"millrace_shadow_records_total{route="r",outcome="different"}"#, 2.0),
+            (r#"millrace_shadow_differences_total{route="r",code="value"}"#, 2.0),
             (r#"millrace_plugin_seconds_total{route="r",plugin="p"}"#, 2.0),
             (r#"millrace_plugin_memory_bytes{route="r",plugin="p"}"#, 131_072.0),
             (r#"millrace_transactions_total{route="r",outcome="committed"}"#, 1.0),

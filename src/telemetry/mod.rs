@@ -23,8 +23,8 @@ pub use limits::Limits;
 pub use lines::{GuestLine, GuestLines};
 pub use logging::{InitError, LogFormat, LogHandle, LogOptions, stderr_has_colour};
 pub use metrics::{
-    ConfigMetrics, InfoGauge, Metrics, PartitionMetrics, RouteGauges, RouteMetrics, TRANSACTION_OUTCOMES, Totals,
-    TotalsSnapshot,
+    ConfigMetrics, InfoGauge, Metrics, PartitionMetrics, RouteGauges, RouteMetrics, ShadowMetrics,
+    TRANSACTION_OUTCOMES, Totals, TotalsSnapshot,
 };
 pub use repeats::{Repeated, Repeats};
 pub use table::{ALL, COMMIT_BOUNDS, Kind, LATENCY_BOUNDS, Merge, Metric};

@@ -99,6 +99,10 @@ table! {
     DEAD_LETTERS: "millrace_dead_letters_total" Counter, ["route", "code"], "Records committed to the dead-letter topic, by fault code.";
     RECORDS_LOST: "millrace_records_lost_total" HeldCounter, ["route", "topic", "partition"], "Records known to be lost: by an accepted loss of offsets, or by at_most_once.";
 
+    // Shadows; everything that was compared, committed or not.
+    SHADOW_RECORDS: "millrace_shadow_records_total" Counter, ["route", "outcome"], "Source records that a route's shadow made the same or something different of, and those that it skipped because it was busy.";
+    SHADOW_DIFFERENCES: "millrace_shadow_differences_total" Counter, ["route", "code"], "In what these records differ; one record may count for several.";
+
     // Plugins; everything that ran, committed or not.
     PLUGIN_FAULTS: "millrace_plugin_faults_total" Counter, ["route", "plugin", "code"], "Faults of a plugin on a record, by code.";
     PLUGIN_CALLS: "millrace_plugin_calls_total" Counter, ["route", "plugin"], "Calls into a plugin; one takes a batch of records.";

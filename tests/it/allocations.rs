@@ -3,16 +3,16 @@
 //!
 //! A figure that has risen is either a mistake or has a reason, which the commit that changes it here gives.
 
-use std::sync::Arc;
+use millrace::pipeline::tap::{Tap, Wanted};
+use millrace::pipeline::task::Task;
+use millrace::plugin::{Engine, EngineOptions};
 
-use millrace::plugin::{Engine, EngineOptions, Prepared};
-
-use crate::support::record_loop::{BATCH, prepare, run, source, task};
+use crate::support::record_loop::{BATCH, best_of_turns, prepare, run, source, task};
 
 /// Allocations that one thousand records more cost.
-fn per_thousand(plugins: &[Arc<Prepared>]) -> f64 {
+fn per_thousand(task: impl Fn() -> Task) -> f64 {
     let count = |polls: usize| {
-        let (source, mut task) = (source(polls), task(plugins));
+        let (source, mut task) = (source(polls), task());
         allocation_counter::measure(|| run(source, &mut task)).count_total as f64
     };
     // (the first makes the instances)
@@ -32,8 +32,31 @@ fn a_record_more_allocates_nothing_of_its_own_with_plugins_or_without() {
         ("a transform that rewrites each value", vec![guest("rewrite")], 27.0),
         ("two filters", vec![guest("identity-pass"), guest("header-filter")], 40.0),
     ] {
-        let found = per_thousand(&plugins);
+        let found = per_thousand(|| task(&plugins));
         println!("{what}: {found:.1} allocations for 1,000 records");
         assert!(found <= at_most, "{what}: {found:.1} allocations for 1,000 records, where {at_most} were enough");
     }
+}
+
+/// Of the time that a route takes while nobody listens: what it may take for one who does not keep up.
+const RATIO: f64 = 1.5;
+
+#[test]
+fn a_listener_who_does_not_keep_up_costs_a_record_no_allocation_and_hardly_any_time() {
+    let tap = Tap::default();
+    let listened = || {
+        let mut task = task(&[]);
+        task.chain.show(&tap);
+        task
+    };
+    let listening = tap.listen(Wanted::default(), Box::new(|_| false)).expect("nobody else listens");
+    let (unheard, heard) = (per_thousand(|| task(&[])), per_thousand(listened));
+    assert!(
+        heard <= unheard + 1.0,
+        "{unheard:.1} allocations for 1,000 records without a listener, {heard:.1} with it"
+    );
+    let best = best_of_turns(RATIO, || task(&[]), listened);
+    println!("{best:?} without and with a listener");
+    assert!(listening.missed() > 0);
+    assert!(best[1] <= best[0].mul_f64(RATIO), "{best:?} without and with a listener");
 }

@@ -2,7 +2,7 @@
 
 use std::process::Output;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::config::Config;
 use crate::support::daemon::millrace;
@@ -153,7 +153,7 @@ fn the_effective_configuration_says_where_each_value_came_from_and_no_secret() {
         "kafka: {{ bootstrap.servers: \"${{BROKERS:-127.0.0.1:9}}\", sasl.password: {secret}, client.rack: \"${{file:rack}}\" }}\n\
          admin: {{ token: {secret} }}\n\
          defaults: {{ workers: 3, commit_interval: 50ms }}\n\
-         routes:\n  r:\n    source: {{ topics: [a], start: earliest }}\n    destinations: [{{ name: out, topic: b, partition: source }}]\n    on_error: skip\n",
+         routes:\n  r:\n    source: {{ topics: [a], start: earliest }}\n    destinations: [{{ name: out, topic: b, partition: source }}]\n    on_error: skip\n    shadow: {{ pipeline: [], sample: 5 }}\n",
     ));
     std::fs::write(config.path().join("rack"), secret).expect("a file for it");
     let output = check(&config, &["--print", "--json"]);
@@ -165,12 +165,13 @@ fn the_effective_configuration_says_where_each_value_came_from_and_no_secret() {
     assert_eq!(route["transaction.interval"]["from"]["line"], 3, "{route:#}");
     assert_eq!(route["destinations.out.partition"]["from"]["line"], 7);
     assert_eq!(route["on_error"]["from"]["line"], 8);
-    assert_eq!(route["batch.records"], serde_json::json!({ "value": "512", "from": "default" }));
+    assert_eq!((&route["shadow.sample"]["value"], &route["shadow.sample"]["from"]["line"]), (&json!("5"), &json!(9)));
+    assert_eq!(route["batch.records"], json!({ "value": "512", "from": "default" }));
     let process = &effective["process"];
     assert_eq!(process["kafka.bootstrap.servers"]["value"], "127.0.0.1:9");
-    assert_eq!(process["kafka.bootstrap.servers"]["from"]["replaced"], serde_json::json!(["${BROKERS}"]));
+    assert_eq!(process["kafka.bootstrap.servers"]["from"]["replaced"], json!(["${BROKERS}"]));
     assert_eq!(process["kafka.client.rack"]["value"], "[redacted]");
-    assert_eq!(process["kafka.client.rack"]["from"]["replaced"], serde_json::json!(["${file:rack}"]));
+    assert_eq!(process["kafka.client.rack"]["from"]["replaced"], json!(["${file:rack}"]));
 
     let text = check(&config, &["--print"]);
     for output in [output, text] {

@@ -36,6 +36,7 @@ routes:
   redacts:
     source: {{ topics: [{source}], start: earliest }}
     pipeline: [{{ plugin: redact }}]
+    shadow: {{ pipeline: [] }}
     destinations: [{{ topic: {redacted} }}]
     on_error: {{ dead_letter: {letters} }}
   stops:
@@ -88,6 +89,10 @@ fn the_console_shows_what_runs_and_taps_pauses_and_tells_of_a_refused_change() {
         topology.contains(&bench.source) && topology.contains("redacts") && topology.contains("guard"),
         "{topology}"
     );
+
+    // What another set of plugins makes otherwise.
+    let shadow = "document.querySelector('[data-route=redacts] .shadow')?.textContent";
+    browser.await_true(PATIENCE, &format!("/differ .*1 value/.test({shadow})"));
 
     // A record on its way: as it came, behind its plugin, as it left. What it holds is text, whatever it looks like.
     browser

@@ -100,6 +100,7 @@ fn route(source: &str, destination: &str, delivery: Delivery) -> Route {
             consumer: [].into(),
         },
         pipeline: vec![],
+        shadow: None,
         destinations: vec![Destination {
             name: DestinationName::new(destination).unwrap(),
             target: Target::Topic(topic(destination)),

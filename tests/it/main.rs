@@ -39,6 +39,7 @@ mod replay;
 mod routes;
 mod sandbox;
 mod schema;
+mod shadow;
 mod simulation;
 mod soak;
 mod support;

@@ -94,12 +94,12 @@ routes:
 }
 
 #[test]
-fn a_slow_plugin_holds_the_source_and_memory_stays_within_its_ceiling() {
+fn a_slow_plugin_holds_the_source_and_memory_stays_within_its_ceiling_with_a_shadow_that_loops_beside_it() {
     const MEMORY: usize = 16 * MIB;
     const INSTANCE: usize = 8 * MIB;
     const COUNT: usize = 10_000;
     const SIZE: usize = 10_000;
-    const CEILING: usize = MEMORY + BASE + WORKER + INSTANCE;
+    const CEILING: usize = MEMORY + BASE + WORKER + 2 * INSTANCE;
     let kafka = shared();
     let [source, target] = ["slowly", "slowly-out"].map(unique);
     kafka.create_topic(&source, 4, &[]);
@@ -113,11 +113,13 @@ fn a_slow_plugin_holds_the_source_and_memory_stays_within_its_ceiling() {
             "memory: {MEMORY}B
 processing_timeout: 1s
 plugins:
-  slow: {{ path: {}, memory: {INSTANCE}B, config: {{ do: log_flood, n: 12000 }} }}
+  slow: {{ path: {0}, memory: {INSTANCE}B, config: {{ do: log_flood, n: 12000 }} }}
+  loops: {{ path: {0}, memory: {INSTANCE}B, config: {{ do: loop }} }}
 routes:
   r:
     source: {{ topics: [{source}], start: earliest }}
     pipeline: [{{ plugin: slow }}]
+    shadow: {{ pipeline: [{{ plugin: loops }}] }}
     destinations: [{{ topic: {target} }}]
 ",
             plugin("misbehave").display()

@@ -33,6 +33,7 @@ fn a_secret_turns_up_in_nothing_that_is_said() {
     let text_of = format!(
         "{}plugins:\n  drop: {{ path: \"{}\", config: {{ field: status, equals: \"${{file:secret}}\" }} }}\n\
          routes:\n  r:\n    source: {{ topics: [{source}], start: earliest }}\n    pipeline: [{{ plugin: drop }}]\n    \
+         shadow: {{ pipeline: [{{ plugin: drop, config: {{ field: other, equals: \"${{file:secret}}\" }} }}] }}\n    \
          destinations: [{{ topic: {out} }}]\n",
         head_with(&shared().bootstrap, &unique("redaction"), &kafka)
             .replace("listen: \"127.0.0.1:0\"", "listen: \"127.0.0.1:0\", token: \"${file:secret}\""),
@@ -49,6 +50,7 @@ fn a_secret_turns_up_in_nothing_that_is_said() {
     let get =
         |path: &str| http_with(daemon.admin(), "GET", path, &[("Authorization", &bearer)], "").expect("an answer").body;
     wait_until(PATIENCE, "the records are routed", || get("/metrics").contains("millrace_records_produced_total"));
+    wait_until(PATIENCE, "the shadow has seen what differs", || get("/api/v1/status").contains("1 output"));
     for path in
         ["/metrics", "/api/v1/status", "/api/v1/config", "/api/v1/routes", "/api/v1/routes/r", "/readyz", "/livez"]
     {

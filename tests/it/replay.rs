@@ -12,8 +12,12 @@ use crate::support::{scratch, unique, wait_until};
 const PATIENCE: Duration = Duration::from_secs(60);
 const NOON: i64 = 1_764_158_400_000;
 
+/// The plugins that a route has, and those that it is to have.
+pub(crate) const PRESENT: &str = "{ plugin: redact-fields, config: { fields: [card] } }";
+pub(crate) const NEXT: &str = "{ plugin: drop-where, config: { field: status, equals: test } }, { plugin: redact-fields, config: { fields: [card, ip] } }";
+
 /// Of 100 records every fifth has a field more to redact, and every tenth of the others is to be dropped.
-fn records() -> Vec<Record> {
+pub(crate) fn records() -> Vec<Record> {
     let record = |n: i64| {
         let mut value = json!({ "n": n, "card": "4711" });
         if n % 5 == 0 {
@@ -26,7 +30,7 @@ fn records() -> Vec<Record> {
     (0..100).map(record).collect()
 }
 
-fn config(source: &str, target: &str, pipeline: &str) -> Config {
+pub(crate) fn config(source: &str, target: &str, pipeline: &str) -> Config {
     Config::new(
         &shared().bootstrap,
         &["redact-fields", "drop-where"],
@@ -42,7 +46,7 @@ fn config(source: &str, target: &str, pipeline: &str) -> Config {
 }
 
 #[track_caller]
-fn replay(config: &Config, options: &[&str]) -> Vec<Value> {
+pub(crate) fn replay(config: &Config, options: &[&str]) -> Vec<Value> {
     let output = millrace(&["replay", "r"]).arg(config.path()).args(options).arg("--json").output();
     let output = output.expect("the millrace binary runs");
     assert!(output.status.success(), "{output:?}");
@@ -57,12 +61,8 @@ fn what_other_plugins_would_make_otherwise_is_shown_and_counted_exactly_and_noth
         kafka.create_topic(topic, 3, &[("retention.ms", "-1")]);
     }
     kafka.produce(&source, &records());
-    let present = config(&source, &target, "{ plugin: redact-fields, config: { fields: [card] } }");
-    let next = config(
-        &source,
-        &target,
-        "{ plugin: drop-where, config: { field: status, equals: test } }, { plugin: redact-fields, config: { fields: [card, ip] } }",
-    );
+    let present = config(&source, &target, PRESENT);
+    let next = config(&source, &target, NEXT);
     let next = next.path().to_str().expect("a path");
 
     let told = replay(&present, &["--diff", "--plugin-set", next, "--limit", "1000"]);
@@ -74,6 +74,15 @@ fn what_other_plugins_would_make_otherwise_is_shown_and_counted_exactly_and_noth
     let part = |side: &str| value[side]["outputs"][0]["value"].as_str().expect("a value").to_owned();
     assert!(part("before").contains("10.0.0.1") && !part("after").contains("10.0.0.1"), "{value}");
     assert_eq!(replay(&present, &["--diff"])[0]["differing"], 0, "the same plugins make the same");
+
+    // A destination's own condition is asked: what no destination takes is no output, and what cannot be decided is a fault.
+    for (when, expected) in [("value.n < 40", json!({ "count": 60 })), ("value.ip != ''", json!({ "fault": 80 }))] {
+        let conditional = config(&source, &target, PRESENT);
+        conditional.edit(|yaml| yaml.replacen(&format!("{target} }}"), &format!("{target}, when: \"{when}\" }}"), 1));
+        let set = conditional.path().to_str().expect("a path");
+        let sum = replay(&present, &["--diff", "--plugin-set", set, "--limit", "0"]).pop().expect("a sum");
+        assert_eq!(sum["differences"], expected, "{when}: {sum}");
+    }
 
     // Ten seconds of them, into a file.
     let file = scratch("replayed").with_extension("ndjson");

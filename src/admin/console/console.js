@@ -232,6 +232,7 @@ function fill(card, name, route) {
     const by = fault.plugin ? ` in ${fault.plugin}` : "";
     words.push(node("p", { class: "dim" }, `last fault ${ago(fault.at)} ago, ${fault.topic}/${fault.partition} offset ${fault.offset}${by}: ${fault.code}: ${fault.message}`));
   }
+  if (route.shadow) words.push(...shadowWords(route.shadow));
   if (route.lag && route.lag.alert) words.push(node("p", { class: "fault" }, "above its lag_alert"));
   card.querySelector(".words").replaceChildren(...words);
   const of = history.get(name) || { rate: [], lag: [], commit: [] };
@@ -249,6 +250,16 @@ function fill(card, name, route) {
   card.querySelector('[data-verb="pause"]').hidden = route.state === "paused" || route.state === "disabled";
   card.querySelector('[data-verb="resume"]').hidden = route.state !== "paused";
   card.querySelector('[data-verb="restart"]').hidden = route.state === "disabled";
+}
+
+function shadowWords(shadow) {
+  const kinds = Object.entries(shadow.differences).map(([kind, records]) => `${records} ${kind}`).join(", ");
+  const skipped = shadow.skipped ? `; ${shadow.skipped} skipped while it was busy` : "";
+  const by = shadow.plugins.map((plugin) => plugin.plugin).join(" → ") || "no plugins";
+  const examples = shadow.examples.map((one) =>
+    node("li", {}, `${one.topic}/${one.partition} offset ${one.offset}: ${one.differences.join(", ")}: ${one.first} → ${one.second}`));
+  const summary = `shadow (${by}): ${shadow.differing} of ${shadow.compared} records differ${kinds && ` (${kinds})`}${skipped}`;
+  return [node("p", { class: "shadow" }, summary), ...(examples.length ? [node("ul", { class: "dim" }, ...examples)] : [])];
 }
 
 async function tell(name, verb) {

@@ -33,9 +33,13 @@ fn from<'l>(loaded: &'l Loaded, route: Option<&str>, key: &str) -> From<'l> {
 
 /// A step without a configuration has its plugin's.
 fn config_of_plugin<'l>(loaded: &'l Loaded, route: Option<&str>, key: &str) -> Option<&'l Origin> {
-    let number: usize = key.strip_prefix("pipeline.")?.strip_suffix(".config")?.parse().ok()?;
     let route = loaded.settings.routes.values().find(|of| Some(of.name.as_str()) == route)?;
-    loaded.origins.get(&format!("plugins.{}.config", route.pipeline.get(number)?.plugin))
+    let (key, steps) = match (key.strip_prefix("shadow."), &route.shadow) {
+        (Some(key), Some(shadow)) => (key, &shadow.pipeline),
+        _ => (key, &route.pipeline),
+    };
+    let number: usize = key.strip_prefix("pipeline.")?.strip_suffix(".config")?.parse().ok()?;
+    loaded.origins.get(&format!("plugins.{}.config", steps.get(number)?.plugin))
 }
 
 /// As people read it.

@@ -6,7 +6,7 @@ use std::io::Write as _;
 use serde_json::json;
 
 use super::filter::Filter;
-use super::{Failure, TopicArgument, connect, failed, time_of};
+use super::{Failure, TopicArguments, connect, failed, time_of};
 use crate::cli::plugin::records::bytes_json;
 use crate::control::redrive::settled_of;
 use crate::kafka::{ReadFrom, Reader};
@@ -16,7 +16,7 @@ use crate::pipeline::dead_letter::Letter;
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
-    topic: TopicArgument,
+    of: TopicArguments,
     /// Only this route's letters
     #[arg(long, value_name = "NAME", value_parser = |text: &str| RouteName::new(text))]
     route: Option<RouteName>,
@@ -28,14 +28,11 @@ pub(super) struct Arguments {
     /// Show at most so many; all are counted
     #[arg(long, value_name = "N", default_value_t = 100)]
     limit: u64,
-    /// Print a JSON object a letter
-    #[arg(long)]
-    json: bool,
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let topic = &arguments.topic.topic;
-    let loaded = arguments.topic.load()?;
+    let topic = &arguments.of.topic;
+    let loaded = arguments.of.load()?;
     let cluster = connect(&loaded)?;
     let mut settled: BTreeMap<&str, OffsetMap> = BTreeMap::new();
     if !arguments.all {
@@ -60,7 +57,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
                     continue;
                 }
                 found += 1;
-                if found <= arguments.limit && !show(arguments.json, found == 1, &**batch, index, &letter) {
+                if found <= arguments.limit && !show(arguments.of.json, found == 1, &**batch, index, &letter) {
                     return Ok(());
                 }
                 let plugin = letter.plugin.unwrap_or_else(|| "-".into());

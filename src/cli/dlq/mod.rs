@@ -45,17 +45,20 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
 }
 
-/// Which topic, of which configuration.
+/// Which topic, of which configuration, and how what is found there is shown.
 #[derive(clap::Args)]
-struct TopicArgument {
+struct TopicArguments {
     /// The dead-letter topic
     #[arg(value_name = "TOPIC", value_parser = |text: &str| TopicName::new(text))]
     topic: TopicName,
     #[command(flatten)]
     config: super::ConfigArgument,
+    /// Print the result as JSON, on stdout
+    #[arg(long)]
+    json: bool,
 }
 
-impl TopicArgument {
+impl TopicArguments {
     fn load(&self) -> Result<Loaded, Failure> {
         config::load(&self.config.path()?, &environment).map_err(Failure::Invalid)
     }

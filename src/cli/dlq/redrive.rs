@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use super::filter::Filter;
-use super::{Failure, TopicArgument, connect, failed, route_of};
+use super::{Failure, TopicArguments, connect, failed, route_of};
 use crate::cli::plugin::load::with_progress;
 use crate::cli::run::{build, engine};
 use crate::control::redrive::{Course, Progress, Redrive, Said, Scan, Terms, ask, record_of};
@@ -20,7 +20,7 @@ use crate::model::{RouteName, TopicName};
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
-    topic: TopicArgument,
+    of: TopicArguments,
     /// Whose letters are meant [default: the only route that has TOPIC as its dead-letter topic]
     #[arg(long, value_name = "NAME", value_parser = |text: &str| RouteName::new(text))]
     route: Option<RouteName>,
@@ -44,9 +44,6 @@ pub(super) struct Arguments {
     /// Do not ask before it begins
     #[arg(long)]
     yes: bool,
-    /// Print the result as JSON, on stdout
-    #[arg(long)]
-    json: bool,
 }
 
 /// What a look at the letters has found.
@@ -65,8 +62,8 @@ impl Found {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let topic = &arguments.topic.topic;
-    let loaded = arguments.topic.load()?;
+    let topic = &arguments.of.topic;
+    let loaded = arguments.of.load()?;
     let name = route_of(&loaded, arguments.route.as_ref(), topic)?;
     let plan = with_progress("compiling plugins", || build(&loaded, &engine(&loaded)?))?;
     let Some(route) = plan.routes.get(name) else {
@@ -101,11 +98,11 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     };
     let scan = with_progress(&format!("reading {topic}"), look).map_err(failed)?;
     let count = found.count(Course::Redrive);
-    if !arguments.json || !arguments.dry_run {
+    if !arguments.of.json || !arguments.dry_run {
         announce(arguments, name, &found);
     }
     if arguments.dry_run {
-        if arguments.json {
+        if arguments.of.json {
             print_plan(name, &found);
         }
         return Ok(());
@@ -113,7 +110,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     // (what would only be put back lies well where it is)
     let to_set_aside = found.count(Course::TooOften) + found.count(Course::Cut);
     if count == 0 && (arguments.set_aside.is_none() || to_set_aside == 0) {
-        if arguments.json {
+        if arguments.of.json {
             print_done(&Progress::default());
         }
         return Ok(());
@@ -122,7 +119,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         return Err(Failure::Usage(anyhow::anyhow!("nothing was sent")));
     }
     let done = watched(&redrive, &scan, count)?;
-    if arguments.json {
+    if arguments.of.json {
         print_done(&done)
     } else {
         tell_done(arguments, &done)
@@ -131,7 +128,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 fn announce(arguments: &Arguments, route: &RouteName, found: &Found) {
-    let topic = &arguments.topic.topic;
+    let topic = &arguments.of.topic;
     let count = found.count(Course::Redrive);
     let way = if arguments.to_source {
         "back into the topics that they came from: every group that reads those will see them again".to_owned()
@@ -202,7 +199,7 @@ fn tell_done(arguments: &Arguments, done: &Progress) {
         anstream::println!("  {count:>8}  {code}");
     }
     if *put_back > 0 {
-        anstream::println!("{put_back} put back at the end of \"{}\"", arguments.topic.topic);
+        anstream::println!("{put_back} put back at the end of \"{}\"", arguments.of.topic);
     }
     if let (Some(topic), true) = (&arguments.set_aside, *set_aside > 0) {
         anstream::println!("{set_aside} set aside in \"{topic}\"");

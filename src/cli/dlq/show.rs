@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::anyhow;
 use serde_json::{Value, json};
 
-use super::{Failure, TopicArgument, connect, failed, time_of};
+use super::{Failure, TopicArguments, connect, failed, time_of};
 use crate::cli::plugin::diff::{self, Line};
 use crate::cli::plugin::records::{bytes_json, item_json};
 use crate::cli::run::{build, engine};
@@ -19,16 +19,13 @@ use crate::pipeline::dead_letter::Letter;
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
-    topic: TopicArgument,
+    of: TopicArguments,
     /// Where it lies in the topic, as `ls` shows it
     #[arg(long, value_name = "PARTITION/OFFSET", value_parser = place)]
     at: (i32, Offset),
     /// Do not ask the route's plugins
     #[arg(long)]
     no_plugins: bool,
-    /// Print the result as JSON, on stdout
-    #[arg(long)]
-    json: bool,
 }
 
 fn place(text: &str) -> Result<(i32, Offset), String> {
@@ -38,8 +35,8 @@ fn place(text: &str) -> Result<(i32, Offset), String> {
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let (topic, (partition, offset)) = (&arguments.topic.topic, arguments.at);
-    let loaded = arguments.topic.load()?;
+    let (topic, (partition, offset)) = (&arguments.of.topic, arguments.at);
+    let loaded = arguments.of.load()?;
     let cluster = connect(&loaded)?;
     let from = |at: &crate::model::TopicPartition| {
         ReadFrom::Offset(if at.partition == partition { offset } else { Offset::MAX })
@@ -57,7 +54,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     };
     let record = record_of(&batch, 0, &letter);
     let said = if arguments.no_plugins { None } else { verdict(&loaded, &letter, &record)? };
-    if arguments.json {
+    if arguments.of.json {
         print_json(&letter, &*record, said.as_ref());
     } else {
         print(&letter, &*record, said.as_ref(), arguments.no_plugins);

@@ -118,6 +118,7 @@ pub(super) struct RawRoute {
     pub(super) name: At<RouteName>,
     pub(super) source: Option<RawSource>,
     pub(super) pipeline: Vec<RawStep>,
+    pub(super) shadow: Option<RawShadow>,
     pub(super) destinations: Vec<RawDestination>,
     pub(super) options: RawOptions,
 }
@@ -131,6 +132,12 @@ pub(super) struct RawSource {
     pub(super) start: Option<Start>,
     pub(super) on_offset_lost: Option<OnOffsetLost>,
     pub(super) consumer: Vec<RawProperty>,
+}
+
+#[derive(Debug)]
+pub(super) struct RawShadow {
+    pub(super) pipeline: Vec<RawStep>,
+    pub(super) sample: Option<u32>,
 }
 
 #[derive(Debug)]
@@ -149,6 +156,13 @@ pub(super) struct RawDestination {
     pub(super) partition: Option<At<Partitioning>>,
     pub(super) default: Option<bool>,
     pub(super) when: Option<Condition>,
+}
+
+impl RawRoute {
+    /// The steps of both sets of plugins.
+    pub(super) fn steps(&self) -> impl Iterator<Item = &RawStep> {
+        self.pipeline.iter().chain(self.shadow.iter().flat_map(|shadow| &shadow.pipeline))
+    }
 }
 
 impl Raw {

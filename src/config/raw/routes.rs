@@ -14,14 +14,14 @@ use super::destinations::destinations;
 use super::on_error::on_error;
 use super::plugins::plugin_config;
 use super::process::properties;
-use super::{RawOptions, RawRoute, RawSource, RawStep, fields, key, named};
+use super::{RawOptions, RawRoute, RawShadow, RawSource, RawStep, fields, key, named};
 use crate::model::{GroupId, RouteName, TopicName};
 
 pub(super) fn defaults(entry: &Entry, problems: &mut Problems) -> RawOptions {
     let what = "what all routes share";
     let Some(mut fields) = fields(&keys::DEFAULT_KEYS, entry, what, problems) else { return RawOptions::default() };
     let options = options(&mut fields, problems);
-    for key in ["source", "pipeline", "destinations"] {
+    for key in ["source", "pipeline", "shadow", "destinations"] {
         if let Some(entry) = fields.entry_beside(key) {
             let message = format!("`{key}` cannot be a default: every route has its own");
             problems.push(Problem::at(&entry.key_place, message).code("unknown_key").help("write it in the route"));
@@ -37,15 +37,13 @@ pub(super) fn route(entry: &Entry, problems: &mut Problems) -> Option<RawRoute> 
     let from = "say where its records come from: `source: { topics: [TOPIC], start: earliest }`";
     fields.required(&keys::SOURCE, from, problems);
     let source = fields.entry(&keys::SOURCE).and_then(|entry| source(entry, problems));
-    let pipeline = match fields.get(&keys::PIPELINE).and_then(|node| list(node, "a list of steps", problems)) {
-        Some(nodes) => nodes.iter().filter_map(|node| step(node, problems)).collect(),
-        None => Vec::new(),
-    };
+    let pipeline = fields.get(&keys::PIPELINE).map(|node| steps(node, problems)).unwrap_or_default();
+    let shadow = fields.entry(&keys::SHADOW).and_then(|entry| shadow(entry, problems));
     fields.required(&keys::DESTINATIONS, "say where its records go: `destinations: [{ topic: TOPIC }]`", problems);
     let destinations = fields.entry(&keys::DESTINATIONS).map_or_else(Vec::new, |entry| destinations(entry, problems));
     let options = options(&mut fields, problems);
     fields.finish(problems);
-    Some(RawRoute { name: name?, source, pipeline, destinations, options })
+    Some(RawRoute { name: name?, source, pipeline, shadow, destinations, options })
 }
 
 fn options(fields: &mut Fields<'_>, problems: &mut Problems) -> RawOptions {
@@ -63,7 +61,7 @@ fn options(fields: &mut Fields<'_>, problems: &mut Problems) -> RawOptions {
     if let Some(entry) = fields.entry(&keys::BATCH) {
         (options.batch_records, options.batch_bytes) = batch(entry, problems);
     }
-    for later in ["parallelism", "shadow", "on_partition_change"] {
+    for later in ["parallelism", "on_partition_change"] {
         fields.not_yet(later, problems);
     }
     options
@@ -203,6 +201,20 @@ fn start(node: &Node, problems: &mut Problems) -> Option<Start> {
         None => problem.help("a time has a date, a time of day and an offset: `2026-01-31T00:00:00Z`"),
     });
     None
+}
+
+fn steps(node: &Node, problems: &mut Problems) -> Vec<RawStep> {
+    let nodes = list(node, "a list of steps", problems).unwrap_or_default();
+    nodes.iter().filter_map(|node| step(node, problems)).collect()
+}
+
+fn shadow(entry: &Entry, problems: &mut Problems) -> Option<RawShadow> {
+    let mut fields = fields(&keys::SHADOW_KEYS, entry, "a second set of plugins", problems)?;
+    let help = "name the plugins to compare with: `pipeline: [{ plugin: NAME }]`";
+    let pipeline = fields.required(&keys::SHADOW_PIPELINE, help, problems).map(|node| steps(node, problems));
+    let sample = fields.number(&keys::SHADOW_SAMPLE, problems).and_then(|at| u32::try_from(at.value).ok());
+    fields.finish(problems);
+    Some(RawShadow { pipeline: pipeline?, sample })
 }
 
 fn step(node: &Node, problems: &mut Problems) -> Option<RawStep> {

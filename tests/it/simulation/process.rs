@@ -146,6 +146,7 @@ fn task(actor: &Actor, on_error: OnError, records: usize, generation: u64) -> Ta
     let steps = ["first", "second"].map(step).into();
     Task {
         chain: Chain::new(steps, 16, 4096),
+        shadow: None,
         destinations: vec![Destination {
             name: DestinationName::new("out").unwrap(),
             target: Target::Topic(TopicName::new("out").unwrap()),

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use millrace::config::settings::PluginLimits;
 use millrace::config::settings::{Destination, Target};
@@ -31,14 +31,28 @@ const PARTITIONS: i32 = 12;
 const SECOND: Duration = Duration::from_secs(1);
 
 /// A source and a broker that cost nothing. It orders the worker to drain once everything is committed.
-struct MemoryBroker {
+struct MemoryBroker<'a> {
     left: VecDeque<Arc<dyn SourceBatch>>,
     assigned: bool,
     end: Offset,
     orders: Sender<Order>,
+    /// What was sent and committed, where that is asked for.
+    kept: Option<&'a mut Kept>,
 }
 
-impl Broker for MemoryBroker {
+/// Partition, key and value of an output.
+pub(crate) type KeptOutput = (i32, Option<Vec<u8>>, Option<Vec<u8>>);
+
+/// What a worker has done.
+#[derive(Default, PartialEq, Eq)]
+pub(crate) struct Kept {
+    /// In order.
+    pub(crate) outputs: Vec<KeptOutput>,
+    /// The last that were committed.
+    pub(crate) offsets: OffsetMap,
+}
+
+impl Broker for MemoryBroker<'_> {
     fn poll(&mut self, _: Duration, _: usize, events: &mut Vec<Event>) {
         if !std::mem::replace(&mut self.assigned, true) {
             let of = |batch: &Arc<dyn SourceBatch>| batch.topic_partition().clone();
@@ -54,8 +68,15 @@ impl Broker for MemoryBroker {
     fn transact(&mut self, outputs: &dyn Outputs, offsets: &OffsetMap) -> Outcome {
         outputs.for_each(&mut |output| {
             black_box(&output);
+            if let Some(kept) = &mut self.kept {
+                let owned = |bytes: Option<&[u8]>| bytes.map(<[u8]>::to_vec);
+                kept.outputs.push((output.partition, owned(output.key), owned(output.value)));
+            }
             ControlFlow::Continue(())
         });
+        if let Some(kept) = &mut self.kept {
+            kept.offsets.extend(offsets.clone());
+        }
         if offsets.values().all(|offset| *offset == self.end) {
             self.orders.send(Order::Drain { leave: false, within: SECOND }).expect("the worker listens");
         }
@@ -104,9 +125,9 @@ pub(crate) fn source(polls: usize) -> VecDeque<Arc<dyn SourceBatch>> {
 
 /// What a worker is to do with them: these plugins in order, all to one topic.
 pub(crate) fn task(plugins: &[Arc<Prepared>]) -> Task {
-    let step = |plugin: &Arc<Prepared>| (Box::new(plugin.step()) as Box<dyn Step>, SECOND);
     Task {
-        chain: Chain::new(plugins.iter().map(step).collect(), 512, 256 << 10),
+        chain: chain(plugins),
+        shadow: None,
         destinations: vec![Destination {
             name: DestinationName::new("out").expect("a name"),
             target: Target::Topic(TopicName::new("out").expect("a name")),
@@ -120,26 +141,68 @@ pub(crate) fn task(plugins: &[Arc<Prepared>]) -> Task {
     }
 }
 
+/// These plugins in order.
+pub(crate) fn chain(plugins: &[Arc<Prepared>]) -> Chain {
+    let step = |plugin: &Arc<Prepared>| (Box::new(plugin.step()) as Box<dyn Step>, SECOND);
+    Chain::new(plugins.iter().map(step).collect(), 512, 256 << 10)
+}
+
 /// All records, from the first poll to the last commit.
 pub(crate) fn run(left: VecDeque<Arc<dyn SourceBatch>>, task: &mut Task) {
+    work(left, task, None);
+}
+
+/// The same, and what came of it.
+pub(crate) fn run_keeping(left: VecDeque<Arc<dyn SourceBatch>>, task: &mut Task) -> Kept {
+    let mut kept = Kept::default();
+    work(left, task, Some(&mut kept));
+    kept
+}
+
+fn work(left: VecDeque<Arc<dyn SourceBatch>>, task: &mut Task, kept: Option<&mut Kept>) {
     let (orders, mailbox) = channel();
     let end = left.iter().map(|batch| batch.len()).sum::<usize>() as Offset;
-    let broker = MemoryBroker { left, assigned: false, end, orders };
+    let broker = MemoryBroker { left, assigned: false, end, orders, kept };
     let route = RouteName::new("bench").expect("a name");
     let (mut paused, mut report) = (false, Silent);
     let worker = RouteWorker::new(broker, &route, 0, task, &mut paused, &mailbox, &mut report);
     assert_eq!(worker.run(), Exit::Drained);
 }
 
+/// The time that each of two tasks takes for the same records, at best, in turns: a busy machine makes some turns slow and none
+/// fast. Goes on until the second is within `ratio` of the first, or is not to be any more.
+pub(crate) fn best_of_turns(ratio: f64, first: impl Fn() -> Task, second: impl Fn() -> Task) -> [Duration; 2] {
+    const POLLS: usize = 4;
+    let mut best = [Duration::MAX; 2];
+    for turn in 0..40 {
+        let mut timed = |which: usize, mut task: Task| {
+            let (source, began) = (source(POLLS), Instant::now());
+            run(source, &mut task);
+            best[which] = best[which].min(began.elapsed());
+        };
+        timed(0, first());
+        timed(1, second());
+        if turn >= 4 && best[1] <= best[0].mul_f64(ratio) {
+            break;
+        }
+    }
+    best
+}
+
 /// A built guest, ready for a step.
 pub(crate) fn prepare(engine: &Engine, guest: &str) -> Arc<Prepared> {
+    prepare_with(engine, guest, "{}")
+}
+
+/// The same, configured.
+pub(crate) fn prepare_with(engine: &Engine, guest: &str, config_json: &str) -> Arc<Prepared> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("plugins/dist").join(format!("{guest}.wasm"));
     let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}: run `make guests`", path.display()));
     let plugin = PluginName::new(guest).expect("a name");
     let with = Prepare {
         plugin: plugin.clone(),
         route: RouteName::new("bench").expect("a name"),
-        config_json: "{}".into(),
+        config_json: config_json.into(),
         limits: PluginLimits { memory: 64 << 20, timeout: SECOND, outputs: 1_000, output_bytes: 16 << 20 },
         destinations: [].into(),
         allow: vec![],
