@@ -16,5 +16,6 @@ pub mod seek;
 pub mod skip;
 pub mod tap;
 pub mod task;
+mod traces;
 pub mod unit;
 pub mod worker;

@@ -17,7 +17,7 @@ use super::report::{Health, Phase, Report};
 use super::seek::Seek;
 use super::skip::{Found, Skip};
 use super::task::{Bounds, Task};
-use super::unit::{After, Bench, Round, Unit};
+use super::unit::{After, Bench, Committed, Round, Unit};
 use crate::config::times::CLOSE;
 use crate::model::{Digest, Fault, FaultCode, Items, Mutation, PluginName, RouteName, TopicPartition, clock};
 
@@ -493,6 +493,7 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
                 filtered: Vec::new(),
                 halt: None,
                 values: Default::default(),
+                traces: Default::default(),
             };
             let mut bench = Bench { policy: &policy, ..self.bench() };
             Unit::build(processed, range, attempts, &mut bench).map_err(|trouble| trouble.message)
@@ -566,6 +567,11 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
         let Some(round) = self.rounds.pop_front() else { return };
         let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
         self.report.committed(&round.tally(&self.destinations, &self.plugins, now_ms));
+        if self.task.chain.tracer().is_on() {
+            let (destinations, policy) = (&self.destinations, &self.task.on_error);
+            let committed = Committed { route: self.route, destinations, plugins: &self.plugins, policy };
+            round.trace(&committed, self.task.chain.tracer());
+        }
         if let (Some(unit), true) = (round.units.first(), lost > 0) {
             self.report.lost(unit.partition(), lost, "outputs failed after the offsets were committed (at_most_once)");
         }

@@ -43,4 +43,5 @@ mod simulation;
 mod soak;
 mod support;
 mod torture;
+mod traces;
 mod yaml_tests;
