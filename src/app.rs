@@ -4,7 +4,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -21,7 +21,10 @@ use crate::control::supervisor::Supervisor;
 use crate::kafka;
 use crate::model::{Digest, RouteName};
 use crate::plugin::Engine;
-use crate::telemetry::{Limits, LogFormat, LogHandle, Metrics};
+use crate::telemetry::{Exporter, Limits, LogFormat, LogHandle, Metrics, Tracer};
+
+/// How long the last spans may take, once all routes are drained.
+const SPANS_WITHIN: Duration = Duration::from_secs(1);
 
 /// Why the daemon cannot run, or did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +35,9 @@ pub enum AppError {
     /// The admin endpoint cannot listen.
     #[error(transparent)]
     Admin(#[from] admin::BindError),
+    /// Spans cannot be exported.
+    #[error("the thread that exports spans cannot be started")]
+    Tracing(#[source] std::io::Error),
     /// Signals cannot be waited for.
     #[error("signals cannot be waited for")]
     Signals(#[source] std::io::Error),
@@ -116,6 +122,8 @@ pub async fn run_watched(
     let board = StatusBoard::new(settings.instance.clone(), metrics.clone());
     let word: String = std::iter::repeat_with(fastrand::alphanumeric).take(10).collect();
     let clients = Clients::connect(&settings, &word).map_err(AppError::Client)?;
+    let traces = Tracing { tracer: Tracer::default(), word: word.clone(), metrics: metrics.clone() };
+    traces.go_through(traces.exporter(&settings).map_err(AppError::Tracing)?);
     let server = Server::bind(&AdminOptions::from(&settings.admin)).await?;
     let address = server.address();
     // (before a reload can be asked for: without somebody who waits for it, the signal ends the process)
@@ -133,9 +141,10 @@ pub async fn run_watched(
         cache_dir: (settings.cache_dir.clone(), cache_dir),
         log: log.clone(),
         shutdown_timeout: Arc::clone(&within),
+        tracing: traces.clone(),
         condition,
     };
-    let (supervision, gone) = Supervisor::start(metrics.clone(), Arc::clone(&board));
+    let (supervision, gone) = Supervisor::start(metrics.clone(), Arc::clone(&board), traces.tracer.clone());
     let sources = Sources { path, env, engine, word, surroundings: Box::new(surroundings) };
     let reloader = Reloader::start(sources, Arc::clone(&plan), clients, Arc::clone(&board), supervision.clone());
     let answers = admin::Sources {
@@ -155,6 +164,7 @@ pub async fn run_watched(
         _ = gone => return Err(AppError::Bug),
     }
 
+    let asked = Instant::now();
     hangups.abort();
     let within = *within.lock().unwrap_or_else(PoisonError::into_inner);
     tracing::info!(within = ?within, "draining");
@@ -162,6 +172,7 @@ pub async fn run_watched(
     if let Some(endpoint) = endpoint.lock().await.take() {
         endpoint.stop().await;
     }
+    traces.tracer.finish(SPANS_WITHIN.min(within.saturating_sub(asked.elapsed())));
     if late.is_empty() {
         tracing::info!("drained");
         Ok(())
@@ -188,6 +199,7 @@ struct Surroundings {
     cache_dir: (Option<PathBuf>, Option<PathBuf>),
     log: LogHandle,
     shutdown_timeout: Arc<Mutex<Duration>>,
+    tracing: Tracing,
     condition: Option<Condition>,
 }
 
@@ -197,6 +209,8 @@ impl reload::Surroundings for Surroundings {
         if let Some(Err(message)) = self.condition.as_ref().map(|condition| condition(loaded)) {
             return Err(Obstacle { message, passes: false });
         }
+        let exporter = self.tracing.exporter(settings);
+        let exporter = exporter.map_err(|error| Obstacle { message: error.to_string(), passes: true })?;
         self.runtime
             .block_on(async {
                 match &mut *self.endpoint.lock().await {
@@ -205,6 +219,7 @@ impl reload::Surroundings for Surroundings {
                 }
             })
             .map_err(|error| Obstacle { message: error.to_string(), passes: true })?;
+        self.tracing.go_through(exporter);
         let (level, format) = log_options(&settings.log);
         self.log.set(level, format);
         if self.cache_dir.0 != settings.cache_dir {
@@ -213,6 +228,41 @@ impl reload::Surroundings for Surroundings {
         }
         *self.shutdown_timeout.lock().unwrap_or_else(PoisonError::into_inner) = settings.shutdown_timeout;
         Ok(())
+    }
+}
+
+/// Where spans go, as the configuration has it.
+#[derive(Clone)]
+struct Tracing {
+    tracer: Tracer,
+    /// Stands for this process where it has no `instance`.
+    word: String,
+    metrics: Metrics,
+}
+
+/// What `telemetry.otlp` asks for.
+enum Exporting {
+    AsBefore,
+    From(Option<Exporter>),
+}
+
+impl Tracing {
+    /// What can fail of taking a configuration up.
+    fn exporter(&self, settings: &Settings) -> std::io::Result<Exporting> {
+        let url = settings.telemetry.otlp.as_deref();
+        if self.tracer.goes_to(url) {
+            return Ok(Exporting::AsBefore);
+        }
+        let instance = || settings.instance.clone().unwrap_or_else(|| self.word.clone());
+        let start = |url| Exporter::start(url, env!("CARGO_PKG_VERSION"), instance(), &self.metrics);
+        Ok(Exporting::From(url.map(start).transpose()?))
+    }
+
+    fn go_through(&self, exporting: Exporting) {
+        match exporting {
+            Exporting::AsBefore => {}
+            Exporting::From(exporter) => self.tracer.go_through(exporter),
+        }
     }
 }
 

@@ -47,9 +47,10 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 pub(super) fn failure(error: app::AppError) -> Failure {
     match error {
         app::AppError::Client(_) | app::AppError::Admin(_) => Failure::Environment(error.into()),
-        app::AppError::Signals(_) | app::AppError::Bug | app::AppError::NotDrained { .. } => {
-            Failure::Running(error.into())
-        }
+        app::AppError::Signals(_)
+        | app::AppError::Tracing(_)
+        | app::AppError::Bug
+        | app::AppError::NotDrained { .. } => Failure::Running(error.into()),
     }
 }
 

@@ -132,6 +132,8 @@ keys! {
         "The admin endpoint: health, metrics, the API.";
     LOG = "log", Is::Section(&LOG_KEYS), By("{}"), "{ level: info, format: text }",
         "What is logged. Always to stderr.";
+    TELEMETRY = "telemetry", Is::Section(&TELEMETRY_KEYS), By("{}"), "{ otlp: \"http://127.0.0.1:4318\" }",
+        "Traces: where the spans of traced records go.";
     PLUGINS = "plugins", Is::ByName(&Is::Section(&PLUGIN_KEYS)), By("{}"), "{ redact: { path: ../plugins/redact.wasm } }",
         "Plugins by their names. They add up over all files.";
     DEFAULTS = "defaults", Is::Section(&DEFAULT_KEYS), By("{}"), "{ workers: 2 }",
@@ -153,6 +155,7 @@ pub(super) static PROCESS: Section = Section::new(
         &KAFKA,
         &ADMIN,
         &LOG,
+        &TELEMETRY,
         &PLUGINS,
         &DEFAULTS,
         &ROUTES,
@@ -210,6 +213,12 @@ keys! {
         "For people, or one JSON object a line.";
 }
 pub(super) static LOG_KEYS: Section = Section::new("The log's settings", &[&LOG_LEVEL, &LOG_FORMAT]);
+
+keys! {
+    OTLP = "otlp", Is::Text(Some("^http://[^/?#@\\s]+(/[^?#\\s]*)?$")), Nothing, "\"http://127.0.0.1:4318\"",
+        "An OpenTelemetry collector that takes OTLP over HTTP, without TLS; `/v1/traces` is added. Records whose `traceparent` says that they are sampled get spans, and their outputs carry the trace on. Without it no header is touched. See [traces](operations.md#traces).";
+}
+pub(super) static TELEMETRY_KEYS: Section = Section::new("Where traces go", &[&OTLP]);
 
 // ---- plugins ----------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ use super::properties::{
 use super::raw::{Raw, RawDestination, RawOptions, RawPlugin, RawRoute, RawSource, RawStep};
 use super::settings::{
     Admin, Batch, Delivery, Destination, Kafka, Log, LogFormat, LogLevel, OnOffsetLost, PipelineStep, Plugin,
-    PluginConfig, PluginLimits, Route, Settings, Shadow, Source, Target, TopicSelector, Transaction, Watch,
+    PluginConfig, PluginLimits, Route, Settings, Shadow, Source, Target, Telemetry, TopicSelector, Transaction, Watch,
     WatchMethod,
 };
 use super::share::SHARE_MIN;
@@ -80,6 +80,7 @@ pub(super) fn interpret(raw: &Raw, complete: bool, problems: &mut Problems) -> M
         kafka,
         admin,
         log: Log { level: raw.log_level.unwrap_or(LogLevel::Info), format: raw.log_format.unwrap_or(LogFormat::Text) },
+        telemetry: Telemetry { otlp: raw.otlp.clone() },
         plugins,
         routes,
     };

@@ -33,6 +33,8 @@ pub struct Settings {
     pub admin: Admin,
     /// Logging.
     pub log: Log,
+    /// Traces.
+    pub telemetry: Telemetry,
     /// Plugins by name.
     pub plugins: BTreeMap<PluginName, Plugin>,
     /// Routes by name, the disabled ones too.
@@ -134,6 +136,13 @@ pub struct Log {
     pub level: LogLevel,
     /// Default text.
     pub format: LogFormat,
+}
+
+/// Traces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Telemetry {
+    /// The collector that spans are exported to, `http://HOST[:PORT][/PATH]`; none: traces are not continued.
+    pub otlp: Option<String>,
 }
 
 /// How much is logged.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::plan::Plan;
 use crate::config::settings::{
     Admin, Destination, Kafka, LagAlert, Log, OnOffsetLost, PipelineStep, Plugin, PluginConfig, PluginLimits,
-    Properties, PropertyValue, Route, Settings, Shadow, Source, Start, Target, Watch, WatchMethod,
+    Properties, PropertyValue, Route, Settings, Shadow, Source, Start, Target, Telemetry, Watch, WatchMethod,
 };
 use crate::model::{Digest, PluginName, RouteName};
 use crate::policy::{Disposition, OnError, Retry};
@@ -136,6 +136,7 @@ fn process(settings: &Settings) -> Keys {
         kafka: Kafka { prefix, common, consumer, producer },
         admin: Admin { listen, token, allowed_hosts },
         log: Log { level, format },
+        telemetry: Telemetry { otlp },
         plugins: _,
         routes: _,
     } = settings;
@@ -165,6 +166,7 @@ fn process(settings: &Settings) -> Keys {
     keys.put("admin.allowed_hosts", allowed_hosts.join(", "));
     keys.put("log.level", format!("{level:?}").to_lowercase());
     keys.put("log.format", format!("{format:?}").to_lowercase());
+    keys.put_some("telemetry.otlp", otlp.as_ref());
     keys.0
 }
 

@@ -47,6 +47,18 @@ impl WorkerNews {
         }
     }
 
+    /// Tells how many were left out of what has not happened again since: the next line of its kind, which would, may never come.
+    fn tell_left_out(&mut self) {
+        let (route, worker) = (&self.route, self.worker);
+        for ((code, plugin, _), seen) in self.faults.settled() {
+            let (plugin, left_out) = (plugin.as_ref().map(PluginName::as_str), seen.left_out);
+            tracing::warn!(%route, worker, plugin, %code, left_out, "more records at fault, like the one that was told");
+        }
+        for (code, seen) in self.troubles.settled() {
+            tracing::warn!(%route, worker, code, left_out = seen.left_out, "more trouble, like what was told");
+        }
+    }
+
     /// Says once that a partition has stopped, and once that it goes on.
     fn log_stopped(&mut self, health: &Health) {
         let (route, worker) = (&self.route, self.worker);
@@ -155,8 +167,12 @@ impl Report for WorkerNews {
             tracing::debug!(%route, worker, %topic, partition, offset, plugin, %code, %error_id, "record at fault, {fate}: {message}");
             return;
         };
-        let more = if seen.left_out > 0 { format!(" ({} more like it since)", seen.left_out) } else { String::new() };
-        tracing::warn!(%route, worker, %topic, partition, offset, plugin, %code, %error_id, "record at fault, {fate}: {message}{more}");
+        // (of those like it since the last line)
+        let left_out = (seen.left_out > 0).then_some(seen.left_out);
+        tracing::warn!(
+            %route, worker, %topic, partition, offset, plugin, %code, %error_id, left_out,
+            "record at fault, {fate}: {message}"
+        );
     }
 
     fn usage(&mut self, plugin: &PluginName, usage: Usage) {
@@ -191,6 +207,8 @@ impl Report for WorkerNews {
     }
 
     fn lag(&mut self, lags: &[PartitionLag]) {
+        // (this comes every few seconds)
+        self.tell_left_out();
         for lag in lags {
             let metrics = self.metrics.partition(&lag.partition);
             metrics.lag(lag.records, lag.oldest);

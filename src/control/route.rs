@@ -23,7 +23,7 @@ use crate::pipeline::skip::Skip;
 use crate::pipeline::tap::Tap;
 use crate::pipeline::task::{Stop, Task};
 use crate::pipeline::worker::{Exit, Order, RouteWorker};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Tracer};
 
 /// A session that has lived this long was a good one: the next back-off begins anew.
 const GOOD_SESSION: Duration = Duration::from_secs(60);
@@ -58,6 +58,8 @@ impl Clients {
 pub(super) struct Shared {
     pub(super) metrics: Metrics,
     pub(super) board: Arc<StatusBoard>,
+    /// Where spans go.
+    pub(super) tracer: Tracer,
 }
 
 /// A route that runs.
@@ -86,6 +88,7 @@ struct Force {
     /// Shows what passes to who listens.
     tap: Tap,
     metrics: Metrics,
+    tracer: Tracer,
 }
 
 impl Force {
@@ -94,6 +97,7 @@ impl Force {
         let mut task = plan.task(generation, &self.stop);
         task.chain.show(&self.tap);
         task.shadow = plan.start_shadow(worker, &self.metrics);
+        task.chain.trace(&self.tracer);
         task
     }
 }
@@ -126,6 +130,7 @@ impl RunningRoute {
             stop: Stop::default(),
             tap: shared.board.tap(&plan.route.name),
             metrics: shared.metrics.clone(),
+            tracer: shared.tracer.clone(),
         });
         let mut route = Self {
             report: shared.board.route(&plan.route.name, plan.facts()),

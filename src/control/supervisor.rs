@@ -16,7 +16,7 @@ use super::status::RouteState;
 use crate::model::RouteName;
 use crate::pipeline::seek::Seek;
 use crate::pipeline::skip::Skip;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, Tracer};
 
 /// How long a route that is restarted with all the others may take to run again before the next one follows: one that
 /// cannot must not keep the others from the new clients.
@@ -155,11 +155,11 @@ enum Need {
 }
 
 impl Supervisor {
-    /// Starts it. Nothing is wanted yet.
-    pub fn start(metrics: Metrics, board: Arc<StatusBoard>) -> (Supervision, Gone) {
+    /// Starts it. Nothing is wanted yet. Routes tell their spans to `tracer`.
+    pub fn start(metrics: Metrics, board: Arc<StatusBoard>, tracer: Tracer) -> (Supervision, Gone) {
         let (own, mailbox) = channel();
         let supervisor = Self {
-            shared: Shared { metrics, board },
+            shared: Shared { metrics, board, tracer },
             slots: BTreeMap::new(),
             idle: BTreeMap::new(),
             wanted: None,

@@ -12,8 +12,10 @@ use std::time::{Duration, Instant};
 use super::ports::{CallError, CallOutput, Step, Usage, Verdict};
 use super::tap::{Stage, Tap};
 use super::task::Stop;
+use super::traces::Traces;
 use crate::model::{Fault, FaultCode, Item, Items, PluginName, SourceBatch, clock};
 use crate::policy::{Condition, Values};
+use crate::telemetry::Tracer;
 
 /// The plugins of one route, with instances that belong to one worker.
 pub struct Chain {
@@ -25,6 +27,7 @@ pub struct Chain {
     spare: Vec<Item>,
     stop: Stop,
     tap: Tap,
+    tracer: Tracer,
 }
 
 struct Link {
@@ -50,6 +53,8 @@ pub struct Processed {
     pub halt: Option<(usize, Halt)>,
     /// What conditions have parsed, for those that follow.
     pub values: Values,
+    /// The traces that records belong to.
+    pub traces: Traces,
 }
 
 /// Why a chain stopped before the end of a batch.
@@ -118,7 +123,8 @@ impl Chain {
         let records = records.max(1);
         let links = steps.into_iter().map(|(step, timeout)| Link { step, timeout, calls_of: records, when: None });
         let links = links.collect();
-        Self { links, records, bytes, spare: Vec::new(), stop: Stop::default(), tap: Tap::default() }
+        let (stop, tap, tracer) = Default::default();
+        Self { links, records, bytes, spare: Vec::new(), stop, tap, tracer }
     }
 
     /// Gives each step its condition, in order.
@@ -140,6 +146,16 @@ impl Chain {
     /// Where what passes is shown.
     pub fn tap(&self) -> &Tap {
         &self.tap
+    }
+
+    /// Continues the traces of records, and tells their spans there.
+    pub fn trace(&mut self, tracer: &Tracer) {
+        self.tracer = tracer.clone();
+    }
+
+    /// Where spans are told.
+    pub fn tracer(&self) -> &Tracer {
+        &self.tracer
     }
 
     /// Whether, and by when, the worker is to end.
@@ -168,14 +184,24 @@ impl Chain {
         isolate: usize,
         budget: Budget,
     ) -> Processed {
-        self.pass(Items::of(source, range), isolate, budget)
+        let is_traced = self.tracer.is_on();
+        let traces = if is_traced { Traces::of(&*source, range.clone()) } else { Traces::default() };
+        self.pass(Items::of(source, range), traces, isolate, budget)
     }
 
     /// The same for items that are made already.
-    fn pass(&mut self, items: Items, isolate: usize, budget: Budget) -> Processed {
+    fn pass(&mut self, items: Items, traces: Traces, isolate: usize, budget: Budget) -> Processed {
+        let done = Processed {
+            items,
+            faults: Vec::new(),
+            filtered: Vec::new(),
+            halt: None,
+            values: Values::default(),
+            traces,
+        };
         let mut run = Run {
-            first: items.list.first().map_or(0, |item| item.source),
-            done: Processed { items, faults: Vec::new(), filtered: Vec::new(), halt: None, values: Values::default() },
+            first: done.items.list.first().map_or(0, |item| item.source),
+            done,
             passing: VecDeque::new(),
             isolate,
             budget,
@@ -229,7 +255,7 @@ impl Chain {
         let end = range.end;
         let mut items = Items::of(Arc::clone(source), range);
         items.list.retain(|item| is_meant(item.source as usize));
-        let mut processed = self.pass(items, source.len(), budget);
+        let mut processed = self.pass(items, Traces::default(), source.len(), budget);
         let end = match processed.halt.take() {
             Some((index, Halt::BudgetSpent)) => index,
             Some((index, Halt::Retry { fault, .. })) => {
@@ -283,12 +309,14 @@ impl Run {
         let faults_before = self.done.faults.len();
         self.made = self.bytes_made();
         self.set_aside(link);
+        self.done.traces.enter(number, &self.done.items.list);
         let mut at = 0;
         while at < self.done.items.list.len() && self.done.halt.is_none() {
             let end = self.call_end(at, link.calls_of);
             self.call(number, link, at..end, out);
             at = end;
         }
+        self.done.traces.leave();
         self.let_pass(usize::MAX, out);
         std::mem::swap(&mut self.done.items.list, out);
         if self.done.faults.len() > faults_before || self.done.halt.is_some() {

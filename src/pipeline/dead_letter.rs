@@ -105,6 +105,11 @@ impl DeadLetter {
         true
     }
 
+    /// The partition that it goes to.
+    pub(super) fn partition(&self) -> i32 {
+        self.partition
+    }
+
     /// The record to produce.
     pub fn output<'a>(&'a self, batch: &'a dyn SourceBatch) -> Output<'a> {
         let index = self.source as usize;

@@ -12,7 +12,7 @@ use super::ports::{LookUp, Trouble};
 use super::report::Report;
 use super::shadow::Shown;
 use super::task::Task;
-use super::unit::{After, Bench, Round, Unit};
+use super::unit::{After, Bench, Committed, Round, Unit};
 use crate::model::{Digest, PluginName, RouteName, SourceBatch, TopicPartition, clock};
 
 /// A worker's lanes and its task.
@@ -137,6 +137,15 @@ impl<'a> Desk<'a> {
     pub(super) fn take(&mut self, unit: &Unit) {
         if let Some(lane) = self.lanes.get_mut(unit.partition()) {
             lane.take(unit.next_offset(), unit.after == After::Flow);
+        }
+    }
+
+    /// Tells the spans of a round that is committed, where there is a collector.
+    pub(super) fn trace(&self, round: &Round) {
+        let tracer = self.task.chain.tracer();
+        if tracer.is_on() {
+            let (destinations, policy) = (&self.destinations, &self.task.on_error);
+            round.trace(&Committed { route: self.route, destinations, plugins: &self.plugins, policy }, tracer);
         }
     }
 

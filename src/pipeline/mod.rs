@@ -18,5 +18,6 @@ pub mod shadow;
 pub mod skip;
 pub mod tap;
 pub mod task;
+mod traces;
 pub mod unit;
 pub mod worker;

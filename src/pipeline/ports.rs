@@ -328,6 +328,8 @@ pub struct Output<'a> {
 pub enum Headers<'a> {
     /// Those of an item.
     Of(&'a Items, &'a Item),
+    /// The same, but for the value of the header of this number.
+    Traced(&'a Items, &'a Item, usize, &'a [u8]),
     /// These.
     List(&'a [(Vec<u8>, Option<Vec<u8>>)]),
 }
@@ -336,7 +338,7 @@ impl<'a> Headers<'a> {
     /// How many.
     pub fn len(self) -> usize {
         match self {
-            Self::Of(items, item) => items.header_count(item),
+            Self::Of(items, item) | Self::Traced(items, item, ..) => items.header_count(item),
             Self::List(list) => list.len(),
         }
     }
@@ -347,7 +349,8 @@ impl<'a> Headers<'a> {
     /// Header `nth`: name and value.
     pub fn get(self, nth: usize) -> (&'a [u8], Option<&'a [u8]>) {
         match self {
-            Self::Of(items, item) => items.header(item, nth),
+            Self::Traced(items, item, header, value) if nth == header => (items.header(item, nth).0, Some(value)),
+            Self::Of(items, item) | Self::Traced(items, item, ..) => items.header(item, nth),
             Self::List(list) => (&list[nth].0, list[nth].1.as_deref()),
         }
     }

@@ -15,11 +15,13 @@ use super::ports::{Headers, LookUp, Output, Outputs, Trouble};
 use super::report::{Fate, Report, Tally, add};
 use super::shadow::Shown;
 use super::tap::Tap;
+use super::traces::{Told, Traces};
+use crate::config::settings::Target;
 use crate::model::{
-    Digest, ErrorId, Fault, FaultCode, Items, Offset, OffsetMap, PluginName, SourceBatch, TopicPartition,
+    Digest, ErrorId, Fault, FaultCode, Items, Offset, OffsetMap, PluginName, RouteName, SourceBatch, TopicPartition,
 };
 use crate::policy::{Decision, Disposition, OnError, Values};
-use crate::telemetry::LATENCY_BOUNDS;
+use crate::telemetry::{LATENCY_BOUNDS, Spans, Tracer, Work};
 
 /// How often the record at an offset has been tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -97,6 +99,7 @@ pub struct Unit {
     dead: Vec<DeadLetter>,
     disposed: Vec<(u32, FaultCode, Fate)>,
     filtered: Vec<(u32, Option<u16>)>,
+    traces: Traces,
     /// What becomes of the partition afterwards.
     pub after: After,
 }
@@ -112,7 +115,7 @@ impl Unit {
         attempts: Attempts,
         bench: &mut Bench<'_>,
     ) -> Result<Self, Trouble> {
-        let Processed { items, mut faults, filtered, halt, mut values } = processed;
+        let Processed { items, mut faults, filtered, halt, mut values, traces } = processed;
         let mut unit = Self {
             items: Arc::new(items),
             range,
@@ -120,6 +123,7 @@ impl Unit {
             dead: Vec::new(),
             disposed: Vec::new(),
             filtered: filtered.into_iter().map(|(source, step)| (source, Some(step))).collect(),
+            traces,
             after: After::Flow,
         };
         if let Some((at, why)) = halt {
@@ -127,6 +131,7 @@ impl Unit {
             unit.cut(at, after);
         }
         unit.route(&mut faults, &mut values, bench)?;
+        unit.traces.routed(&unit.items, &unit.routed);
         faults.sort_by_key(|(source, _)| *source);
         for (source, fault) in faults {
             if source as usize >= unit.range.end {
@@ -162,15 +167,21 @@ impl Unit {
     /// destination, `None` for a dead letter.
     pub fn sent(&self) -> impl Iterator<Item = (u32, Option<u16>, Output<'_>)> {
         let items = &*self.items;
+        let mut traced = self.traces.sends().iter().peekable();
         let routed = self.routed.iter().map(move |routed| {
             let item = &items.list[routed.item as usize];
+            let send = traced.next_if(|send| (send.item, send.destination) == (routed.item, routed.destination));
+            let headers = match send.and_then(|send| Some((send.header?, &send.traceparent))) {
+                Some((header, value)) => Headers::Traced(items, item, header as usize, value),
+                None => Headers::Of(items, item),
+            };
             let output = Output {
                 topic: routed.topic,
                 partition: routed.partition,
                 key: items.key(item),
                 value: items.value(item),
                 timestamp: items.timestamp(item),
-                headers: Headers::Of(items, item),
+                headers,
             };
             (routed.source, Some(routed.destination), output)
         });
@@ -222,7 +233,7 @@ impl Unit {
             }
             Decision::Dispose(Disposition::Skip) => {
                 self.withdraw(source);
-                self.disposed.push((source, fault.code, Fate::Skipped));
+                self.dispose(source, fault.code, Fate::Skipped);
                 Fate::Skipped
             }
             Decision::Dispose(Disposition::DeadLetter(topic)) => {
@@ -242,7 +253,7 @@ impl Unit {
                 // (a record that the destination rejects is found after those that plugins refused)
                 let place = self.dead.partition_point(|other| other.source < source);
                 self.dead.insert(place, letter);
-                self.disposed.push((source, fault.code, Fate::DeadLettered));
+                self.dispose(source, fault.code, Fate::DeadLettered);
                 Fate::DeadLettered
             }
         };
@@ -254,7 +265,14 @@ impl Unit {
     fn cut(&mut self, at: usize, after: After) {
         self.range.end = at;
         self.after = after;
+        self.traces.cut(at);
         self.keep(|source| (source as usize) < at);
+    }
+
+    /// In the order of the records, like the dead letters.
+    fn dispose(&mut self, source: u32, code: FaultCode, fate: Fate) {
+        let place = self.disposed.partition_point(|(other, ..)| *other < source);
+        self.disposed.insert(place, (source, code, fate));
     }
 
     fn withdraw(&mut self, of: u32) {
@@ -266,6 +284,7 @@ impl Unit {
         self.dead.retain(|dead| keep(dead.source));
         self.disposed.retain(|(source, ..)| keep(*source));
         self.filtered.retain(|(source, _)| keep(*source));
+        self.traces.keep(keep);
     }
 
     fn route(
@@ -323,7 +342,17 @@ impl Unit {
             dead: off(&mut self.dead, |dead| dead.source, at),
             disposed: off(&mut self.disposed, |(source, ..)| *source, at),
             filtered: off(&mut self.filtered, |(source, _)| *source, at),
+            traces: self.traces.split_off(at),
             after: std::mem::replace(&mut self.after, After::Flow),
+        }
+    }
+
+    /// Tells the spans of its traced records, which are committed now.
+    fn trace(&self, committed: &Committed<'_>, tracer: &Tracer) {
+        let mut list = Vec::new();
+        let dropped = self.traces.tell(tracer.room(), &OfUnit { unit: self, committed }, &mut list);
+        if !list.is_empty() || dropped > 0 {
+            tracer.take(Spans { route: committed.route.clone(), source: self.partition().clone(), list, dropped });
         }
     }
 
@@ -362,6 +391,51 @@ impl Unit {
                 Fate::Skipped | Fate::Stopped | Fate::Retried(_) => add(&mut tally.skipped, code, [1]),
             }
         }
+    }
+}
+
+/// What a round was committed under.
+pub struct Committed<'a> {
+    /// The route.
+    pub route: &'a RouteName,
+    /// Its destinations.
+    pub destinations: &'a Destinations,
+    /// Its plugins.
+    pub plugins: &'a [(PluginName, Digest)],
+    /// Its `on_error`.
+    pub policy: &'a OnError,
+}
+
+/// A unit, as its spans tell it.
+struct OfUnit<'a> {
+    unit: &'a Unit,
+    committed: &'a Committed<'a>,
+}
+
+impl Told for OfUnit<'_> {
+    fn received(&self, source: u32) -> Work {
+        let place = self.unit.disposed.binary_search_by_key(&source, |(of, ..)| *of);
+        let fault = place.ok().map(|place| self.unit.disposed[place].1);
+        Work::Receive { offset: self.unit.items.source.offset(source as usize), fault }
+    }
+
+    fn plugin(&self, step: u16) -> Option<Work> {
+        self.committed.plugins.get(usize::from(step)).map(|(name, _)| Work::Plugin(name.clone()))
+    }
+
+    fn sent(&self, item: u32, destination: u16, partition: i32) -> Option<Work> {
+        let topic = match &self.committed.destinations.list().get(usize::from(destination))?.target {
+            Target::Topic(topic) => topic.clone(),
+            Target::Pattern(_) => self.unit.items.list[item as usize].topic.clone()?,
+        };
+        Some(Work::Send { topic, partition })
+    }
+
+    fn dead_letter(&self, source: u32) -> Option<Work> {
+        let place = self.unit.dead.binary_search_by_key(&source, |letter| letter.source).ok()?;
+        let letter = &self.unit.dead[place];
+        let Disposition::DeadLetter(topic) = &self.committed.policy.then else { return None };
+        Some(Work::Send { topic: topic.clone(), partition: letter.partition() })
     }
 }
 
@@ -470,6 +544,11 @@ impl Round {
             place += 1;
             place <= number + 1 || *unit.partition() != partition
         });
+    }
+
+    /// Tells the spans of its traced records; it is committed now.
+    pub fn trace(&self, committed: &Committed<'_>, tracer: &Tracer) {
+        self.units.iter().for_each(|unit| unit.trace(committed, tracer));
     }
 
     /// What it counted, committed now.

@@ -414,6 +414,7 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
                 filtered: Vec::new(),
                 halt: None,
                 values: Default::default(),
+                traces: Default::default(),
             };
             let broker = &mut self.broker;
             let mut look_up = |name: &TopicName| broker.topic(name);
@@ -515,6 +516,7 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
         let Some(round) = self.rounds.pop_front() else { return };
         let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
         self.desk.report.committed(&round.tally(&self.desk.destinations, &self.desk.plugins, now_ms));
+        self.desk.trace(&round);
         if let (Some(unit), true) = (round.units.first(), lost > 0) {
             self.desk.report.lost(
                 unit.partition(),

@@ -112,6 +112,12 @@ impl Metrics {
         self.info(&table::PLUGIN_INFO, &[route.as_str(), plugin.as_str(), &sha256.to_string()])
     }
 
+    /// What becomes of spans.
+    pub(super) fn spans(&self) -> SpanMetrics {
+        let [exported, dropped] = ["exported", "dropped"].map(|outcome| self.counter(&table::SPANS, &[outcome]));
+        SpanMetrics { exported, dropped }
+    }
+
     /// What `route` has done since this process started.
     pub fn totals(&self, route: &RouteName) -> Arc<Totals> {
         // A panic elsewhere cannot leave the map half changed.
@@ -146,6 +152,13 @@ fn key(metric: &'static Metric, values: &[&str]) -> Key {
 /// A series that is always 1 and says something by its labels; it vanishes when this is dropped.
 #[derive(Debug)]
 pub struct InfoGauge(#[expect(dead_code, reason = "held for as long as the series is to be shown")] Value);
+
+/// Counts what becomes of spans.
+#[derive(Debug)]
+pub(super) struct SpanMetrics {
+    pub(super) exported: Counter,
+    pub(super) dropped: Counter,
+}
 
 /// Counts reloads and shows the configuration in force.
 #[derive(Debug)]
@@ -672,6 +685,7 @@ mod tests {
         route.partition(&partition).lost(4);
         metrics.shadow(&name, &["fault", "value"]).compared(7, 2, &[0, 2]);
         let info = metrics.plugin_info(&name, &plugin, &Digest::of(b""));
+        metrics.spans().exported.increment(1);
         let own = metrics.0.custom.of(&name, &plugin, &Digest::of(b""));
         Everything { metrics, config, route, gauges, info, own }
     }

@@ -131,6 +131,9 @@ table! {
     BROKER_ERRORS: "millrace_broker_errors_total" Counter, ["route", "code"], "Errors of the broker or the connection to it, by Kafka's or librdkafka's name.";
     BROKER_THROTTLE: "millrace_broker_throttle_seconds_total" SecondsCounter, ["route"], "Time for which a broker has throttled the route's clients.";
 
+    // Traces.
+    SPANS: "millrace_spans_total" Counter, ["outcome"], "Spans of traced records, exported to the collector or dropped. Shown from when a collector is configured.";
+
     // The process.
     MEMORY_LIMIT: "millrace_memory_limit_bytes" Held(Max), [], "Ceiling of memory that the container sets; +Inf where there is none.";
 

@@ -9,12 +9,13 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use millrace::telemetry::{ALL, Kind, Metric};
+use rustix::process::{Resource, Rlimit, prlimit};
 use serde_json::Value;
 
 use crate::support::config::Config;
-use crate::support::daemon::Daemon;
+use crate::support::daemon::{Daemon, sum_of};
 use crate::support::kafka::{Record, shared};
-use crate::support::{root, scratch, unique, wait_until};
+use crate::support::{root, scratch, unique, wait_for, wait_until};
 
 /// Series that are not millrace's own: Prometheus'.
 const FOREIGN: [&str; 2] = ["ALERTS", "up"];
@@ -208,7 +209,68 @@ fn the_dashboards_panels_have_their_own_place_and_take_the_data_source_that_is_c
         if panel["type"] != "row" {
             assert!(panel["description"].as_str().is_some_and(|text| !text.is_empty()), "{title}: no description");
             assert_eq!(panel["datasource"]["uid"], "${datasource}", "{title}");
+            let unit = panel["fieldConfig"]["defaults"]["unit"].as_str().unwrap_or_default();
+            assert!(UNITS.contains(&unit), "{title}: {unit:?} is no unit of Grafana's that is known here");
+            assert_targets(panel);
         }
+    }
+}
+
+/// Grafana's ids of units, of those that the dashboard needs. It takes any text, and shows an unknown one behind the number.
+const UNITS: [&str; 6] = ["short", "s", "bytes", "Bps", "cps", "percentunit"];
+
+/// Each asks the data source that is chosen, under a name of its own, by variables that there are, and says what its lines are.
+#[track_caller]
+fn assert_targets(panel: &Value) {
+    let title = &panel["title"];
+    let targets = panel["targets"].as_array().expect("targets");
+    assert!(!targets.is_empty(), "{title}: asks nothing");
+    let mut names = BTreeSet::new();
+    for target in targets {
+        assert!(names.insert(target["refId"].as_str().expect("a refId")), "{title}: two have one refId");
+        assert_eq!(target["datasource"]["uid"], "${datasource}", "{title}");
+        let expr = target["expr"].as_str().expect("an expression");
+        assert!(expr.contains("$namespace"), "{title}: {expr} takes other namespaces, too");
+        let is_told = panel["type"] == "stat" || target["legendFormat"].as_str().is_some_and(|text| !text.is_empty());
+        assert!(is_told, "{title}: its lines have no names");
+    }
+}
+
+/// Grafana itself cannot be had where these tests run: what it makes of the file is held by its form alone.
+#[test]
+fn the_dashboards_variables_are_those_that_its_panels_use_and_ask_for_metrics_that_exist() {
+    let dashboard = dashboard();
+    assert!(
+        dashboard["uid"].is_string() && dashboard["title"].is_string(),
+        "it replaces itself when it is loaded again"
+    );
+    assert!(dashboard["schemaVersion"].as_u64().is_some_and(|version| version >= 36), "data sources by uid");
+    assert_eq!(dashboard["id"], Value::Null, "Grafana gives it one");
+    let variables = dashboard["templating"]["list"].as_array().expect("variables");
+    let names: BTreeSet<String> =
+        variables.iter().map(|one| one["name"].as_str().expect("a name").to_owned()).collect();
+    let own = |name: &str| name.starts_with("__");
+    let text = dashboard.to_string();
+    let used: BTreeSet<String> = text
+        .split('$')
+        .skip(1)
+        .map(|rest| {
+            rest.trim_start_matches('{').chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect()
+        })
+        .filter(|name: &String| !own(name))
+        .collect();
+    assert_eq!(used, names);
+    for variable in variables.iter().filter(|variable| variable["type"] == "query") {
+        let name = &variable["name"];
+        assert_eq!(variable["datasource"]["uid"], "${datasource}", "{name}");
+        let query = variable["query"]["query"].as_str().expect("a query");
+        let (of, label) = query
+            .strip_prefix("label_values(")
+            .and_then(|rest| rest.strip_suffix(')')?.rsplit_once(", "))
+            .unwrap_or_else(|| panic!("{name}: {query}"));
+        let of = of.split('{').next().unwrap_or_default();
+        let metric = metric(of).unwrap_or_else(|| panic!("{name}: there is no metric {of}"));
+        assert!(["namespace", "instance"].contains(&label) || metric.labels.contains(&label), "{name}: {query}");
     }
 }
 
@@ -228,8 +290,19 @@ fn what_an_expression_names_wrongly_is_found() {
 // ---- provoked -------------------------------------------------------------------------------------------------------
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Those that lag and its absence set off: they have tests of their own.
-const OF_LAG: &str = "MillraceLag.*|MillraceSourceBlocked|MillraceNoProgress";
+/// How soon a daemon looks at lag again.
+const LAG_LOOK: Duration = Duration::from_secs(20);
+/// A record waits for its next try for as long as the test takes, without being at fault.
+const FOR_LONG: &str = "{ retry: { attempts: 1000000, backoff: 1h, max_backoff: 1h }, then: skip }";
+
+/// Alerts that no daemon is brought to here, and where they are.
+const ELSEWHERE: [(&str, &str); 4] = [
+    ("MillraceMemoryNearLimit", "container.rs"),
+    // (it takes a client that is deaf to its broker, and a broker that stands still)
+    ("MillraceClientStalled", "liveness.rs"),
+    ("MillraceCommitFailures", "liveness.rs"),
+    ("MillraceCommitSlow", "liveness.rs"),
+];
 
 /// A daemon whose routes go wrong each in its own way. Their alerts are told by what it really shows, as it was before and
 /// as it is afterwards, given to Prometheus' own rules as what goes on in this way.
@@ -243,31 +316,21 @@ fn what_goes_wrong_in_a_real_process_sets_off_the_alerts_for_it() {
     }
     kafka.produce(&source, &[Record::new("k", "well")]);
     let faulty = |name: &str, does: &str, on_error: &str| {
-        format!(
-            "  {name}:
-    source: {{ topics: [{source}], start: earliest }}
-    pipeline: [{{ plugin: misbehave, config: {{ do: {does}, when: poison }} }}]
-    destinations: [{{ topic: {out} }}]
-    on_error: {on_error}
-"
-        )
+        let pipeline = format!("[{{ plugin: misbehave, config: {{ do: {does}, when: poison }} }}]");
+        route(name, &source, "", &pipeline, &out, &format!("on_error: {on_error}"))
     };
     let routes = [
         faulty("poisoned", "trap", "stop"),
         faulty("lenient", "refuse", "skip"),
         faulty("thorough", "refuse", &format!("{{ dead_letter: {dead} }}")),
-        format!(
-            "  forbidden: {{ source: {{ topics: [{wide}], start: earliest }}, destinations: [{{ topic: {narrow}, partition: source }}] }}\n"
-        ),
-        format!(
-            "  lonely: {{ source: {{ topics: [{source}], start: earliest }}, destinations: [{{ topic: {out}-missing }}] }}\n"
-        ),
+        route("forbidden", &wide, "", "[]", &format!("{narrow}, partition: source"), ""),
+        route("lonely", &source, "", "[]", &format!("{out}-missing"), ""),
     ];
     let config = Config::new(&kafka.bootstrap, &["misbehave"], &format!("routes:\n{}", routes.concat()));
     let daemon = Daemon::start(config.path());
     let faulty = ["poisoned", "lenient", "thorough"];
     faulty.iter().for_each(|route| daemon.await_consumed(route, 1, PATIENCE));
-    let before = daemon.get("/metrics").body;
+    let before = look(&daemon);
 
     kafka.produce(&source, &[Record::new("k", "poison")]);
     daemon.await_state("poisoned", "failed", PATIENCE);
@@ -276,13 +339,15 @@ fn what_goes_wrong_in_a_real_process_sets_off_the_alerts_for_it() {
     ["lenient", "thorough"].iter().for_each(|route| daemon.await_consumed(route, 2, PATIENCE));
     config.edit(|yaml| yaml.replace("routes:", "rout:"));
     wait_until(PATIENCE, "the configuration is refused", || daemon.reloads("rejected") > 0.0);
-    let after = daemon.get("/metrics").body;
+    for (route, lag) in [("poisoned", 1.0), ("lenient", 0.0), ("thorough", 0.0)] {
+        await_metric(&daemon, "millrace_consumer_lag_records", route, |records| records == lag);
+    }
 
     assert_fires(
-        &before,
-        &after,
+        &[("a", &[before, look(&daemon)])],
         &[
             r#"alertname="MillracePartitionStopped",severity="page",route="poisoned""#,
+            r#"alertname="MillraceLagHigh",severity="ticket",route="poisoned""#,
             r#"alertname="MillracePluginBroken",severity="ticket",route="poisoned",plugin="misbehave",code="trapped""#,
             r#"alertname="MillraceFaultRate",severity="ticket",route="poisoned""#,
             r#"alertname="MillraceFaultRate",severity="ticket",route="lenient""#,
@@ -298,43 +363,238 @@ fn what_goes_wrong_in_a_real_process_sets_off_the_alerts_for_it() {
     );
 }
 
-/// Fails unless exactly these alerts fire, ten minutes after what `before` shows has begun to become what `after` shows: a
-/// counter goes on as it has grown, a gauge stays.
+/// What stands still or falls behind without anything being at fault, and what Kafka does.
+#[test]
+fn what_stands_still_falls_behind_or_is_lost_sets_off_the_alerts_for_it() {
+    let kafka = shared();
+    let [source, held, gone, out] = ["late", "late-held", "late-gone", "late-out"].map(unique);
+    [&source, &held, &gone, &out].into_iter().for_each(|topic| kafka.create_topic(topic, 1, &[]));
+    kafka.produce(&source, &[Record::new("k", "well")]);
+    kafka.produce(&gone, &[Record::new("k", "well")]);
+    let asks = "[{ plugin: misbehave, config: { do: retry, when: poison } }]";
+    let routes = [
+        route("behind", &source, "", asks, &out, &format!("on_error: {FOR_LONG}\n    lag_alert: 1")),
+        route("unbounded", &source, "", asks, &out, &format!("on_error: {FOR_LONG}")),
+        route("blocked", &held, "", "[]", &out, ""),
+        route("lossy", &gone, ", on_offset_lost: earliest", "[]", &out, ""),
+    ];
+    let config = Config::new(&kafka.bootstrap, &["misbehave"], &format!("routes:\n{}", routes.concat()));
+    let daemon = Daemon::start(config.path());
+    ["behind", "unbounded", "lossy"].iter().for_each(|route| daemon.await_consumed(route, 1, PATIENCE));
+
+    // A record is asked for again, with two behind it, and somebody's transaction is open.
+    kafka.produce(&source, &["poison", "1", "2"].map(|value| Record::new("k", value)));
+    let _open = kafka.leave_records_pending(&held, &[Record::new("k", "open")]);
+    // What was not read yet is gone from the log.
+    config.edit(|yaml| yaml.replace("  lossy:\n", "  lossy:\n    enabled: false\n"));
+    daemon.await_state("lossy", "disabled", PATIENCE);
+    kafka.produce(&gone, &["1", "2", "3"].map(|value| Record::new("k", value)));
+    kafka.delete_records(&gone, 0, 3);
+    let is_positive = |value: f64| value > 0.0;
+    for route in ["behind", "unbounded"] {
+        await_metric(&daemon, "millrace_consumer_lag_records", route, |records| records >= 3.0);
+    }
+    let before = look(&daemon);
+
+    config.edit(|yaml| yaml.replace("    enabled: false\n", ""));
+    await_metric(&daemon, "millrace_records_lost_total", "lossy", |records| records == 2.0);
+    await_metric(&daemon, "millrace_consumer_lag_records", "lossy", |records| records == 0.0);
+    await_metric(&daemon, "millrace_source_blocked_seconds", "blocked", is_positive);
+    await_metric(&daemon, "millrace_lag_alert", "behind", is_positive);
+    let blocked = format!(r#"alertname="MillraceSourceBlocked",severity="ticket",route="blocked",topic="{held}""#);
+    let lost = format!(r#"alertname="MillraceRecordsLost",severity="page",route="lossy",topic="{gone}""#);
+    assert_fires(
+        &[("a", &[before, look(&daemon)])],
+        &[
+            r#"alertname="MillraceLagAlert",severity="page",route="behind""#,
+            r#"alertname="MillraceNoProgress",severity="page",route="behind",instance="a""#,
+            r#"alertname="MillraceNoProgress",severity="page",route="unbounded",instance="a""#,
+            r#"alertname="MillraceLagHigh",severity="ticket",route="unbounded""#,
+            // (a route that leaves and comes back every minute would set it off as well)
+            r#"alertname="MillraceRebalancing",severity="ticket",route="lossy""#,
+            &blocked,
+            &lost,
+        ],
+    );
+}
+
+/// What befalls processes: they crash, differ, come and go, run out of files, and are gone.
+#[test]
+fn what_befalls_processes_sets_off_the_alerts_for_it() {
+    let kafka = shared();
+    let [source, out] = ["fleet", "fleet-out"].map(unique);
+    [&source, &out].into_iter().for_each(|topic| kafka.create_topic(topic, 2, &[]));
+    let config = |rest: &str| {
+        let routes = format!("routes:\n{}", route("r", &source, ", group: fleet", "[]", &out, rest));
+        Config::new(&kafka.bootstrap, &[], &routes.replace("group: fleet", &format!("group: {source}")))
+    };
+    let is = |count: f64| move |partitions: f64| partitions == count;
+    let settled = |daemon: &Daemon, partitions: f64| {
+        await_metric(daemon, "millrace_partitions_assigned", "r", is(partitions));
+        await_metric(daemon, "millrace_consumer_lag_records", "r", is(0.0));
+        look(daemon)
+    };
+
+    // A process that has few files to spare, and members of its group that come and go; one of them is configured otherwise.
+    let (config, others) = (config(""), config("batch: { records: 100 }"));
+    let daemon = Daemon::start(config.path());
+    let before = settled(&daemon, 2.0);
+    let files = sum_of(&before, "process_open_fds", &[]).expect("it is measured") as u64;
+    let limit = Some(files + 8);
+    prlimit(Some(daemon.pid()), Resource::Nofile, Rlimit { current: limit, maximum: limit }).expect("a limit");
+    let mut other = Daemon::start(others.path());
+    await_metric(&daemon, "millrace_partitions_assigned", "r", is(1.0));
+    let of_other = settled(&other, 1.0);
+    assert_eq!(other.sigterm_and_wait(PATIENCE), Some(0));
+    let after = settled(&daemon, 2.0);
+
+    // One that starts again and again.
+    let lives: Vec<String> = (0..5)
+        .map(|_| {
+            let mut daemon = Daemon::start(config.path());
+            let seen = look(&daemon);
+            daemon.kill9();
+            seen
+        })
+        .collect();
+    drop(daemon);
+    assert_fires(
+        &[("a", &[before, after])],
+        &[
+            r#"alertname="MillraceFilesNearLimit",severity="ticket",instance="a",job="m""#,
+            r#"alertname="MillraceRebalancing",severity="ticket",route="r""#,
+        ],
+    );
+    assert_fires(
+        &[("b", std::slice::from_ref(&of_other)), ("c", &lives)],
+        &[
+            r#"alertname="MillraceFleetMixed",severity="ticket",job="m""#,
+            r#"alertname="MillraceRestarting",severity="page",instance="c",job="m""#,
+        ],
+    );
+    // And none.
+    assert_fires(
+        &[("b", &[of_other, String::new()])],
+        &[r#"alertname="MillraceAbsent",severity="page""#, r#"alertname="MillraceLagAbsent",severity="page""#],
+    );
+}
+
+#[test]
+fn every_alert_is_set_off_by_a_fault_of_a_real_process() {
+    let here = read(&root().join("tests/it/alerts.rs"));
+    for Alert { name, .. } in alerts() {
+        let file = ELSEWHERE.iter().find(|(of, _)| *of == name).map(|(_, file)| *file);
+        let provoked = format!("alertname=\"{name}\",");
+        let found = match file {
+            Some(file) => read(&root().join("tests/it").join(file)).contains(&provoked),
+            None => here.contains(&provoked),
+        };
+        assert!(found, "{name} is set off by no test");
+    }
+}
+
+/// A route of a configuration: `source` goes into its source, `rest` into the route.
+fn route(name: &str, topic: &str, source: &str, pipeline: &str, destination: &str, rest: &str) -> String {
+    format!(
+        "  {name}:
+    source: {{ topics: [{topic}], start: earliest{source} }}
+    pipeline: {pipeline}
+    destinations: [{{ topic: {destination} }}]
+    {rest}
+"
+    )
+}
+
+/// Waits until a route shows such a value.
 #[track_caller]
-fn assert_fires(before: &str, after: &str, expected: &[&str]) {
+pub(crate) fn await_metric(daemon: &Daemon, name: &str, route: &str, is: impl Fn(f64) -> bool) {
+    wait_until(PATIENCE + LAG_LOOK, &format!("{name} of {route}"), || {
+        daemon.metric(name, &[("route", route)]).is_some_and(&is)
+    });
+}
+
+/// What a daemon shows at a moment when it has no transaction open: one that is seen by chance is taken for one that stays.
+#[track_caller]
+pub(crate) fn look(daemon: &Daemon) -> String {
+    wait_for(PATIENCE, "no transaction is open", || {
+        let text = daemon.get("/metrics").body;
+        (sum_of(&text, "millrace_transaction_open_seconds", &[]).unwrap_or(0.0) == 0.0).then_some(text)
+    })
+}
+
+/// Minutes of the first look, and those after the last.
+const FIRST: usize = 5;
+const AFTER: usize = 30;
+
+/// Fails unless exactly these alerts fire in the end. Processes are told by their instance and what each has shown: the
+/// first look for five minutes, a minute for each other, and then half an hour in which it goes on like this. A counter
+/// grows as it did last, seconds since something began pass, a gauge stays, and what is not shown any more is gone.
+#[track_caller]
+pub(crate) fn assert_fires(processes: &[(&str, &[String])], expected: &[&str]) {
+    assert_fires_of(".*", processes, expected);
+}
+
+/// The same, looking only at the alerts whose names match.
+#[track_caller]
+pub(crate) fn assert_fires_of(names: &str, processes: &[(&str, &[String])], expected: &[&str]) {
+    let looks = processes.iter().map(|(_, looks)| looks.len()).max().expect("a process");
     let mut series = String::new();
-    for line in after.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
-        let (name, value) = line.rsplit_once(' ').expect("a series and its value");
-        let was = before.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).unwrap_or("_");
-        let family = name.split('{').next().unwrap_or_default();
-        let number = |text: &str| text.parse::<f64>().unwrap_or(0.0);
-        let values = match metric(family).map(|metric| metric.kind.type_name()) {
-            // (promtool cannot write it otherwise)
-            _ if number(value).is_infinite() => "1e300x30".to_owned(),
-            Some("counter" | "histogram") => format!("{0}x5 {0}+{1}x30", number(was), number(value) - number(was)),
-            _ => format!("{was}x5 {value}x30"),
-        };
-        let labelled = match name.strip_suffix('}') {
-            Some(open) => format!("{open},job=\"m\",instance=\"a\"}}"),
-            None => format!("{name}{{job=\"m\",instance=\"a\"}}"),
-        };
-        let (labelled, values) = (Value::from(labelled), Value::from(values));
-        writeln!(series, "      - {{ series: {labelled}, values: {values} }}").expect("text");
+    for (instance, looks) in processes {
+        let names: BTreeSet<&str> = looks.iter().flat_map(|look| samples(look).map(|(name, _)| name)).collect();
+        for name in names {
+            let own = format!("job=\"m\",instance=\"{instance}\"}}");
+            let labelled = match name.strip_suffix('}') {
+                Some(open) => format!("{open},{own}"),
+                None => format!("{name}{{{own}"),
+            };
+            let (labelled, values) = (Value::from(labelled), Value::from(over_time(name, looks).join(" ")));
+            writeln!(series, "      - {{ series: {labelled}, values: {values} }}").expect("text");
+        }
     }
     let mut samples = String::new();
     for labels in expected {
         let labels = Value::from(format!("ALERTS{{alertstate=\"firing\",{labels}}}"));
         writeln!(samples, "          - {{ labels: {labels}, value: 1 }}").expect("text");
     }
-    let expr = Value::from(format!("ALERTS{{alertstate=\"firing\",alertname!~\"{OF_LAG}\"}}"));
     let rules = deployed("prometheus/alerts.yaml");
     let test = format!(
         "rule_files: [\"{}\"]\nevaluation_interval: 1m\ntests:\n  - interval: 1m\n    input_series:\n{series}    promql_expr_test:
-      - expr: {expr}\n        eval_time: 15m\n        exp_samples:\n{samples}",
-        rules.display()
+      - expr: 'ALERTS{{alertstate=\"firing\",alertname=~\"{names}\"}}'\n        eval_time: {}m\n        exp_samples:\n{samples}",
+        rules.display(),
+        FIRST + looks + AFTER - 10
     );
     let file = scratch("provoked").with_extension("yaml");
     fs::write(&file, test).expect("a file");
     promtool(&["test", "rules"], &file);
     fs::remove_file(file).expect("it is ours");
+}
+
+fn samples(look: &str) -> impl Iterator<Item = (&str, f64)> {
+    let lines = look.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+    lines.filter_map(|line| line.rsplit_once(' ')).map(|(name, value)| (name, value.parse().expect("a number")))
+}
+
+/// The values of a series, minute by minute, as promtool reads them.
+fn over_time(name: &str, looks: &[String]) -> Vec<String> {
+    let shown: Vec<Option<f64>> =
+        looks.iter().map(|look| samples(look).find(|(of, _)| *of == name).map(|(_, value)| value)).collect();
+    let last = shown.last().copied().flatten();
+    let family = name.split('{').next().unwrap_or_default();
+    let growth = match metric(family).map(|metric| (metric.kind, metric.kind.type_name())) {
+        Some((_, "counter" | "histogram")) if shown.len() > 1 => {
+            // (a series that comes up has grown from nothing)
+            last.unwrap_or(0.0) - shown[shown.len() - 2].unwrap_or(0.0)
+        }
+        Some((Kind::HeldSince, _)) if last.is_some_and(|seconds| seconds > 0.0) => 60.0,
+        _ => 0.0,
+    };
+    let goes_on = (1..=AFTER).map(|minute| Some(last? + growth.max(0.0) * minute as f64));
+    let all = std::iter::repeat_n(shown[0], FIRST).chain(shown.iter().copied().skip(1)).chain(goes_on);
+    let text = |value: Option<f64>| match value {
+        None => "_".to_owned(),
+        // (promtool cannot write it otherwise)
+        Some(f64::INFINITY) => "1e300".to_owned(),
+        Some(value) => value.to_string(),
+    };
+    all.map(text).collect()
 }

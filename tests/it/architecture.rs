@@ -36,7 +36,7 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("saphyr_parser", &["config"]),
     ("notify", &["control"]),
     ("axum", &["admin"]),
-    ("ureq", &["cli"]),
+    ("ureq", &["cli", "telemetry"]),
     ("wit_bindgen_core", &["cli"]),
     ("wit_bindgen_c", &["cli"]),
     ("wit_bindgen_go", &["cli"]),

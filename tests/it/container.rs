@@ -8,6 +8,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
+use crate::alerts::assert_fires;
 use crate::support::config::plugin;
 use crate::support::daemon::{Response, admin_address, http, sum_of};
 use crate::support::kafka::{Isolation, Kafka, Record, shared};
@@ -132,6 +133,22 @@ impl Container {
         fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
     }
 
+    /// The file of its control group that bounds its memory.
+    fn memory_limit(&self) -> PathBuf {
+        let groups = self.proc("cgroup");
+        let of = |line: &str| {
+            let mut fields = line.splitn(3, ':').skip(1);
+            let (controllers, path) = (fields.next()?, fields.next()?.trim_start_matches('/').to_owned());
+            let file = match controllers {
+                "" => Path::new("/sys/fs/cgroup").join(path).join("memory.max"),
+                "memory" => Path::new("/sys/fs/cgroup/memory").join(path).join("memory.limit_in_bytes"),
+                _ => return None,
+            };
+            file.exists().then_some(file)
+        };
+        groups.lines().find_map(of).unwrap_or_else(|| panic!("no limit of memory: {groups}"))
+    }
+
     /// Runs the binary once more, within the container.
     fn exec(&self, arguments: &[&str]) -> Output {
         podman(&["exec", &self.name, "/usr/bin/millrace"]).args(arguments).output().expect("podman runs")
@@ -241,6 +258,7 @@ fn the_image_routes_records_reloads_a_swapped_config_map_and_drains_with_nothing
         records.last().is_some_and(|last| last.headers[0].1.as_deref() == Some(b"two")).then_some(records)
     });
     assert_eq!(records[0].headers[0].1.as_deref(), Some(&b"one"[..]));
+    assert_memory_alert(&container);
     map.put("nonsense: true");
     wait_until(PATIENCE, "a ConfigMap that makes no sense is refused", || {
         container.metric("millrace_config_last_reload_successful", &[]) == Some(0.0)
@@ -297,6 +315,23 @@ fn assert_confined(container: &Container) {
     let kept = fs::read_dir(inside.join("var/cache/millrace")).expect("the cache is made").count();
     assert_eq!(kept, 1, "compiled plugins");
     assert!(!container.log().contains("cache"), "a complaint about the cache: {}", container.log());
+}
+
+/// Its memory is nearly all that it may have, for a while: it sees that, and the alert fires.
+#[track_caller]
+fn assert_memory_alert(container: &Container) {
+    wait_until(PATIENCE, "it is idle", || container.metric("millrace_consumer_lag_records", &[]) == Some(0.0));
+    let before = container.get("/metrics").body;
+    let resident = sum_of(&before, "process_resident_memory_bytes", &[]).expect("it is measured");
+    let limit = container.memory_limit();
+    let was = fs::read_to_string(&limit).expect("the limit");
+    fs::write(&limit, ((resident / 0.95) as u64).to_string()).expect("what it has charged is less");
+    let after = container.get("/metrics").body;
+    fs::write(&limit, was.trim()).expect("the limit");
+    assert_fires(
+        &[("a", &[before, after])],
+        &[r#"alertname="MillraceMemoryNearLimit",severity="ticket",instance="a",job="m""#],
+    );
 }
 
 /// By what it says itself: its limits at the start and in its metrics, its health by its own binary.

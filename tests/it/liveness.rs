@@ -4,11 +4,12 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use crate::alerts::{assert_fires, assert_fires_of, await_metric, look};
 use crate::support::config::Config;
-use crate::support::daemon::Daemon;
+use crate::support::daemon::{Daemon, sum_of};
 use crate::support::kafka::{Cluster, ConsumedRecord, Isolation, Kafka, Record, impatient, shared};
 use crate::support::load::Load;
-use crate::support::{pace, unique, wait_until};
+use crate::support::{pace, unique, wait_for, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -98,8 +99,13 @@ fn a_broker_that_is_gone_for_a_minute_ends_nothing_and_records_flow_soon_after_i
     let daemon = Daemon::start(bench.config.path());
     let load = Load::start(&cluster, &bench.source, 2, 200);
     daemon.await_consumed("copy", 1, PATIENCE);
+    let well = daemon.get("/metrics").body;
     cluster.stop(1);
     let gone = Instant::now();
+    let stuck = wait_for(PATIENCE, "a transaction is open", || {
+        let text = daemon.get("/metrics").body;
+        (sum_of(&text, "millrace_transaction_open_seconds", &[]) > Some(1.0)).then_some(text)
+    });
     let reason = daemon.await_state("copy", "waiting", PATIENCE);
     println!("it says so after {:?}: {reason}", gone.elapsed());
     assert!(reason.contains(": "), "a code and a reason: {reason}");
@@ -107,6 +113,7 @@ fn a_broker_that_is_gone_for_a_minute_ends_nothing_and_records_flow_soon_after_i
     // The timeouts of its transaction (3 s), its session (6 s) and its requests (2 s) have passed, each many times.
     wait_until(2 * PATIENCE, "a minute", || gone.elapsed() > Duration::from_secs(60));
     assert_eq!(daemon.route("copy")["state"], "waiting");
+    let during = daemon.get("/metrics").body;
     cluster.cont(1);
     let back = Instant::now();
     let before = daemon.metric("millrace_records_consumed_total", &[("route", "copy")]).unwrap_or_default() as usize;
@@ -116,6 +123,14 @@ fn a_broker_that_is_gone_for_a_minute_ends_nothing_and_records_flow_soon_after_i
     let sent = load.stop();
     bench.await_committed();
     sent.assert_whole(&bench.kafka.kcat_consume(&bench.destination, Isolation::ReadCommitted), "a broker was gone");
+    // What the alerts would have said, had it gone on like this.
+    let slow = [r#"alertname="MillraceCommitSlow",severity="ticket",route="copy""#];
+    assert_fires_of("MillraceCommitSlow", &[("a", &[well.clone(), stuck])], &slow);
+    let failing = [
+        r#"alertname="MillraceCommitFailures",severity="ticket",route="copy""#,
+        r#"alertname="MillraceRouteWaiting",severity="page",route="copy""#,
+    ];
+    assert_fires_of("MillraceCommitFailures|MillraceRouteWaiting", &[("a", &[well, during])], &failing);
 }
 
 // ---- zombies --------------------------------------------------------------------------------------------------------
@@ -148,6 +163,34 @@ fn a_process_that_wakes_after_everybody_has_given_it_up_commits_nothing_old_and_
     bench.assert_exact(2);
     daemon.await_state("copy", "running", PATIENCE);
     assert_eq!(daemon.sigterm_and_wait(PATIENCE), Some(0));
+}
+
+#[test]
+fn a_quota_of_the_broker_slows_a_route_down_and_shows_in_its_metric_and_ends_nothing() {
+    const RECORDS: usize = 400;
+    let bench = Bench::new(shared(), 1, "", "");
+    let client = unique("slow");
+    bench.config.edit(|yaml| yaml.replacen(" }\nadmin", &format!(", client.id: {client} }}\nadmin"), 1));
+    // Of a mean over ten seconds: what is above it makes the broker wait, some seconds here.
+    let quota = "producer_byte_rate=30000,consumer_byte_rate=30000";
+    let set = ["--alter", "--entity-type", "clients", "--entity-name", &client, "--add-config", quota];
+    bench.kafka.tool("kafka.admin.ConfigCommand", &set);
+    let mut random = fastrand::Rng::with_seed(7);
+    let values: Vec<Vec<u8>> = (0..RECORDS).map(|_| (0..1_000).map(|_| random.u8(..)).collect()).collect();
+    let records: Vec<_> = values.iter().map(|value| Record::new("k", value)).collect();
+    // (a batch that is more than the quota's whole window would never be read)
+    bench.kafka.produce_with(&bench.source, &records, &[("batch.size", "16384")]);
+    let daemon = Daemon::start(bench.config.path());
+    let throttled = || daemon.metric("millrace_broker_throttle_seconds_total", &[("route", "copy")]);
+    daemon.await_consumed("copy", RECORDS, PATIENCE);
+    wait_until(PATIENCE, "it is told", || throttled() > Some(0.5));
+    let state = daemon.await_state("copy", "running", PATIENCE);
+    assert_eq!(state, "");
+    let arrived = bench.kafka.kcat_consume(&bench.destination, Isolation::ReadCommitted);
+    assert!(arrived.into_iter().filter_map(|record| record.value).eq(values), "all of it, once and in order");
+    let failed = ["aborted", "unknown", "broken"]
+        .map(|outcome| daemon.metric("millrace_transactions_total", &[("route", "copy"), ("outcome", outcome)]));
+    assert_eq!(failed, [Some(0.0); 3], "nothing had to be given again");
 }
 
 // ---- nothing is left open -------------------------------------------------------------------------------------------
@@ -196,6 +239,7 @@ fn a_partition_that_gets_nothing_although_its_log_goes_on_is_told_and_gets_a_new
         command.env("MILLRACE_MUTATION", "deaf");
     });
     daemon.await_consumed("copy", 1, PATIENCE);
+    let before = look(&daemon);
     bench.send(20, 2);
     let stalled = || {
         let labels = [("route", "copy"), ("code", "STALLED")];
@@ -213,4 +257,17 @@ fn a_partition_that_gets_nothing_although_its_log_goes_on_is_told_and_gets_a_new
     // More looks than it takes: nothing else stands still.
     pace(Duration::from_secs(4));
     assert_eq!(stalled(), 1.0);
+    // If it were to go on like this, the alert would say so; and that the group does not settle, as each new client joins it.
+    await_metric(&daemon, "millrace_consumer_lag_records", "copy", |records| records == 0.0);
+    await_metric(&daemon, "millrace_source_blocked_seconds", "copy", |seconds| seconds > 0.0);
+    let blocked =
+        format!(r#"alertname="MillraceSourceBlocked",severity="ticket",route="copy",topic="{}""#, bench.source);
+    assert_fires(
+        &[("a", &[before, look(&daemon)])],
+        &[
+            r#"alertname="MillraceClientStalled",severity="ticket",route="copy""#,
+            r#"alertname="MillraceRebalancing",severity="ticket",route="copy""#,
+            &blocked,
+        ],
+    );
 }

@@ -44,4 +44,5 @@ mod simulation;
 mod soak;
 mod support;
 mod torture;
+mod traces;
 mod yaml_tests;

@@ -10,7 +10,7 @@ use crate::support::config::Config;
 use crate::support::daemon::{Daemon, millrace};
 use crate::support::kafka::{Isolation, Kafka, Record, shared};
 use crate::support::load::Load;
-use crate::support::{pace, unique, wait_until};
+use crate::support::{pace, unique, wait_for, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 /// A transaction that was left open would hold committed readers back for its timeout of 15 s, and for the broker's look.
@@ -289,4 +289,51 @@ fn the_log_can_be_turned_up_while_it_runs_and_the_graph_shows_what_flows_where()
     wait_until(PATIENCE, "the level is the configured one", || {
         daemon.get("/api/v1/log").json()["level"] == "millrace=info,warn"
     });
+}
+
+#[test]
+fn a_fault_in_json_has_its_coordinates_as_fields_and_of_those_like_it_one_line_an_interval_with_the_number_of_the_rest()
+{
+    let kafka = shared();
+    let [source, destination] = topics(kafka, 1);
+    let routes = format!(
+        "log: {{ format: json }}
+routes:
+  copy:
+    source: {{ topics: [{source}], start: earliest }}
+    pipeline: [{{ plugin: misbehave, config: {{ do: refuse, when: poison }} }}]
+    destinations: [{{ topic: {destination} }}]
+    on_error: skip
+"
+    );
+    let config = Config::new(&kafka.bootstrap, &["misbehave"], &routes);
+    kafka.produce(&source, &vec![Record::new("k", "poison"); 300]);
+    let daemon = Daemon::start(config.path());
+    let lines = wait_for(PATIENCE, "all are told or counted", || {
+        let log = daemon.log();
+        let lines = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("each line is JSON"));
+        let lines: Vec<_> = lines.filter(|line| line["code"] == "refused").collect();
+        let told = lines.iter().filter(|line| line["offset"].is_u64()).count() as u64;
+        let left_out: u64 = lines.iter().filter_map(|line| line["left_out"].as_u64()).sum();
+        (told + left_out == 300).then_some(lines)
+    });
+    assert!(lines.len() < 10, "{} lines", lines.len());
+    for (field, expected) in [
+        ("level", json!("WARN")),
+        ("route", json!("copy")),
+        ("worker", json!(0)),
+        ("topic", json!(source)),
+        ("partition", json!(0)),
+        ("offset", json!(0)),
+        ("plugin", json!("misbehave")),
+        ("code", json!("refused")),
+        ("left_out", json!(null)),
+    ] {
+        assert_eq!(lines[0][field], expected, "{field} of {}", lines[0]);
+    }
+    let message = lines[0]["message"].as_str().unwrap_or_default();
+    assert!(message.starts_with("record at fault, skipped: ") && !message.contains(&source), "{message}");
+    assert!(lines[0]["error_id"].is_string() && lines[0]["timestamp"].is_string(), "{}", lines[0]);
+    let last = lines.last().expect("more than one");
+    assert_eq!((&last["route"], &last["plugin"]), (&json!("copy"), &json!("misbehave")), "{last}");
 }

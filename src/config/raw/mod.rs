@@ -26,7 +26,7 @@ use super::tree::{Entry, Node, Value};
 use crate::model::{DestinationName, Digest, GroupId, InvalidName, PluginName, RouteName};
 use crate::policy::{Condition, OnError, Partitioning};
 use plugins::plugin;
-use process::{admin, instance, kafka, log, watch};
+use process::{admin, instance, kafka, log, telemetry, watch};
 use routes::{defaults, route};
 
 /// Everything that is written in all files.
@@ -42,6 +42,7 @@ pub(super) struct Raw {
     pub(super) admin: RawAdmin,
     pub(super) log_level: Option<LogLevel>,
     pub(super) log_format: Option<LogFormat>,
+    pub(super) otlp: Option<String>,
     pub(super) plugins: Vec<RawPlugin>,
     pub(super) defaults: RawOptions,
     pub(super) routes: Vec<RawRoute>,
@@ -195,10 +196,12 @@ impl Raw {
         if let Some(entry) = fields.entry(&keys::LOG) {
             (self.log_level, self.log_format) = log(entry, problems);
         }
+        if let Some(entry) = fields.entry(&keys::TELEMETRY) {
+            self.otlp = telemetry(entry, problems);
+        }
         if let Some(entry) = fields.entry(&keys::DEFAULTS) {
             self.defaults = defaults(entry, problems);
         }
-        fields.not_yet("telemetry", problems);
         self.add_plugins(&mut fields, problems);
         self.add_routes(&mut fields, problems);
         self.add_tests(&mut fields, problems);

@@ -1,4 +1,4 @@
-//! What concerns the process: `kafka`, `admin`, `log`, `watch`, `instance`.
+//! What concerns the process: `kafka`, `admin`, `log`, `telemetry`, `watch`, `instance`.
 
 use super::super::decode::{At, entries, list, non_empty, scalar, text, wrong_type};
 use super::super::keys;
@@ -108,6 +108,26 @@ pub(super) fn log(entry: &Entry, problems: &mut Problems) -> (Option<LogLevel>, 
     let format = fields.choice(&keys::LOG_FORMAT, &formats, problems).map(|at| at.value);
     fields.finish(problems);
     (level, format)
+}
+
+pub(super) fn telemetry(entry: &Entry, problems: &mut Problems) -> Option<String> {
+    let mut fields = fields(&keys::TELEMETRY_KEYS, entry, "the settings of traces", problems)?;
+    let otlp = fields.get(&keys::OTLP).and_then(|node| otlp(node, problems));
+    fields.finish(problems);
+    otlp
+}
+
+fn otlp(node: &Node, problems: &mut Problems) -> Option<String> {
+    let url = non_empty(node, "the address of a collector", problems)?;
+    let (scheme, rest) = url.value.split_once("://").unwrap_or(("", &url.value));
+    let host = rest.split('/').next().unwrap_or_default();
+    let why = match scheme {
+        "http" if !host.is_empty() && !host.contains('@') && !rest.contains(['?', '#', ' ']) => return Some(url.value),
+        "https" => "millrace speaks no TLS to a collector: send to one beside it, which goes on with TLS",
+        _ => "write an address of OTLP over HTTP: `http://127.0.0.1:4318`",
+    };
+    problems.push(Problem::at(&url.place, format!("{} is no collector to export to", url.shown())).help(why));
+    None
 }
 
 pub(super) fn properties(entry: &Entry, problems: &mut Problems) -> Vec<RawProperty> {

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 pub(crate) mod browser;
+pub(crate) mod collector;
 pub(crate) mod config;
 pub(crate) mod daemon;
 pub(crate) mod guests;
