@@ -11,10 +11,11 @@ use std::time::Duration;
 use millrace::config::settings::PluginLimits;
 use millrace::model::{DestinationName, FaultCode, Item, Items, PluginName, RouteName, SendTo};
 use millrace::pipeline::ports::{CallError, CallOutput, Step, Verdict};
-use millrace::plugin::{Compiled, DestinationSpec, Engine, EngineOptions, LoadError, PluginStep, Prepare, Prepared};
+use millrace::plugin::{Compiled, DestinationSpec, Engine, LoadError, PluginStep, Prepare, Prepared};
 use regex::Regex;
 use serde_json::{Value, json};
 
+use crate::support::guests::engine;
 use crate::support::memory_batch::{MemoryBatch, MemoryRecord};
 use crate::support::root;
 
@@ -460,7 +461,7 @@ fn what_a_plugin_prints_is_logged_with_the_coordinates_of_its_record() {
 pub(crate) fn compile(kind: &str, language: &str) -> Compiled {
     static ENGINE: LazyLock<Engine> = LazyLock::new(|| {
         let cache_dir = Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("languages-compiled"));
-        Engine::new(EngineOptions { cache_dir }).expect("an engine")
+        engine(cache_dir)
     });
     static COMPILED: Mutex<BTreeMap<String, Compiled>> = Mutex::new(BTreeMap::new());
     let name = format!("{kind}-{language}");
