@@ -217,9 +217,14 @@ impl Engine {
         if let Some(in_use) = self.in_use().get(&sha256).and_then(Weak::upgrade) {
             return Ok(Compiled(in_use));
         }
-        let (inspection, component) = inspect::read(bytes)?;
+        let cached = self.cache().and_then(|cache| cache.load(self.wasmtime(), &sha256));
+        let read = if cached.is_some() { inspect::read_known } else { inspect::read };
+        let (inspection, component) = read(bytes, sha256)?;
         inspection.check()?;
-        let machine_code = self.machine_code(plugin, &sha256, &component)?;
+        let machine_code = match cached {
+            Some(cached) => cached,
+            None => self.machine_code(plugin, &sha256, &component)?,
+        };
         let compiled = Compiled::link(self, machine_code, inspection, Lines::of(&component))?;
         let mut in_use = self.in_use();
         in_use.retain(|_, plugin| plugin.strong_count() > 0);
@@ -228,14 +233,8 @@ impl Engine {
     }
 
     fn machine_code(&self, plugin: &PluginName, sha256: &Digest, component: &[u8]) -> Result<Component, LoadError> {
-        let cache = self.cache();
-        if let Some(cache) = &cache
-            && let Some(cached) = cache.load(self.wasmtime(), sha256)
-        {
-            return Ok(cached);
-        }
         let in_memory = self.compiler().compile(component)?;
-        let kept = cache.map(|cache| cache.store(&in_memory, sha256)).transpose().unwrap_or_else(|error| {
+        let kept = self.cache().map(|cache| cache.store(&in_memory, sha256)).transpose().unwrap_or_else(|error| {
             tracing::warn!(%plugin, "the compiled plugin could not be kept in the cache, it will be compiled again: {error}");
             None
         });

@@ -192,13 +192,15 @@ fn confine(limits: &CompileLimits) -> io::Result<()> {
     inherited::close()?;
     // (who asked has ended, should it go before this one)
     set_parent_process_death_signal(Some(Signal::KILL))?;
-    for (resource, most) in [
-        (Resource::Cpu, limits.cpu.as_secs()),
-        (Resource::Data, limits.memory),
-        (Resource::Fsize, CODE_MAX),
-        (Resource::Core, 0),
+    let cpu = limits.cpu.as_secs();
+    for (resource, most, at_last) in [
+        // (where the two are the same, it is killed without a word of why)
+        (Resource::Cpu, cpu, cpu + 1),
+        (Resource::Data, limits.memory, limits.memory),
+        (Resource::Fsize, CODE_MAX, CODE_MAX),
+        (Resource::Core, 0, 0),
     ] {
-        setrlimit(resource, Rlimit { current: Some(most), maximum: Some(most) })?;
+        setrlimit(resource, Rlimit { current: Some(most), maximum: Some(at_last) })?;
     }
     // (where these are not to be had, it goes on as it is)
     let _ = setpriority_process(None, NICENESS);

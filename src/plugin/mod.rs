@@ -13,6 +13,8 @@ mod compiler;
 mod convert;
 mod engine;
 mod fault;
+#[cfg(feature = "testing")]
+pub mod fuzz;
 mod host;
 mod inherited;
 mod inspect;
