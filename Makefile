@@ -11,6 +11,7 @@
 #   SOAK_MINUTES=n                how long `make soak` keeps a process at load (20)
 #   SOAK_RECORDS=n                how many records `make soak-plugins` gives to each language (200000; to Rust 25 times as many)
 #   MILLRACE=file                 whose plugins `make language-table` measures (target/release/millrace)
+#   TARGET=name                   what `make fuzz` fuzzes, for MINUTES (10): guest_output (the default) or config
 #   TAG=name                      of the image that `make image` builds
 
 SHELL := bash

@@ -27,7 +27,6 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand, ValueHint};
 
 use crate::config::{self, Problems};
-use crate::plugin::COMPILE_VERB;
 use crate::telemetry::ErrorChain;
 
 /// Routes Kafka records through sandboxed WebAssembly plugins, exactly once.
@@ -132,9 +131,6 @@ enum Command {
     /// a topic of its own; or shows, with --diff, what other plugins would make otherwise. Nothing of the route moves, and its
     /// destinations are never written. Needs no daemon.
     Replay(replay::Arguments),
-    /// Compile a plugin's component from standard input to standard output: what the plugin host starts, and nobody types.
-    #[command(name = COMPILE_VERB, hide = true)]
-    CompilePlugin(compile_plugin::Arguments),
     /// Print the JSON Schema of the configuration, for editors.
     ///
     /// yaml-language-server, which most editors have for YAML, completes and explains every key by it. Name it in the first line of a
@@ -184,6 +180,9 @@ enum Failure {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    if let Some(code) = compile_plugin::if_asked() {
+        return code;
+    }
     let result = match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
@@ -202,7 +201,6 @@ pub fn main() -> ExitCode {
         Command::Tap(arguments) => tap::run(&arguments),
         Command::Dlq(arguments) => dlq::run(&arguments),
         Command::Replay(arguments) => replay::run(&arguments),
-        Command::CompilePlugin(arguments) => compile_plugin::run(&arguments),
         Command::Schema => schema::run(),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "millrace", &mut std::io::stdout());

@@ -3,8 +3,11 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
+use std::io::Write as _;
+use std::os::unix::process::ExitStatusExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
@@ -12,11 +15,12 @@ use std::time::{Duration, Instant};
 use millrace::config::settings::{Capability, PluginLimits};
 use millrace::model::{DestinationName, FaultCode, Field, Items, PluginName, RouteName};
 use millrace::pipeline::ports::{CallError, CallOutput, Step, Verdict};
-use millrace::plugin::{DestinationSpec, Engine, LoadError, PluginStep, Prepare, wrap};
+use millrace::plugin::{COMPILE_VERB, DestinationSpec, Engine, LoadError, PluginStep, Prepare, wrap};
 use proptest::prelude::*;
 use wit_component::{StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
+use crate::support::daemon::millrace;
 use crate::support::guests::{engine, guest};
 use crate::support::memory_batch::MemoryBatch;
 use crate::support::{is_alone, root, wait_for, wait_until};
@@ -603,7 +607,7 @@ fn a_plugin_that_is_dear_to_compile_is_refused_in_time_and_neither_this_process_
     ) {
         return;
     }
-    let component = costly(4);
+    let component = costly(20);
     let name = PluginName::new("costly").unwrap();
     let mut neighbour = prepare(&guest("rewrite")).unwrap();
     // Something that would be handed on to a process that is started.
@@ -627,20 +631,30 @@ fn a_plugin_that_is_dear_to_compile_is_refused_in_time_and_neither_this_process_
 /// What the process has, by what the kernel says of it.
 fn check_confined(process: &Path) {
     let read = |file: &str| std::fs::read_to_string(process.join(file)).expect("it runs");
-    // (until it has confined itself)
-    wait_until(LATE, "nothing is open but what it works on", || {
-        let open = std::fs::read_dir(process.join("fd")).expect("it runs");
-        let mut open: Vec<_> = open.map(|entry| entry.unwrap().file_name()).collect();
-        open.sort();
-        open == ["0", "1", "2"]
-    });
+    wait_until(LATE, "it has confined itself", || read("oom_score_adj") == "1000\n");
+    let open = std::fs::read_dir(process.join("fd")).expect("it runs");
+    let mut open: Vec<_> = open.map(|entry| entry.unwrap().file_name()).collect();
+    open.sort();
+    assert_eq!(open, ["0", "1", "2"]);
     assert_eq!(read("environ"), "");
-    assert_eq!(read("oom_score_adj"), "1000\n");
     let limits = read("limits");
     for (limit, most) in [("Max cpu time", "10"), ("Max data size", "2147483648"), ("Max core file size", "0")] {
         let line = limits.lines().find_map(|line| line.strip_prefix(limit)).expect("the kernel tells");
-        assert_eq!(line.split_whitespace().take(2).collect::<Vec<_>>(), [most, most], "{limit}");
+        assert_eq!(line.split_whitespace().next(), Some(most), "{limit}");
     }
+}
+
+#[test]
+fn a_compiler_that_wants_more_memory_than_it_may_have_is_ended_by_that() {
+    let mut compiler = millrace(&[COMPILE_VERB, "60", &(96 << 20).to_string()]);
+    compiler.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut compiler = compiler.spawn().expect("the millrace binary runs");
+    // (it may end before it has read all)
+    let _ = compiler.stdin.take().expect("a pipe").write_all(&costly(2));
+    let output = compiler.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.signal(), Some(rustix::process::Signal::ABORT.as_raw()), "{said}");
+    assert!(said.contains("memory allocation of"), "{said}");
 }
 
 #[test]
