@@ -14,7 +14,9 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, memfd_create};
-use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setpriority_process, setrlimit};
+use rustix::process::{
+    Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setpriority_process, setrlimit,
+};
 
 use super::compile::LoadError;
 use super::engine;
@@ -43,6 +45,8 @@ const EXPENDABLE: &str = "1000";
 const FOR_ITS_SIZE: &str = "the most for a plugin of its size";
 /// The exit code for a component that is not valid; the reason is on standard error.
 const INVALID: u8 = 1;
+/// The exit code for a process that cannot set its limits; the reason is on standard error.
+const UNCONFINED: u8 = 3;
 /// So much of what is on standard error is looked at, bytes.
 const SAID_MAX: u64 = 4096;
 
@@ -158,6 +162,11 @@ fn refusal(status: ExitStatus, said: &str, limits: &CompileLimits) -> LoadError 
         too_costly(format!("{} of memory, the most for any plugin", size(limits.memory)))
     } else if is_invalid {
         LoadError::Invalid(printable(said.trim_end(), SAID_MAX as usize / 2))
+    } else if status.code() == Some(UNCONFINED.into()) {
+        LoadError::Engine(format!(
+            "its compiler cannot be confined: {}",
+            printable(said.trim_end(), SAID_MAX as usize / 2)
+        ))
     } else if by(Signal::XCPU) {
         too_costly(format!("{:?} of CPU time, {FOR_ITS_SIZE}", limits.cpu))
     } else if by(Signal::XFSZ) {
@@ -178,12 +187,12 @@ fn too_costly(most: String) -> LoadError {
 /// Compiles what is on standard input to standard output, within limits that hold for the whole process from now on. Returns the
 /// exit code. For [`COMPILE_VERB`] alone.
 pub fn compile_within(limits: &CompileLimits) -> u8 {
-    let compiled = confine(limits).map_err(|error| format!("it cannot be confined: {error}")).and_then(|()| compile());
-    match compiled {
+    let confined = confine(limits).map_err(|error| (UNCONFINED, error.to_string()));
+    match confined.and_then(|()| compile().map_err(|reason| (INVALID, reason))) {
         Ok(()) => 0,
-        Err(reason) => {
+        Err((code, reason)) => {
             eprintln!("{reason}");
-            INVALID
+            code
         }
     }
 }
@@ -200,7 +209,9 @@ fn confine(limits: &CompileLimits) -> io::Result<()> {
         (Resource::Fsize, CODE_MAX, CODE_MAX),
         (Resource::Core, 0, 0),
     ] {
-        setrlimit(resource, Rlimit { current: Some(most), maximum: Some(at_last) })?;
+        // (who started millrace may have set a lower one, which nobody can raise)
+        let at_last = getrlimit(resource).maximum.map_or(at_last, |given| given.min(at_last));
+        setrlimit(resource, Rlimit { current: Some(most.min(at_last)), maximum: Some(at_last) })?;
     }
     // (where these are not to be had, it goes on as it is)
     let _ = setpriority_process(None, NICENESS);
