@@ -9,6 +9,9 @@
 #                                 MUTATION=name (a rule of exactly-once that is broken, which the checkers must notice); with
 #                                 KAFKA_BOOTSTRAP_SERVERS it leaves the brokers alone and deletes its topics afterwards
 #   SOAK_MINUTES=n                how long `make soak` keeps a process at load (20)
+#   SOAK_RECORDS=n                how many records `make soak-plugins` gives to each language (200000; to Rust 25 times as many)
+#   MILLRACE=file                 whose plugins `make language-table` measures (target/release/millrace)
+#   TARGET=name                   what `make fuzz` fuzzes, for MINUTES (10): guest_output (the default) or config
 #   TAG=name                      of the image that `make image` builds
 
 SHELL := bash
@@ -23,7 +26,7 @@ IN_PLUGINS := cd plugins && CARGO_TARGET_DIR='$(GUESTS_TARGET_DIR)'
 
 .PHONY: help
 help: ## What there is
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
 
 .PHONY: setup
 setup: ## Look for what building and testing need; install it where possible
@@ -84,6 +87,22 @@ soak: ## A process at load for SOAK_MINUTES: memory, file descriptors and thread
 	@scripts/setup test
 	@scripts/guests
 	SOAK_MINUTES='$(or $(SOAK_MINUTES),20)' cargo test --locked --test it -- --nocapture soak::at_load
+
+.PHONY: soak-plugins
+soak-plugins: ## Millions of records through plugins in every language, whose instances are replaced at random: memory stays flat
+	@scripts/setup test
+	@scripts/guests
+	cargo test --locked --no-run
+	@scripts/languages
+	SOAK_RECORDS='$(or $(SOAK_RECORDS),200000)' cargo test --locked --test it -- --nocapture plugin_soak::
+
+.PHONY: language-table
+language-table: ## Measure plugins in every language with a release build, into docs/plugins/languages.md
+	@scripts/language-table $(MILLRACE)
+
+.PHONY: fuzz
+fuzz: ## Fuzz what guests hand over, or TARGET=config: with cargo-fuzz and a nightly Rust, for MINUTES
+	cargo +nightly fuzz run $(or $(TARGET),guest_output) -- -max_total_time=$$((60 * $(or $(MINUTES),10)))
 
 .PHONY: image
 image: ## Build the container image (Containerfile)

@@ -45,7 +45,8 @@ fn items(count: usize, size: usize) -> Items {
 }
 
 fn calls(criterion: &mut Criterion) {
-    let engine = Engine::new(EngineOptions::default()).expect("an engine");
+    let compiler = Some(env!("CARGO_BIN_EXE_millrace").into());
+    let engine = Engine::new(EngineOptions { cache_dir: None, compiler }).expect("an engine");
     for (name, guest) in GUESTS {
         let prepared = prepare(&engine, guest);
         for (size, label) in [(100, "100 B"), (1024, "1 KiB")] {
@@ -68,7 +69,8 @@ fn calls(criterion: &mut Criterion) {
 }
 
 fn replacing(criterion: &mut Criterion) {
-    let engine = Engine::new(EngineOptions::default()).expect("an engine");
+    let compiler = Some(env!("CARGO_BIN_EXE_millrace").into());
+    let engine = Engine::new(EngineOptions { cache_dir: None, compiler }).expect("an engine");
     let prepared = prepare(&engine, "identity-pass");
     let mut items = items(1, 100);
     criterion.bench_function("a new instance and its first call", |bencher| {

@@ -7,6 +7,7 @@ mod act;
 mod check;
 mod client;
 mod cluster;
+mod compile_plugin;
 mod demo;
 mod dlq;
 mod health;
@@ -179,6 +180,9 @@ enum Failure {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    if let Some(code) = compile_plugin::if_asked() {
+        return code;
+    }
     let result = match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),

@@ -57,7 +57,8 @@ pub(super) fn failure(error: app::AppError) -> Failure {
 /// The engine that a configuration's `cache_dir` asks for.
 pub(super) fn engine(loaded: &Loaded) -> Result<Engine, Failure> {
     let cache_dir = loaded.settings.cache_dir.clone().or_else(default_cache_dir);
-    Engine::new(EngineOptions { cache_dir }).map_err(|error| Failure::Environment(error.into()))
+    Engine::new(EngineOptions { cache_dir, ..EngineOptions::default() })
+        .map_err(|error| Failure::Environment(error.into()))
 }
 
 /// The plan of a configuration.

@@ -94,6 +94,17 @@ pub fn read(path: &Path, env: &dyn Fn(&str) -> Option<String>) -> Reading {
     understand(path, files, env, problems)
 }
 
+/// What a text says as a configuration of its own, in which one variable is set: `SET`. For tests and the fuzzer.
+///
+/// # Errors
+/// Everything that is wrong with it.
+#[cfg(any(test, feature = "testing"))]
+pub fn understand_text(text: &str) -> Result<Loaded, Problems> {
+    let file = ReadFile { path: "t.yaml".into(), bytes: text.as_bytes().to_vec() };
+    let env = |name: &str| (name == "SET").then(|| "value".to_owned());
+    understand(Path::new("t.yaml"), vec![file], &env, Problems::new()).result
+}
+
 /// Where the configuration is if nobody says: `$MILLRACE_CONFIG`, else /etc/millrace if that is there, else ./config.
 pub fn default_config_path(env: &dyn Fn(&str) -> Option<String>) -> PathBuf {
     match env("MILLRACE_CONFIG").filter(|path| !path.is_empty()) {
@@ -181,12 +192,6 @@ mod tests {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/fixtures/accepted");
         let files = fs::read_dir(folder).expect("the accepted fixtures").map(|entry| entry.expect("a file").path());
         files.map(|path| (path.clone(), fs::read_to_string(path).expect("text"))).collect()
-    }
-
-    fn understand_text(text: &str) -> Result<Loaded, Problems> {
-        let file = ReadFile { path: "t.yaml".into(), bytes: text.as_bytes().to_vec() };
-        let env = |name: &str| (name == "SET").then(|| "value".to_owned());
-        understand(Path::new("t.yaml"), vec![file], &env, Problems::new()).result
     }
 
     /// The tree, against a second parser of YAML. Keys are text in JSON, whatever they are in YAML.

@@ -4,7 +4,6 @@
 use std::fs::{self, DirBuilder, File, Metadata};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process;
@@ -13,7 +12,7 @@ use std::time::{Duration, SystemTime};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-use super::mapped;
+use super::mapped::{self, path_of};
 use crate::model::Digest;
 
 /// Files kept; the least recently used beyond are removed.
@@ -44,8 +43,7 @@ impl Cache {
         only_ours(&metadata)?;
         let mut hasher = DefaultHasher::new();
         engine.precompile_compatibility_hash().hash(&mut hasher);
-        let pinned = format!("/proc/self/fd/{}", open.as_raw_fd()).into();
-        Ok(Self { directory: pinned, _open: open, shown: directory, compatibility: hasher.finish() })
+        Ok(Self { directory: path_of(&open), _open: open, shown: directory, compatibility: hasher.finish() })
     }
 
     /// The plugin's machine code, where it is here and whole.
@@ -84,12 +82,13 @@ impl Cache {
         mapped::component(engine, &file).map_err(|error| format!("{error:#}"))
     }
 
-    /// Keeps the plugin's machine code. The file appears whole or not at all.
-    pub(super) fn store(&self, component: &Component, plugin: &Digest) -> Result<(), String> {
-        let content = component.serialize().map_err(|error| format!("{error:#}"))?;
+    /// Keeps the plugin's machine code, and gives the file that it is kept in. It appears whole or not at all.
+    pub(super) fn store(&self, compiled: &File, plugin: &Digest) -> Result<File, String> {
+        let content = fs::read(path_of(compiled)).map_err(|error| error.to_string())?;
         let name = name_of(&self.prefix(plugin), &content);
         let partial = self.directory.join(format!(".{}.{:016x}", process::id(), fastrand::u64(..)));
-        let written = write_new(&partial, &content).and_then(|()| fs::rename(&partial, self.directory.join(name)));
+        let written = write_new(&partial, &content)
+            .and_then(|file| fs::rename(&partial, self.directory.join(name)).map(|()| file));
         if written.is_err() {
             let _ = fs::remove_file(&partial);
         }
@@ -145,8 +144,9 @@ fn only_ours(metadata: &Metadata) -> Result<(), String> {
     Ok(())
 }
 
-fn write_new(path: &Path, content: &[u8]) -> io::Result<()> {
+fn write_new(path: &Path, content: &[u8]) -> io::Result<File> {
     let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(content)?;
-    file.sync_data()
+    file.sync_data()?;
+    Ok(file)
 }

@@ -1,7 +1,6 @@
 //! From a plugin's bytes to machine code, through the cache on disk.
 
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre};
@@ -13,6 +12,7 @@ use super::fault::printable;
 use super::host::wasi;
 use super::inspect::{self, Inspection, World};
 use super::lines::Lines;
+use super::mapped;
 use super::sandbox::{Functions, Prepare, Prepared, State};
 use crate::config::settings::Capability;
 use crate::model::{Digest, PluginName};
@@ -39,6 +39,15 @@ pub enum LoadError {
         found: u64,
         /// The most.
         most: u64,
+    },
+    /// What the compiler may take was not enough.
+    #[error(
+        "to compile it takes more than {most}: make its largest functions smaller, above all those with many variables, loops and \
+         branches"
+    )]
+    TooCostly {
+        /// Of what, and how much.
+        most: String,
     },
     /// Not WebAssembly.
     #[error("not a WebAssembly component: {found}")]
@@ -125,6 +134,7 @@ impl LoadError {
             | Self::Digest { .. } => true,
             Self::TooLarge { .. }
             | Self::TooMuch { .. }
+            | Self::TooCostly { .. }
             | Self::Import { .. }
             | Self::NotGranted { .. }
             | Self::Version { .. }
@@ -207,9 +217,14 @@ impl Engine {
         if let Some(in_use) = self.in_use().get(&sha256).and_then(Weak::upgrade) {
             return Ok(Compiled(in_use));
         }
-        let (inspection, component) = inspect::read(bytes)?;
+        let cached = self.cache().and_then(|cache| cache.load(self.wasmtime(), &sha256));
+        let read = if cached.is_some() { inspect::read_known } else { inspect::read };
+        let (inspection, component) = read(bytes, sha256)?;
         inspection.check()?;
-        let machine_code = self.machine_code(plugin, &sha256, &component)?;
+        let machine_code = match cached {
+            Some(cached) => cached,
+            None => self.machine_code(plugin, &sha256, &component)?,
+        };
         let compiled = Compiled::link(self, machine_code, inspection, Lines::of(&component))?;
         let mut in_use = self.in_use();
         in_use.retain(|_, plugin| plugin.strong_count() > 0);
@@ -218,37 +233,15 @@ impl Engine {
     }
 
     fn machine_code(&self, plugin: &PluginName, sha256: &Digest, component: &[u8]) -> Result<Component, LoadError> {
-        let cache = self.cache();
-        if let Some(cache) = &cache
-            && let Some(cached) = cache.load(self.wasmtime(), sha256)
-        {
-            return Ok(cached);
-        }
-        // The compiler is made for what compilers write; should something else make it panic, that is the plugin's fault.
-        let compile = || catch_unwind(AssertUnwindSafe(|| Component::from_binary(self.wasmtime(), component)));
-        let compiled = aside(compile).map_err(|_| LoadError::Invalid("the compiler failed on it".into()))?;
-        let compiled = compiled.map_err(|error| LoadError::Invalid(format!("{error:#}")))?;
-        if let Some(cache) = &cache
-            && let Err(error) = cache.store(&compiled, sha256)
-        {
+        let in_memory = self.compiler().compile(component)?;
+        let kept = self.cache().map(|cache| cache.store(&in_memory, sha256)).transpose().unwrap_or_else(|error| {
             tracing::warn!(%plugin, "the compiled plugin could not be kept in the cache, it will be compiled again: {error}");
-        }
-        Ok(compiled)
-    }
-}
-
-/// Does this, and what it does in parallel, on threads that yield to all others: a compilation takes the processors that the
-/// routes leave to it.
-fn aside<T: Send>(compile: impl FnOnce() -> T + Send) -> T {
-    const NICENESS: i32 = 10;
-    let yielding = |_| {
-        // (of this thread alone, on Linux; where it is not to be had, it goes on as it is)
-        let _ = rustix::process::setpriority_process(None, NICENESS);
-    };
-    let name = |number| format!("plugin-compiler-{number}");
-    match rayon::ThreadPoolBuilder::new().thread_name(name).start_handler(yielding).build() {
-        Ok(compilers) => compilers.install(compile),
-        Err(_) => compile(),
+            None
+        });
+        // What lies in a file takes no memory that could not be had back; that the file cannot be mapped is no reason to fail.
+        let mapped = kept.and_then(|file| mapped::component(self.wasmtime(), &file).ok());
+        let mapped = mapped.map_or_else(|| mapped::component(self.wasmtime(), &in_memory), Ok);
+        mapped.map_err(|error| LoadError::Engine(format!("machine code cannot be mapped: {error:#}")))
     }
 }
 

@@ -14,6 +14,7 @@ use super::bindings;
 use super::cache::Cache;
 use super::clock::Ticker;
 use super::compile::{self, LoadError};
+use super::compiler::Compiler;
 use super::sandbox::State;
 use crate::model::Digest;
 use crate::telemetry::CustomMetrics;
@@ -30,6 +31,8 @@ const BACKTRACE_MAX: usize = 32;
 pub struct EngineOptions {
     /// Where compiled plugins are kept between runs; nowhere if none.
     pub cache_dir: Option<PathBuf>,
+    /// The millrace that compiles, in a process of its own; the one that runs if none.
+    pub compiler: Option<PathBuf>,
 }
 
 /// Compiles plugins and runs them; cheap to clone.
@@ -40,6 +43,7 @@ struct Inner {
     wasmtime: wasmtime::Engine,
     linker: Linker<State>,
     ticker: Ticker,
+    compiler: Compiler,
     cache: ArcSwapOption<Cache>,
     /// Plugins that somebody holds, by digest.
     in_use: Mutex<HashMap<Digest, Weak<compile::Inner>>>,
@@ -53,7 +57,7 @@ impl Engine {
     /// [`LoadError::Engine`]: the machine lacks what wasmtime needs. A cache directory that cannot be used is only warned of.
     pub fn new(options: EngineOptions) -> Result<Self, LoadError> {
         let failed = |error: wasmtime::Error| LoadError::Engine(format!("{error:#}"));
-        let wasmtime = wasmtime::Engine::new(&config()).map_err(failed)?;
+        let wasmtime = wasmtime().map_err(failed)?;
         let mut linker = Linker::new(&wasmtime);
         bindings::define(&mut linker).map_err(failed)?;
         let ticker = Ticker::start(wasmtime.clone()).map_err(|error| LoadError::Engine(error.to_string()))?;
@@ -61,6 +65,7 @@ impl Engine {
             wasmtime,
             linker,
             ticker,
+            compiler: Compiler::new(options.compiler),
             cache: ArcSwapOption::empty(),
             in_use: Mutex::default(),
             custom: CustomMetrics::default(),
@@ -99,6 +104,10 @@ impl Engine {
         &self.0.ticker
     }
 
+    pub(super) fn compiler(&self) -> &Compiler {
+        &self.0.compiler
+    }
+
     pub(super) fn in_use(&self) -> MutexGuard<'_, HashMap<Digest, Weak<compile::Inner>>> {
         // (every change of it is complete before anything that could panic)
         self.0.in_use.lock().unwrap_or_else(PoisonError::into_inner)
@@ -113,6 +122,11 @@ impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Engine")
     }
+}
+
+/// wasmtime, with the settings that machine code is made and run with.
+pub(super) fn wasmtime() -> wasmtime::Result<wasmtime::Engine> {
+    wasmtime::Engine::new(&config())
 }
 
 /// Memory is allocated on demand: an instance then costs what it uses, which its limiter bounds, and no number of plugins

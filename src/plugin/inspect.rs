@@ -109,11 +109,11 @@ impl AskKind {
 /// # Errors
 /// [`LoadError`]: the bytes are no component and cannot be made one.
 pub fn inspect(bytes: &[u8]) -> Result<Inspection, LoadError> {
-    read(bytes).map(|(inspection, _)| inspection)
+    read(bytes, Digest::of(bytes)).map(|(inspection, _)| inspection)
 }
 
-/// The inspection, and the component to compile.
-pub(super) fn read(bytes: &[u8]) -> Result<(Inspection, Cow<'_, [u8]>), LoadError> {
+/// The inspection, and the component to compile. `sha256` is the digest of the bytes.
+pub(super) fn read(bytes: &[u8], sha256: Digest) -> Result<(Inspection, Cow<'_, [u8]>), LoadError> {
     if bytes.len() > PLUGIN_BYTES_MAX {
         return Err(LoadError::TooLarge { size: bytes.len(), most: PLUGIN_BYTES_MAX });
     }
@@ -121,6 +121,13 @@ pub(super) fn read(bytes: &[u8]) -> Result<(Inspection, Cow<'_, [u8]>), LoadErro
     if core_module || Parser::is_component(bytes) {
         scan::check(bytes)?;
     }
+    read_known(bytes, sha256)
+}
+
+/// As [`read`], of bytes that were looked at before: not all that is in them is counted again, which would take most of the time
+/// that a plugin from the cache takes.
+pub(super) fn read_known(bytes: &[u8], sha256: Digest) -> Result<(Inspection, Cow<'_, [u8]>), LoadError> {
+    let core_module = Parser::is_core_wasm(bytes);
     let component = if core_module {
         Cow::Owned(component_of(bytes)?)
     } else if Parser::is_component(bytes) {
@@ -137,7 +144,7 @@ pub(super) fn read(bytes: &[u8]) -> Result<(Inspection, Cow<'_, [u8]>), LoadErro
         exports,
         core_module,
         size: bytes.len(),
-        sha256: Digest::of(bytes),
+        sha256,
     };
     Ok((inspection, component))
 }

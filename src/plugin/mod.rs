@@ -9,10 +9,14 @@ mod bindings;
 mod cache;
 mod clock;
 mod compile;
+mod compiler;
 mod convert;
 mod engine;
 mod fault;
+#[cfg(feature = "testing")]
+pub mod fuzz;
 mod host;
+mod inherited;
 mod inspect;
 mod interface;
 mod lines;
@@ -24,6 +28,7 @@ mod step;
 mod wrap;
 
 pub use compile::{Compiled, LoadError};
+pub use compiler::{COMPILE_VERB, CompileLimits, compile_within};
 pub use engine::{Engine, EngineOptions};
 pub use inspect::{Ask, AskKind, Inspection, PLUGIN_BYTES_MAX, World, inspect, spoken};
 pub use sandbox::{DestinationSpec, Prepare, Prepared};

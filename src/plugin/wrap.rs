@@ -58,8 +58,7 @@ pub fn wrap(module: &[u8], world: Option<World>) -> Result<Vec<u8>, WrapError> {
     } else {
         component_of(module)?
     };
-    let (inspection, _) = inspect::read(&component)?;
-    inspection.check()?;
+    inspect::inspect(&component)?.check()?;
     Ok(component)
 }
 
@@ -545,7 +544,7 @@ mod tests {
             (CLOCK, None, Filter, &["clock"]),
         ] {
             let component = wrap(&module(imports), world).unwrap_or_else(|error| panic!("{imports}: {error}"));
-            let (inspection, _) = inspect::read(&component).unwrap();
+            let inspection = inspect::inspect(&component).unwrap();
             assert_eq!(inspection.world, Some(made), "{imports}");
             assert!(inspection.imports.iter().all(|import| import.starts_with("millrace:plugin/")), "{inspection:?}");
             let mut found: Vec<_> =

@@ -5,8 +5,8 @@
 
 use millrace::pipeline::tap::{Tap, Wanted};
 use millrace::pipeline::task::Task;
-use millrace::plugin::{Engine, EngineOptions};
 
+use crate::support::guests::engine;
 use crate::support::record_loop::{BATCH, best_of_turns, prepare, run, source, task};
 
 /// Allocations that one thousand records more cost.
@@ -23,7 +23,7 @@ fn per_thousand(task: impl Fn() -> Task) -> f64 {
 
 #[test]
 fn a_record_more_allocates_nothing_of_its_own_with_plugins_or_without() {
-    let engine = Engine::new(EngineOptions::default()).expect("an engine");
+    let engine = engine(None);
     let guest = |name| prepare(&engine, name);
     for (what, plugins, at_most) in [
         ("no plugin", vec![], 2.0),

@@ -31,7 +31,6 @@ const OWNERS: &[(&str, &[&str])] = &[
     ("wasmparser", &["plugin"]),
     ("cel", &["policy"]),
     ("gimli", &["plugin"]),
-    ("rayon", &["plugin"]),
     ("serde_yaml", &["config"]),
     ("saphyr_parser", &["config"]),
     ("notify", &["control"]),

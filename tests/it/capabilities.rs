@@ -7,12 +7,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use millrace::config::settings::{Capability, PluginLimits};
 use millrace::model::{FaultCode, PluginName, RouteName};
 use millrace::pipeline::ports::{CallError, CallOutput, Step, Verdict};
-use millrace::plugin::{AskKind, Compiled, Engine, EngineOptions, LoadError, PluginStep, Prepare, Prepared, inspect};
+use millrace::plugin::{AskKind, Compiled, Engine, LoadError, PluginStep, Prepare, Prepared, inspect};
 use millrace::telemetry::{CUSTOM_SERIES_MAX, Metrics};
 
 use crate::support::config::Config;
 use crate::support::daemon::Daemon;
-use crate::support::guests::guest;
+use crate::support::guests::{self, guest};
 use crate::support::kafka::{Record, shared};
 use crate::support::memory_batch::MemoryBatch;
 use crate::support::{unique, wait_until};
@@ -20,7 +20,7 @@ use crate::support::{unique, wait_until};
 const ALL: &[Capability] = &Capability::ALL;
 
 fn engine() -> Engine {
-    Engine::new(EngineOptions::default()).expect("an engine")
+    guests::engine(None)
 }
 
 /// One for the tests that share no metrics.

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,8 +13,10 @@ use millrace::model::{DestinationName, FaultCode, Item, Items, PluginName, Route
 use millrace::pipeline::ports::{CallError, CallOutput, Step, Verdict};
 use millrace::plugin::{Compiled, DestinationSpec, Engine, EngineOptions, LoadError, PluginStep, Prepare, Prepared};
 use regex::Regex;
+use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
+use crate::support::guests::engine;
 use crate::support::memory_batch::{MemoryBatch, MemoryRecord};
 use crate::support::root;
 
@@ -27,13 +29,12 @@ const DESTINATIONS: [&str; 2] = ["one", "per-region"];
 /// Makes a module for each language with the tests named. A new language is one line here, and its build in
 /// `scripts/languages`.
 macro_rules! in_every_language {
-    (of templates: $($template:ident)* ; of layers: $($layer:ident)*) => {
-        in_every_language!(@ rust $($template)* $($layer)*);
-        in_every_language!(@ javascript $($template)* $($layer)*);
-        in_every_language!(@ python $($template)* $($layer)*);
-        // (there is no conform-go and no conform-c yet)
-        in_every_language!(@ go $($template)*);
-        in_every_language!(@ c $($template)*);
+    ($($test:ident)*) => {
+        in_every_language!(@ rust $($test)*);
+        in_every_language!(@ javascript $($test)*);
+        in_every_language!(@ python $($test)*);
+        in_every_language!(@ go $($test)*);
+        in_every_language!(@ c $($test)*);
     };
     (@ $language:ident $($test:ident)*) => {
         mod $language {
@@ -46,7 +47,6 @@ macro_rules! in_every_language {
 }
 
 in_every_language! {
-    of templates:
     records_without_the_fields_pass_untouched
     fields_are_redacted_at_any_depth_and_nothing_else_changes
     a_redacted_record_keeps_its_key_headers_and_timestamp
@@ -56,8 +56,6 @@ in_every_language! {
     a_value_nested_too_deep_for_its_parser_harms_nothing
     a_config_that_is_of_no_use_is_refused_with_what_is_wrong
     batch_borders_change_nothing
-    ;
-    of layers:
     a_record_made_anew_of_what_can_be_read_is_the_same_byte_for_byte
     a_plugin_reads_where_a_record_comes_from
     many_items_go_out_in_the_order_of_the_calls
@@ -70,8 +68,8 @@ in_every_language! {
     a_line_logged_carries_the_coordinates_of_its_record
 }
 
-/// Rust's own `println!` goes nowhere on its target, which has no output.
-const PRINTING: [&str; 2] = ["javascript", "python"];
+/// Who can print, and whether its layer tells of which record. Rust's own `println!` goes nowhere on its target, which has no output.
+const PRINTING: [(&str, bool); 4] = [("javascript", true), ("python", true), ("go", false), ("c", false)];
 
 // ---- the transform that all templates do ----------------------------------------------------------------------------
 
@@ -442,15 +440,35 @@ fn a_line_logged_carries_the_coordinates_of_its_record(language: &str) {
 }
 
 #[test]
-fn what_a_plugin_prints_is_logged_with_the_coordinates_of_its_record() {
-    for language in PRINTING {
+fn an_interpreter_comes_from_the_cache_in_a_moment_where_to_compile_it_takes_many_seconds() {
+    for language in ["javascript", "python"] {
+        let compiled = compile("redact", language);
+        let bytes = plugin_bytes(&format!("redact-{language}"));
+        // This engine has no compiler, so that it has nothing but the cache. (CPU time: other tests run beside this one.)
+        let options = EngineOptions { cache_dir: Some(compiled_dir()), compiler: Some("/no/compiler".into()) };
+        let engine = Engine::new(options).expect("an engine");
+        let began = clock_gettime(ClockId::ThreadCPUTime);
+        let loaded = engine.compile(&PluginName::new("cached").unwrap(), &bytes).unwrap();
+        let took = clock_gettime(ClockId::ThreadCPUTime) - began;
+        assert_eq!(loaded.sha256(), compiled.sha256());
+        let took = Duration::try_from(took).expect("time goes on");
+        eprintln!("{language}: {took:?} of CPU time from the cache");
+        assert!(took < Duration::from_millis(500), "{language}: {took:?} of CPU time");
+    }
+}
+
+#[test]
+fn what_a_plugin_prints_is_logged_with_the_coordinates_of_its_batch_and_where_its_layer_tells_of_its_record() {
+    for (language, tells) in PRINTING {
         let records = [commands(&[]), commands(&[("print", "printed é")])];
         let lines = logged(|| {
             call(&mut conform(language), &records).unwrap();
         });
         let [line] = &lines[..] else { panic!("{language}: {lines:?}") };
-        let (message, offset) = (&line["fields"]["message"], &line["fields"]["offset"]);
-        assert_eq!((message, offset, &line["level"]), (&json!("printed é"), &json!(1), &json!("INFO")), "{language}");
+        let fields = &line["fields"];
+        assert_eq!((&fields["message"], &line["level"]), (&json!("printed é"), &json!("INFO")), "{language}");
+        assert_eq!((&fields["topic"], &fields["partition"]), (&json!("source"), &json!(0)), "{language}");
+        assert_eq!(fields["offset"], if tells { json!(1) } else { Value::Null }, "{language}");
     }
 }
 
@@ -458,10 +476,7 @@ fn what_a_plugin_prints_is_logged_with_the_coordinates_of_its_record() {
 
 /// A plugin is compiled once for all tests, and kept for the next run: that takes seconds for an interpreter.
 pub(crate) fn compile(kind: &str, language: &str) -> Compiled {
-    static ENGINE: LazyLock<Engine> = LazyLock::new(|| {
-        let cache_dir = Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("languages-compiled"));
-        Engine::new(EngineOptions { cache_dir }).expect("an engine")
-    });
+    static ENGINE: LazyLock<Engine> = LazyLock::new(|| engine(Some(compiled_dir())));
     static COMPILED: Mutex<BTreeMap<String, Compiled>> = Mutex::new(BTreeMap::new());
     let name = format!("{kind}-{language}");
     let mut compiled = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -470,6 +485,10 @@ pub(crate) fn compile(kind: &str, language: &str) -> Compiled {
         ENGINE.compile(&PluginName::new(&name).unwrap(), &bytes).unwrap_or_else(|error| panic!("{name}: {error}"))
     });
     entry.clone()
+}
+
+fn compiled_dir() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("languages-compiled")
 }
 
 /// The file that `scripts/languages` built; a test without its plugin fails.

@@ -30,6 +30,7 @@ mod operate;
 mod plan;
 mod plugin_cli;
 mod plugin_contract;
+mod plugin_soak;
 mod positions;
 mod producer;
 mod rebalances;

@@ -6,9 +6,9 @@ use std::time::Duration;
 use millrace::config::settings::PluginLimits;
 use millrace::model::{DestinationName, Items, PluginName, RouteName, SendTo};
 use millrace::pipeline::ports::{Step, Verdict};
-use millrace::plugin::{DestinationSpec, Engine, EngineOptions, LoadError, PluginStep, Prepare, inspect, spoken};
+use millrace::plugin::{DestinationSpec, LoadError, PluginStep, Prepare, inspect, spoken};
 
-use crate::support::guests::guest;
+use crate::support::guests::{engine, guest};
 use crate::support::memory_batch::{MemoryBatch, MemoryRecord};
 use crate::support::root;
 
@@ -20,7 +20,7 @@ fn version() -> [u64; 3] {
 }
 
 fn step(name: &str) -> PluginStep {
-    let engine = Engine::new(EngineOptions::default()).unwrap();
+    let engine = engine(None);
     let compiled = engine.compile(&PluginName::new(name).unwrap(), &guest(name));
     let with = Prepare {
         plugin: PluginName::new(name).unwrap(),
@@ -87,7 +87,7 @@ fn a_plugin_of_version_0_1_0_does_all_that_it_did() {
 
 #[test]
 fn a_version_that_is_not_spoken_is_refused_with_those_that_are() {
-    let engine = Engine::new(EngineOptions::default()).unwrap();
+    let engine = engine(None);
     let [major, minor, patch] = version();
     let from = format!("@{major}.{minor}.{patch}");
     for to in ["@0.2.0", "@1.1.1", "@9.0.0"] {

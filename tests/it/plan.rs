@@ -9,9 +9,9 @@ use millrace::control::hazards::{HazardCode, hazards};
 use millrace::control::plan::Plan;
 use millrace::kafka::{TopicState, Topics};
 use millrace::model::{RouteName, TopicName};
-use millrace::plugin::{Engine, EngineOptions};
+use millrace::plugin::Engine;
 
-use crate::support::{root, scratch};
+use crate::support::{guests, root, scratch};
 
 fn load(yaml: &str) -> Loaded {
     let directory = scratch("plan");
@@ -24,7 +24,7 @@ fn load(yaml: &str) -> Loaded {
 /// One for all tests: what is compiled once is not compiled again.
 fn engine() -> &'static Engine {
     static ENGINE: OnceLock<Engine> = OnceLock::new();
-    ENGINE.get_or_init(|| Engine::new(EngineOptions { cache_dir: None }).unwrap())
+    ENGINE.get_or_init(|| guests::engine(None))
 }
 
 fn plan(loaded: &Loaded) -> Result<Plan, Problems> {

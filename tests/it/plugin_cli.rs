@@ -363,8 +363,8 @@ fn bench_measures_batch_sizes_side_by_side() {
     let output = bench(&["--json"]);
     assert_exit(&output, 0);
     let found = json_of(&output);
-    for key in ["compile_ms", "load_from_cache_ms", "start_ms"] {
-        assert!(found[key].as_f64().is_some_and(|ms| ms > 0.0), "{key}: {found}");
+    for key in ["compile_ms", "load_from_cache_ms", "start_ms", "instance_bytes"] {
+        assert!(found[key].as_f64().is_some_and(|much| much > 0.0), "{key}: {found}");
     }
     assert_eq!((&found["records"], &found["faults"]), (&64.into(), &16.into()));
     for (of, records) in found["batches"].as_array().expect("a list").iter().zip([1, 64]) {

@@ -9,14 +9,12 @@ use std::time::{Duration, Instant};
 use millrace::config::settings::PluginLimits;
 use millrace::model::{FaultCode, Item, Items, PluginName, RouteName, SendTo, SourceBatch};
 use millrace::pipeline::ports::{CallError, CallOutput, Step, Verdict};
-use millrace::plugin::{
-    Compiled, DestinationSpec, Engine, EngineOptions, LoadError, PluginStep, Prepare, Prepared, World, inspect,
-};
+use millrace::plugin::{Compiled, DestinationSpec, Engine, LoadError, PluginStep, Prepare, Prepared, World, inspect};
 use proptest::prelude::*;
 use regex::Regex;
 use serde_json::{Value, json};
 
-use crate::support::guests::guest;
+use crate::support::guests::{engine, guest};
 use crate::support::is_alone;
 use crate::support::memory_batch::{MemoryBatch, MemoryRecord};
 
@@ -24,7 +22,7 @@ const CPU: Duration = Duration::from_secs(5);
 const LIMITS: PluginLimits =
     PluginLimits { memory: 64 << 20, timeout: Duration::from_secs(1), outputs: 1_000, output_bytes: 1 << 20 };
 
-static ENGINE: LazyLock<Engine> = LazyLock::new(|| Engine::new(EngineOptions::default()).expect("an engine"));
+static ENGINE: LazyLock<Engine> = LazyLock::new(|| engine(None));
 
 /// A plugin is compiled once for all tests.
 fn compile(name: &str) -> Compiled {
@@ -486,7 +484,7 @@ fn compiled_plugins_are_kept_and_a_spoilt_one_is_compiled_again() {
     let directory = tempfile::tempdir().unwrap();
     let cache = directory.path().join("cache");
     let compile_with_cache = || {
-        let engine = Engine::new(EngineOptions { cache_dir: Some(cache.clone()) }).unwrap();
+        let engine = engine(Some(cache.clone()));
         let name = PluginName::new("identity-pass").unwrap();
         let compiled = engine.compile(&name, &guest("identity-pass")).unwrap();
         let prepared = Arc::new(compiled.prepare(with("identity-pass", &json!({}), LIMITS)).unwrap());
@@ -517,7 +515,7 @@ fn a_cache_that_others_can_write_is_not_used() {
     use std::os::unix::fs::PermissionsExt;
     let directory = tempfile::tempdir().unwrap();
     std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
-    let engine = Engine::new(EngineOptions { cache_dir: Some(directory.path().to_owned()) }).unwrap();
+    let engine = engine(Some(directory.path().to_owned()));
     engine.compile(&PluginName::new("identity-pass").unwrap(), &guest("identity-pass")).unwrap();
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
 }
@@ -544,7 +542,7 @@ fn steps_of_one_prepared_plugin_run_beside_each_other() {
 fn a_directory_put_in_the_place_of_the_cache_is_not_used() {
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().join("cache");
-    let engine = Engine::new(EngineOptions { cache_dir: Some(cache.clone()) }).unwrap();
+    let engine = engine(Some(cache.clone()));
     let plugin = PluginName::new("scan").unwrap();
     engine.compile(&plugin, &guest("scan")).unwrap();
     // Somebody who can write the folder around it renames it away, and puts one with the same name there.
@@ -563,7 +561,7 @@ fn a_directory_put_in_the_place_of_the_cache_is_not_used() {
 #[test]
 fn a_plugin_that_is_in_use_is_neither_compiled_nor_loaded_again() {
     let cache = tempfile::tempdir().unwrap();
-    let engine = Engine::new(EngineOptions { cache_dir: None }).unwrap();
+    let engine = engine(None);
     let plugin = PluginName::new("scan").unwrap();
     let in_use = engine.compile(&plugin, &guest("scan")).unwrap();
     engine.keep_in(Some(cache.path().to_owned()));

@@ -2,7 +2,12 @@
 //! for people, and the process lives. The guests are text, so that what each does can be read beside what comes of it.
 
 use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Write as _;
+use std::os::unix::process::ExitStatusExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
@@ -10,21 +15,22 @@ use std::time::{Duration, Instant};
 use millrace::config::settings::{Capability, PluginLimits};
 use millrace::model::{DestinationName, FaultCode, Field, Items, PluginName, RouteName};
 use millrace::pipeline::ports::{CallError, CallOutput, Step, Verdict};
-use millrace::plugin::{DestinationSpec, Engine, EngineOptions, LoadError, PluginStep, Prepare, wrap};
+use millrace::plugin::{COMPILE_VERB, DestinationSpec, Engine, LoadError, PluginStep, Prepare, wrap};
 use proptest::prelude::*;
 use wit_component::{StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
-use crate::support::guests::guest;
+use crate::support::daemon::millrace;
+use crate::support::guests::{engine, guest};
 use crate::support::memory_batch::MemoryBatch;
-use crate::support::root;
+use crate::support::{is_alone, root, wait_for, wait_until};
 
 const LIMITS: PluginLimits =
     PluginLimits { memory: 16 << 20, timeout: Duration::from_millis(50), outputs: 1_000, output_bytes: 1 << 20 };
 /// What a call may take longer than its time: an epoch, one host call, and another test on the same processor.
 const LATE: Duration = Duration::from_secs(5);
 
-static ENGINE: LazyLock<Engine> = LazyLock::new(|| Engine::new(EngineOptions::default()).expect("an engine"));
+static ENGINE: LazyLock<Engine> = LazyLock::new(|| engine(None));
 
 /// The version of the interface that `wit/` has.
 static VERSION: LazyLock<String> = LazyLock::new(|| {
@@ -239,6 +245,28 @@ fn an_interface_of_wasi_that_hands_out_somebody_elses_resource_is_refused() {
     let guest = Guest { imports, process: "(drop (call $get))", ..Guest::default() };
     let error = check_refused("a batch of WASI's", &of_world(wasi, world, guest), "mismatched resource types");
     assert!(matches!(error, LoadError::Interface { .. }), "{error}");
+}
+
+#[test]
+fn an_interface_of_wasi_with_hundreds_of_resources_traps_where_it_hands_out_one_too_many() {
+    for (kinds, is_too_many) in [(200, false), (300, true)] {
+        let resources: String = (0..kinds).map(|number| format!("resource r{number};")).collect();
+        let all: Vec<_> = (0..kinds).map(|number| format!("r{number}")).collect();
+        let all = all.join(", ");
+        let wasi = format!("package wasi:io@0.2.0; interface streams {{ {resources} all: func() -> tuple<{all}>; }}");
+        let world =
+            "package test:guest; world w { include millrace:plugin/filter@$VERSION; import wasi:io/streams@0.2.0; }";
+        let imports = r#"(import "wasi:io/streams@0.2.0" "all" (func $all (param i32)))"#;
+        let guest = Guest { imports, process: "(call $all (i32.const 1024))", ..Guest::default() };
+        let mut step = prepare(&of_world(&wasi, world, guest)).unwrap_or_else(|error| panic!("{kinds}: {error}"));
+        match call(&mut step) {
+            Ok(output) => assert!(!is_too_many && output.verdicts == [Verdict::Pass], "{kinds}: {output:?}"),
+            Err(CallError::Fault { code: FaultCode::Trapped, message }) => {
+                assert!(is_too_many && message.contains("none of the first 256"), "{kinds}: {message}");
+            }
+            Err(other) => panic!("{kinds}: {other:?}"),
+        }
+    }
 }
 
 #[test]
@@ -539,10 +567,100 @@ fn a_component_of_which_there_is_too_much_is_refused_before_it_is_compiled() {
     check_refused("types within a module's type", &core(&[custom]), "types within each other");
 }
 
+/// Little to read and much to compile: loops that carry many values over many ways back.
+fn costly(functions: usize) -> Vec<u8> {
+    const LOCALS: usize = 1_400;
+    const BRANCHES: usize = 1_390;
+    let way_back = |number: usize| {
+        let [to, from, whether] = [0, 7, 13].map(|by| (number + by) % LOCALS);
+        format!("(local.set {to} (i32.add (local.get {from}) (i32.const 1))) (br_if 0 (local.get {whether}))")
+    };
+    let ways_back: String = (0..BRANCHES).map(way_back).collect();
+    let function = format!("(func (local {}) (loop {ways_back}))", "i32 ".repeat(LOCALS));
+    let component = wrap(&Guest { rest: &function.repeat(functions), ..Guest::default() }.module(), None).unwrap();
+    assert!(component.len() < functions * (36 << 10), "{} bytes", component.len());
+    component
+}
+
+/// The process that this one has started, if there is one.
+fn child() -> Option<PathBuf> {
+    let is_child = |process: &PathBuf| {
+        let stat = std::fs::read_to_string(process.join("stat")).ok()?;
+        let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse::<u32>().ok()?;
+        (parent == std::process::id()).then_some(())
+    };
+    let processes = std::fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().path());
+    processes.into_iter().find(|process| is_child(process).is_some())
+}
+
+/// The most memory that this process has had, bytes.
+fn peak() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the kernel tells");
+    line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") << 10
+}
+
+#[test]
+fn a_plugin_that_is_dear_to_compile_is_refused_in_time_and_neither_this_process_nor_a_neighbour_notices() {
+    if !is_alone(
+        "sandbox::a_plugin_that_is_dear_to_compile_is_refused_in_time_and_neither_this_process_nor_a_neighbour_notices",
+    ) {
+        return;
+    }
+    let component = costly(20);
+    let name = PluginName::new("costly").unwrap();
+    let mut neighbour = prepare(&guest("rewrite")).unwrap();
+    // Something that would be handed on to a process that is started.
+    let secret = File::open("/proc/self/status").unwrap();
+    rustix::io::fcntl_setfd(&secret, rustix::io::FdFlags::empty()).unwrap();
+    let before = peak();
+    check_neighbour("is dear to compile", &mut neighbour, || {
+        let began = Instant::now();
+        let error = std::thread::scope(|scope| {
+            scope.spawn(|| check_confined(&wait_for(LATE, "a compiler is at work", child)));
+            ENGINE.compile(&name, &component).map(drop).expect_err("it takes too long")
+        });
+        assert!(matches!(error, LoadError::TooCostly { .. }), "{error}");
+        assert!(error.to_string().contains("to compile it takes more than 10s of CPU time"), "{error}");
+        assert!(began.elapsed() < Duration::from_secs(30) + LATE, "{:?}", began.elapsed());
+    });
+    assert_eq!(child(), None, "no compiler is left");
+    assert!(peak() < before + (32 << 20), "{} of {before} bytes before", peak());
+}
+
+/// What the process has, by what the kernel says of it.
+fn check_confined(process: &Path) {
+    let read = |file: &str| std::fs::read_to_string(process.join(file)).expect("it runs");
+    wait_until(LATE, "it has confined itself", || read("oom_score_adj") == "1000\n");
+    let open = std::fs::read_dir(process.join("fd")).expect("it runs");
+    let mut open: Vec<_> = open.map(|entry| entry.unwrap().file_name()).collect();
+    open.sort();
+    assert_eq!(open, ["0", "1", "2"]);
+    assert_eq!(read("environ"), "");
+    let limits = read("limits");
+    for (limit, most) in [("Max cpu time", "10"), ("Max data size", "2147483648"), ("Max core file size", "0")] {
+        let line = limits.lines().find_map(|line| line.strip_prefix(limit)).expect("the kernel tells");
+        assert_eq!(line.split_whitespace().next(), Some(most), "{limit}");
+    }
+}
+
+#[test]
+fn a_compiler_that_wants_more_memory_than_it_may_have_is_ended_by_that() {
+    let mut compiler = millrace(&[COMPILE_VERB, "60", &(96 << 20).to_string()]);
+    compiler.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut compiler = compiler.spawn().expect("the millrace binary runs");
+    // (it may end before it has read all)
+    let _ = compiler.stdin.take().expect("a pipe").write_all(&costly(2));
+    let output = compiler.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.signal(), Some(rustix::process::Signal::ABORT.as_raw()), "{said}");
+    assert!(said.contains("memory allocation of"), "{said}");
+}
+
 #[test]
 fn a_memory_that_is_empty_but_for_its_ends_is_no_image_on_disk() {
     let directory = tempfile::tempdir().unwrap();
-    let engine = Engine::new(EngineOptions { cache_dir: Some(directory.path().join("cache")) }).unwrap();
+    let engine = engine(Some(directory.path().join("cache")));
     let rest = r#"(data (i32.const 60000) "a") (data (i32.const 15000000) "b")"#;
     let component = wrap(&Guest { memory: "230", rest, ..Guest::default() }.module(), None).unwrap();
     engine.compile(&PluginName::new("probe").unwrap(), &component).unwrap();

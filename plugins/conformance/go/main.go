@@ -6,7 +6,7 @@ import (
 	"strconv"
 	"strings"
 
-	"redact-fields/millrace"
+	"conform/millrace"
 )
 
 func init() { millrace.Transform(configure) }

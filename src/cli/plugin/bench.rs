@@ -26,6 +26,8 @@ const RUN: Duration = Duration::from_millis(200);
 const BYTES_MAX: usize = 32 << 20;
 /// An instance is started so often; the median counts.
 const STARTS: usize = 5;
+/// So many instances are kept to see what one more takes: the allocator's own steps are small beside them.
+const INSTANCES: u32 = 20;
 
 #[derive(clap::Args)]
 #[command(after_help = FORMAT)]
@@ -48,11 +50,13 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-/// How long it takes until the plugin can be called.
+/// What it takes until the plugin can be called.
 struct Loading {
     compile: Duration,
     from_cache: Duration,
     start: Duration,
+    /// Resident memory of an instance more, bytes.
+    instance: u64,
 }
 
 /// What was measured at one batch size.
@@ -90,6 +94,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let (compiled, mut loading) = load_it(plugin, &bytes)?;
     let prepared = plugin.prepare(&compiled)?;
     loading.start = median((0..STARTS).map(|_| timed(|| drop(prepared.ready_step())).1).collect());
+    loading.instance = memory_of_an_instance(plugin, &prepared, &records, most);
     let faults = faults(plugin, &prepared, &records);
     let measured = load::with_progress("measuring", || measure(plugin, &prepared, &records, batch, *runs));
     if *json {
@@ -109,7 +114,7 @@ fn load_it(plugin: &PluginArguments, bytes: &[u8]) -> Result<(Compiled, Loading)
     drop(compiled?);
     let second = load::engine(Some(cache.path().into()))?;
     let (compiled, from_cache) = timed(|| plugin.compile(&second, bytes));
-    Ok((compiled?, Loading { compile, from_cache, start: Duration::ZERO }))
+    Ok((compiled?, Loading { compile, from_cache, start: Duration::ZERO, instance: 0 }))
 }
 
 fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
@@ -121,6 +126,34 @@ fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration) {
 fn median(mut times: Vec<Duration>) -> Duration {
     times.sort_unstable();
     times[times.len() / 2]
+}
+
+/// By what the process grows with instances that are kept, each of which has been given all records once, `batch` in a call.
+fn memory_of_an_instance(
+    plugin: &PluginArguments,
+    prepared: &Arc<Prepared>,
+    records: &Arc<Batch>,
+    batch: usize,
+) -> u64 {
+    let instance = |_| {
+        let mut chain = plugin.chain(prepared, batch);
+        process(&mut chain, records);
+        chain
+    };
+    // (with the first, what all of them share)
+    let _first = instance(0);
+    let before = resident();
+    let mut kept: Vec<Chain> = (0..INSTANCES).map(instance).collect();
+    let grown = resident().saturating_sub(before);
+    kept.iter_mut().for_each(Chain::shutdown);
+    grown / u64::from(INSTANCES)
+}
+
+/// Resident memory of this process, bytes; 0 where the kernel does not tell.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok()).map_or(0, |kib| kib << 10)
 }
 
 /// How many of the records are at fault: their cost is that of a fault.
@@ -185,7 +218,7 @@ fn as_json(compiled: &Compiled, loading: &Loading, measured: &[Measured], record
     });
     json!({
         "world": compiled.world().to_string(), "sha256": compiled.sha256(), "size": found.size,
-        "compile_ms": ms(loading.compile), "load_from_cache_ms": ms(loading.from_cache), "start_ms": ms(loading.start),
+        "compile_ms": ms(loading.compile), "load_from_cache_ms": ms(loading.from_cache), "start_ms": ms(loading.start), "instance_bytes": loading.instance,
         "records": records, "faults": faults, "batches": batches.collect::<Vec<_>>(),
     })
 }
@@ -198,14 +231,15 @@ fn print(
     records: usize,
     faults: usize,
 ) {
-    let Loading { compile, from_cache, start } = loading;
+    let Loading { compile, from_cache, start, instance } = loading;
     let size = compiled.inspection().size;
     anstream::println!("{}: a {} of {} bytes", arguments.plugin.file.display(), compiled.world(), grouped(size as f64));
     anstream::println!(
-        "compiled in {}, loaded from the cache in {}, an instance started in {}",
+        "compiled in {}, loaded from the cache in {}, an instance started in {}; each takes {} KiB of memory",
         time(*compile),
         time(*from_cache),
-        time(*start)
+        time(*start),
+        instance >> 10
     );
     anstream::println!("{} records a pass, {} runs a size\n", grouped(records as f64), arguments.runs);
     anstream::println!(

@@ -123,7 +123,8 @@ impl PluginArguments {
 }
 
 pub(super) fn engine(cache_dir: Option<PathBuf>) -> Result<Engine, Failure> {
-    Engine::new(EngineOptions { cache_dir }).map_err(|error| Failure::Environment(error.into()))
+    Engine::new(EngineOptions { cache_dir, ..EngineOptions::default() })
+        .map_err(|error| Failure::Environment(error.into()))
 }
 
 /// The plugin's bytes; one byte more than any plugin has is enough to tell that it is too large.

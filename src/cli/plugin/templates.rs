@@ -121,6 +121,24 @@ mod tests {
     }
 
     #[test]
+    fn every_language_has_a_project_with_a_short_readme_a_makefile_a_test_and_the_interface() {
+        for language in Language::value_variants() {
+            let files = project(*language, "drop-cards").unwrap();
+            let content = |path: &str| files.iter().find(|(at, _)| at == path).map(|(_, content)| text(content));
+            let readme = content("README.md").unwrap_or_else(|| panic!("{language}: no README.md"));
+            assert!(readme.starts_with("# drop-cards\n") && readme.lines().count() <= 15, "{language}: {readme}");
+            let makefile = content("Makefile").unwrap_or_else(|| panic!("{language}: no Makefile"));
+            assert!(makefile.contains("\ntest:\n"), "{language}: {makefile}");
+            assert!(content("wit/worlds.wit").is_some() && content(".gitignore").is_some(), "{language}");
+            let is_test = |(path, content): &ProjectFile| {
+                let is_rust_with_a_test = || path == "src/lib.rs" && text(content).contains("#[test]");
+                !path.contains("millrace/") && path.contains("test") || is_rust_with_a_test()
+            };
+            assert!(files.iter().any(is_test), "{language}: no test");
+        }
+    }
+
+    #[test]
     fn a_rust_project_depends_on_nothing_outside_of_itself() {
         let files = project(Language::Rust, "drop-cards").unwrap();
         let manifests = files.iter().filter(|(path, _)| path.ends_with("Cargo.toml"));

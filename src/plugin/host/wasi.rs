@@ -316,7 +316,9 @@ fn neutral(ty: &Type, number: u32, cx: &mut StoreContextMut<'_, State>) -> wasmt
             // (one of another interface, such as `batch`, has no number)
             let kind =
                 (0..RESOURCES_MAX).find(|kind| ResourceType::host_dynamic(*kind) == *resource).ok_or_else(|| {
-                    HostFault::trapped("it called a function of WASI that returns a resource which is not WASI's")
+                    HostFault::trapped(format!(
+                        "it called a function of WASI that returns a resource which is none of the first {RESOURCES_MAX} of WASI's"
+                    ))
                 })?;
             Val::Resource(ResourceDynamic::new_own(number, kind).try_into_resource_any(cx)?)
         }
