@@ -22,6 +22,7 @@ mod java_partitions;
 mod kafka_session;
 mod lag;
 mod liveness;
+mod loader;
 mod manifests;
 mod memory;
 mod museum;
