@@ -40,6 +40,7 @@ mod replay;
 mod routes;
 mod sandbox;
 mod schema;
+mod security;
 mod simulation;
 mod soak;
 mod support;
