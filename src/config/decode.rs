@@ -411,8 +411,16 @@ pub(super) fn unknown_key(key: &str, place: &Place, known: &[&str]) -> Problem {
     }
 }
 
+/// Names that a wrong one is compared with at most.
+const NAMES_COMPARED: usize = 1_000;
+
 /// The nearest of `known`, if it is near enough to be meant.
 pub(super) fn did_you_mean<'k>(written: &str, known: &[&'k str]) -> Option<&'k str> {
+    // (what is longer is no slip of the pen, and comparing takes the square of the length)
+    if written.len() > 100 {
+        return None;
+    }
+    let known = &known[..known.len().min(NAMES_COMPARED)];
     let plain = |text: &str| text.to_ascii_lowercase().replace(['-', ' '], "_");
     let written = plain(written);
     let closeness = |known: &str| strsim::normalized_damerau_levenshtein(&written, &plain(known));

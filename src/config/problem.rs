@@ -120,11 +120,11 @@ impl fmt::Display for Problem {
 const LONGEST_LINE_SHOWN: usize = 2_000;
 
 fn with_excerpt<'a>(group: Group<'a>, place: &Place, kind: AnnotationKind, label: Option<&'a str>) -> Group<'a> {
-    let excerpt = place.excerpt();
     let path = place.path().display().to_string();
-    if excerpt.text.len() > LONGEST_LINE_SHOWN {
-        return group.element(Origin::path(path).line(excerpt.line).char_column(place.column()));
+    if place.line_length() > LONGEST_LINE_SHOWN {
+        return group.element(Origin::path(path).line(place.line()).char_column(place.column()));
     }
+    let excerpt = place.excerpt();
     let annotation = kind.span(excerpt.span).label(label);
     group.element(Snippet::source(excerpt.text).line_start(excerpt.line).path(path).annotation(annotation))
 }

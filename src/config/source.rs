@@ -13,9 +13,14 @@ pub(super) struct SourceFile {
     text: String,
     /// Byte offset of each line's first character.
     line_starts: Vec<usize>,
+    /// Byte offset of every so many characters: so that a place in a long line is found without counting from its beginning.
+    marks: Vec<usize>,
     /// Byte ranges of secrets, in order; unset until the file has been understood.
     secrets: OnceLock<Vec<Range<usize>>>,
 }
+
+/// Characters from one mark to the next.
+const MARK_EVERY: usize = 128;
 
 /// A place in a configuration file. Shows as `file:line:column`, both counted from 1, the column in characters.
 #[derive(Clone)]
@@ -36,7 +41,8 @@ pub(super) struct Excerpt {
 impl SourceFile {
     pub(super) fn new(path: PathBuf, text: String) -> Arc<Self> {
         let line_starts = line_starts(&text);
-        Arc::new(Self { path, text, line_starts, secrets: OnceLock::new() })
+        let marks = text.char_indices().step_by(MARK_EVERY).map(|(offset, _)| offset).collect();
+        Arc::new(Self { path, text, line_starts, marks, secrets: OnceLock::new() })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -63,11 +69,21 @@ impl SourceFile {
     pub(super) fn offset(&self, line: usize, column: usize) -> usize {
         let index = line.saturating_sub(1).min(self.line_starts.len() - 1);
         let range = self.line_range(index, true);
-        let text = &self.text[range.clone()];
-        if text.is_ascii() {
-            return range.start + column.min(text.len());
-        }
-        text.char_indices().nth(column).map_or(range.end, |(offset, _)| range.start + offset)
+        self.byte(self.characters_before(range.start) + column).min(range.end)
+    }
+
+    /// How many characters lie before this byte.
+    fn characters_before(&self, offset: usize) -> usize {
+        let mark = self.marks.partition_point(|mark| *mark <= offset).saturating_sub(1);
+        let start = self.marks.get(mark).copied().unwrap_or(0);
+        mark * MARK_EVERY + self.text[start..offset].chars().count()
+    }
+
+    /// Where the character of this number begins; the end of the text, if it has fewer.
+    fn byte(&self, character: usize) -> usize {
+        let Some(&start) = self.marks.get(character / MARK_EVERY) else { return self.text.len() };
+        let within = self.text[start..].char_indices().nth(character % MARK_EVERY);
+        within.map_or(self.text.len(), |(offset, _)| start + offset)
     }
 
     /// Bytes of line `index` (from 0), with or without what ends it.
@@ -85,11 +101,11 @@ impl SourceFile {
 
     /// What must not be shown of line `index`, as byte ranges of the file.
     fn hidden_in(&self, index: usize, line: &Range<usize>) -> Vec<Range<usize>> {
-        let overlaps = |range: &Range<usize>| range.start < line.end && range.end > line.start;
         match self.secrets.get() {
-            Some(secrets) => secrets
+            // (they do not overlap each other)
+            Some(secrets) => secrets[secrets.partition_point(|range| range.end <= line.start)..]
                 .iter()
-                .filter(|range| overlaps(range))
+                .take_while(|range| range.start < line.end)
                 .map(|range| range.start.max(line.start)..range.end.min(line.end))
                 .collect(),
             None => self.hidden_by_looks(index, line).into_iter().collect(),
@@ -112,7 +128,9 @@ impl SourceFile {
 /// Where the value begins in a line whose key hides it.
 fn value_of_secret_key(line: &str) -> Option<usize> {
     line.char_indices().filter(|(_, c)| *c == ':').map(|(colon, _)| colon).find_map(|colon| {
-        let key = line[..colon].rsplit(['{', ',', '-', ' ', '\t']).next()?;
+        // (longer than any key that hides something)
+        let near = line.ceil_char_boundary(colon.saturating_sub(128));
+        let key = line[near..colon].rsplit(['{', ',', '-', ' ', '\t']).next()?;
         let value = &line[colon + 1..];
         hides_value(key.trim_matches(['"', '\''])).then(|| colon + 1 + value.len() - value.trim_start().len())
     })
@@ -156,7 +174,8 @@ impl Place {
 
     fn position(&self, offset: usize) -> (usize, usize) {
         let index = self.file.line_index(offset);
-        (index + 1, self.file.text[self.file.line_starts[index]..offset].chars().count() + 1)
+        let before = self.file.characters_before(self.file.line_starts[index]);
+        (index + 1, self.file.characters_before(offset) - before + 1)
     }
 
     pub(super) fn file(&self) -> &Arc<SourceFile> {
@@ -165,6 +184,11 @@ impl Place {
 
     pub(super) fn range(&self) -> Range<usize> {
         self.start..self.end
+    }
+
+    /// How many bytes the line has that the place begins in.
+    pub(super) fn line_length(&self) -> usize {
+        self.file.line_range(self.file.line_index(self.start), false).len()
     }
 
     /// The line that the place begins in, without secrets.

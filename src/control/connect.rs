@@ -1,26 +1,33 @@
-//! `millrace check --connect`: what a configuration needs of its cluster, held against the cluster. Changes nothing there. And
-//! the permissions that it needs, which `--acls` prints.
+//! `millrace check --connect`: what a configuration needs of its cluster, held against the cluster.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use super::advice::advice;
 use super::plan::{Plan, RoutePlan, problem_at};
-use crate::config::settings::{Target, TopicSelector};
-use crate::config::{Place, Places, Problem, Problems, PropertyScope, fixed_beginning};
-use crate::kafka::{Audit, Cluster, Operation, TopicAudit, Topics, source_topics};
-use crate::model::{GroupId, TopicName};
+use crate::config::settings::{Delivery, Target, TopicSelector};
+use crate::config::{Place, Places, Problem, Problems, PropertyScope};
+use crate::kafka::{Audit, Cluster, Operation, Questions, Topics, source_topics};
+use crate::model::TopicName;
+use crate::pipeline::ports::{Trouble, TroubleKind};
 use crate::policy::Partitioning;
 
 /// How long the cluster may take to answer a question.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+
+/// What refuses us refuses us at once, and need not be waited for.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Everything that keeps a configuration from running on its cluster, and what is hazardous there.
 pub fn connect(plan: &Plan, places: &Places) -> Problems {
     let mut problems = Problems::new();
     match ask(plan) {
         Ok((topics, audit)) => {
+            let timeout = plan.settings.kafka.transaction_timeout();
+            ClusterLook { plan, topics: &topics, audit: &audit, places }.at_cluster(&mut problems);
             for route in plan.routes.values() {
-                Look { route, topics: &topics, audit: &audit, places }.at_route(&mut problems);
+                Look { route, topics: &topics, audit: &audit, places, timeout }.at_route(&mut problems);
             }
         }
         Err(why) => problems.push(unreachable(&why, places)),
@@ -29,20 +36,34 @@ pub fn connect(plan: &Plan, places: &Places) -> Problems {
     problems
 }
 
-fn ask(plan: &Plan) -> Result<(Topics, Audit), String> {
+fn ask(plan: &Plan) -> Result<(Arc<Topics>, Audit), String> {
     let cluster = Cluster::connect(&plan.settings.kafka)?;
-    let topics = cluster.refresh_now(ANSWER_WITHIN).map_err(|trouble| trouble.message)?;
-    let mut needed = BTreeSet::new();
-    let mut groups = BTreeSet::new();
+    let topics = reach(&cluster).map_err(|trouble| trouble.message)?;
+    let mut questions = Questions::default();
     for route in plan.routes.values() {
-        needed.extend(source_topics(&route.route.source, &topics, &route.left_out));
-        needed.extend(route.needed_topics().cloned());
-        groups.insert(route.route.source.group.clone());
+        questions.topics.extend(source_topics(&route.route.source, &topics, &route.left_out));
+        questions.topics.extend(route.needed_topics().cloned());
+        questions.groups.insert(route.route.source.group.clone());
+        if route.route.delivery == Delivery::ExactlyOnce {
+            questions.transactional.insert(route.route.source.group.clone());
+        }
     }
-    needed.retain(|topic| topics.by_name.contains_key(topic));
-    let (needed, groups): (Vec<TopicName>, Vec<GroupId>) = (needed.into_iter().collect(), groups.into_iter().collect());
-    let audit = Audit::of(&cluster, &needed, &groups, ANSWER_WITHIN);
-    Ok((Topics::clone(&topics), audit))
+    let is_there = |topic: &TopicName| topics.by_name.contains_key(topic);
+    questions.unseen = questions.topics.iter().filter(|topic| !is_there(topic)).cloned().collect();
+    questions.topics.retain(|topic| is_there(topic));
+    questions.topics.extend(topics.by_name.keys().filter(|topic| KAFKAS_OWN.contains(&topic.as_str())).cloned());
+    let audit = Audit::of(&cluster, &questions, ANSWER_WITHIN);
+    Ok((topics, audit))
+}
+
+fn reach(cluster: &Cluster) -> Result<Arc<Topics>, Trouble> {
+    let deadline = Instant::now() + ANSWER_WITHIN;
+    loop {
+        match cluster.refresh_now(LOOK_EVERY) {
+            Err(trouble) if trouble.kind == TroubleKind::Passing && Instant::now() < deadline => {}
+            answer => return answer,
+        }
+    }
 }
 
 /// Why the cluster does not answer, with what to do in words.
@@ -55,31 +76,117 @@ fn unreachable(why: &str, places: &Places) -> Problem {
     }
 }
 
-/// What librdkafka's words mean, for who has to mend it.
-fn advice(why: &str) -> Option<&'static str> {
-    let says = |words: &[&str]| words.iter().any(|word| why.contains(word));
-    if says(&["certificate verify failed", "CERTIFICATE_VERIFY_FAILED"]) {
-        Some(
-            "the broker's certificate is signed by none of the authorities in `ssl.ca.location`, or is for another host",
-        )
-    } else if says(&["SSL handshake failed", "SSL routines", "wrong version number"]) {
-        Some(
-            "the listener speaks no TLS, or asks for a client's certificate: see `security.protocol`, `ssl.certificate.location`",
-        )
-    } else if says(&["Authentication failed", "SASL authentication error", "Invalid credentials"]) {
-        Some(
-            "the broker refuses `sasl.username` and `sasl.password`, or the user has no credentials for `sasl.mechanism`",
-        )
-    } else if says(&["SASL handshake", "mechanism"]) {
-        Some("the broker does not offer this `sasl.mechanism`")
-    } else if says(&["verify that security.protocol", "Disconnected", "disconnected"]) {
-        Some("the listener speaks another `security.protocol`")
-    } else if says(&["Connection refused"]) {
-        Some("nothing listens there: see `bootstrap.servers`, and the broker's `advertised.listeners`")
-    } else if says(&["Failed to resolve", "not known", "No address"]) {
-        Some("the host's name is not known here: see `bootstrap.servers`")
-    } else {
-        None
+/// Where Kafka keeps committed offsets, and the states of transactions.
+const KAFKAS_OWN: [&str; 2] = ["__consumer_offsets", TRANSACTION_LOG];
+const TRANSACTION_LOG: &str = "__transaction_state";
+
+/// What all routes share, looked at.
+struct ClusterLook<'a> {
+    plan: &'a Plan,
+    topics: &'a Topics,
+    audit: &'a Audit,
+    places: &'a Places,
+}
+
+impl ClusterLook<'_> {
+    fn at_cluster(&self, problems: &mut Problems) {
+        let is_transactional = self.plan.routes.values().any(|plan| plan.route.delivery == Delivery::ExactlyOnce);
+        for name in KAFKAS_OWN.iter().filter(|name| is_transactional || **name != TRANSACTION_LOG) {
+            let Some((topic, audit)) = self.audit.topics.iter().find(|(topic, _)| topic.as_str() == *name) else {
+                continue;
+            };
+            let replicas = self.topics.by_name.get(topic).map_or(0, |state| state.replicas);
+            not_durable(topic.as_str(), replicas, &audit.settings, self.places.kafka(), problems);
+        }
+        if let Some(broker) = self.audit.broker.as_ref().filter(|_| is_transactional) {
+            self.transactions(broker, problems);
+        }
+    }
+
+    /// The brokers' limits for transactions, where they may be seen.
+    fn transactions(&self, broker: &BTreeMap<String, String>, problems: &mut Problems) {
+        let setting = |name: &str| broker.get(name).and_then(|value| value.parse::<u64>().ok());
+        let ours = self.plan.settings.kafka.transaction_timeout();
+        if let Some(most) = setting("transaction.max.timeout.ms").filter(|most| u128::from(*most) < ours.as_millis()) {
+            problems.push(too_long(ours, Some(most), self.places));
+        }
+        // What the log of transactions will be made with; one that is there is looked at itself.
+        if self.topics.by_name.keys().any(|topic| topic.as_str() == TRANSACTION_LOG) {
+            return;
+        }
+        if let Some(message) = no_transaction_log(broker, self.topics.brokers.len()) {
+            problems.push(problem_at(self.places.kafka(), message, "transactions"));
+        }
+    }
+}
+
+/// Why so many brokers with these settings cannot keep a log of transactions, if they cannot.
+fn no_transaction_log(broker: &BTreeMap<String, String>, brokers: usize) -> Option<String> {
+    let setting = |name: &str| broker.get(name).and_then(|value| value.parse::<usize>().ok());
+    let copies = setting("transaction.state.log.replication.factor")?;
+    if copies > brokers {
+        return Some(format!(
+            "no transaction can begin: the brokers are to keep their log of transactions {copies} times \
+             (`transaction.state.log.replication.factor`), and there {} {brokers} of them",
+            if brokers == 1 { "is" } else { "are" }
+        ));
+    }
+    let in_sync = setting("transaction.state.log.min.isr").filter(|in_sync| *in_sync > copies)?;
+    Some(format!(
+        "no transaction can be committed: the brokers want {in_sync} copies of their log of transactions in sync \
+         (`transaction.state.log.min.isr`) and keep {copies} (`transaction.state.log.replication.factor`)"
+    ))
+}
+
+fn too_long(ours: Duration, most: Option<u64>, places: &Places) -> Problem {
+    const NAME: &str = "transaction.timeout.ms";
+    let place =
+        places.property(&PropertyScope::Producer, NAME).or_else(|| places.property(&PropertyScope::Common, NAME));
+    let brokers = most.map_or_else(String::new, |most| format!(" of {most} ms"));
+    let message = format!(
+        "`{NAME}` ({} ms) is above the brokers' `transaction.max.timeout.ms`{brokers}: no transaction can begin",
+        ours.as_millis()
+    );
+    let problem = problem_at(place.or_else(|| places.kafka()), message, "transaction_timeout");
+    problem.help(most.map_or_else(|| "write less".to_owned(), |most| format!("write at most {most}")))
+}
+
+/// What may be lost of a topic that is written, or why it cannot be.
+fn not_durable(
+    topic: &str,
+    replicas: usize,
+    settings: &Result<BTreeMap<String, String>, String>,
+    place: Option<&Place>,
+    problems: &mut Problems,
+) {
+    let mut weak = Vec::new();
+    if replicas < 3 {
+        weak.push(format!("it has {replicas} replica{} (3 survive the loss of two brokers)", plural(replicas)));
+    }
+    match settings {
+        Err(why) => weak.push(format!("its settings cannot be read: {why}")),
+        Ok(settings) => {
+            let setting = |name: &str| settings.get(name).map_or("", String::as_str);
+            let in_sync = setting("min.insync.replicas").parse::<usize>().ok();
+            if let Some(in_sync) = in_sync.filter(|in_sync| *in_sync > replicas) {
+                let message = format!(
+                    "topic \"{topic}\" takes no records: it wants {in_sync} replicas in sync (`min.insync.replicas`), and has {replicas}"
+                );
+                problems.push(problem_at(place, message, "not_writable"));
+            }
+            if in_sync.is_some_and(|in_sync| in_sync < 2) {
+                weak.push(
+                    "`min.insync.replicas` is below 2: what one broker has acknowledged may be lost with it".into(),
+                );
+            }
+            if setting("unclean.leader.election.enable") == "true" {
+                weak.push("`unclean.leader.election.enable`: a broker that was behind may become leader".into());
+            }
+        }
+    }
+    if !weak.is_empty() {
+        let message = format!("topic \"{topic}\" can lose records: {}", weak.join("; "));
+        problems.push(problem_at(place, message, "not_durable").warning());
     }
 }
 
@@ -89,6 +196,8 @@ struct Look<'a> {
     topics: &'a Topics,
     audit: &'a Audit,
     places: &'a Places,
+    /// Its transactions'.
+    timeout: Duration,
 }
 
 impl Look<'_> {
@@ -120,14 +229,22 @@ impl Look<'_> {
         }
         self.partitions(&source, problems);
         self.group(problems);
+        self.transactions(problems);
     }
 
     /// The topic is there, and we may do this with it.
     fn is_usable(&self, topic: &TopicName, need: Operation, place: Option<&Place>, problems: &mut Problems) -> bool {
+        if self.audit.denied.contains(topic) {
+            let message =
+                format!("{} on topic \"{topic}\" is not granted, nor Describe: it cannot be seen", need.as_str());
+            let problem = problem_at(place, message, "not_authorized");
+            problems.push(problem.help("`--acls` prints what is needed"));
+            return false;
+        }
         if self.topics.partitions(topic.as_str()).is_none() {
-            let message = format!("topic \"{topic}\" does not exist, or may not be seen");
+            let message = format!("topic \"{topic}\" does not exist");
             let problem = problem_at(place, message, "missing_topic");
-            problems.push(problem.help("create it (millrace creates no topic), or grant Describe on it"));
+            problems.push(problem.help("create it: millrace creates no topic"));
             return false;
         }
         let may = self.audit.topics.get(topic).and_then(|audit| audit.may.as_ref());
@@ -154,43 +271,15 @@ impl Look<'_> {
         if !self.is_usable(topic, Operation::Write, place, problems) {
             return;
         }
-        let Some(state) = self.topics.by_name.get(topic) else { return };
-        let mut weak = Vec::new();
-        if state.replicas < 3 {
-            weak.push(format!(
-                "it has {} replica{} (3 survive the loss of two brokers)",
-                state.replicas,
-                plural(state.replicas)
-            ));
-        }
-        let TopicAudit { settings, .. } = match self.audit.topics.get(topic) {
-            Some(audit) => audit,
-            None => return,
-        };
-        match settings {
-            Err(why) => weak.push(format!("its settings cannot be read: {why}")),
-            Ok(settings) => {
-                let setting = |name: &str| settings.get(name).map_or("", String::as_str);
-                if setting("min.insync.replicas").parse::<u32>().is_ok_and(|count| count < 2) {
-                    weak.push(
-                        "`min.insync.replicas` is below 2: what one broker has acknowledged may be lost with it".into(),
-                    );
-                }
-                if setting("unclean.leader.election.enable") == "true" {
-                    weak.push("`unclean.leader.election.enable`: a broker that was behind may become leader".into());
-                }
-                if dead_letters && setting("cleanup.policy").contains("compact") {
-                    let message = format!(
-                        "the dead-letter topic \"{topic}\" is compacted: of letters with one key only the last stays, and those without a key are refused"
-                    );
-                    let problem = problem_at(place, message, "compacted_dead_letters");
-                    problems.push(problem.help("set its `cleanup.policy` to `delete`"));
-                }
-            }
-        }
-        if !weak.is_empty() {
-            let message = format!("topic \"{topic}\" can lose records: {}", weak.join("; "));
-            problems.push(problem_at(place, message, "not_durable").warning());
+        let (Some(state), Some(audit)) = (self.topics.by_name.get(topic), self.audit.topics.get(topic)) else { return };
+        not_durable(topic.as_str(), state.replicas, &audit.settings, place, problems);
+        let policy = audit.settings.as_ref().ok().and_then(|settings| settings.get("cleanup.policy"));
+        if dead_letters && policy.is_some_and(|policy| policy.contains("compact")) {
+            let message = format!(
+                "the dead-letter topic \"{topic}\" is compacted: of letters with one key only the last stays, and those without a key are refused"
+            );
+            let problem = problem_at(place, message, "compacted_dead_letters");
+            problems.push(problem.help("set its `cleanup.policy` to `delete`"));
         }
     }
 
@@ -232,6 +321,26 @@ impl Look<'_> {
             problems.push(problem.help("`--acls` prints what is needed"));
         }
     }
+
+    /// Whether transactions can begin for it, which the brokers have been asked for.
+    fn transactions(&self, problems: &mut Problems) {
+        let route = &self.route.route;
+        let Some(trouble) = self.audit.transactions.get(&route.source.group) else { return };
+        let place = self.places.source(&route.name);
+        problems.push(match trouble.code.as_ref() {
+            "TRANSACTIONAL_ID_AUTHORIZATION_FAILED" => {
+                let message = format!(
+                    "Write on the transactional ids of group \"{}\" is not granted, which `delivery: exactly_once` needs",
+                    route.source.group
+                );
+                problem_at(place, message, "not_authorized").help("`--acls` prints what is needed")
+            }
+            // (with the brokers' limit it is told already, once)
+            "INVALID_TRANSACTION_TIMEOUT" if self.audit.broker.is_some() => return,
+            "INVALID_TRANSACTION_TIMEOUT" => too_long(self.timeout, None, self.places),
+            _ => problem_at(place, format!("no transaction can begin: {}", trouble.message), "transactions"),
+        });
+    }
 }
 
 const fn plural(count: usize) -> &'static str {
@@ -242,131 +351,28 @@ fn none_or(granted: &[&str]) -> String {
     if granted.is_empty() { "none".to_owned() } else { granted.join(", ") }
 }
 
-// ---- permissions ------------------------------------------------------------------------
-
-/// A resource, as the options of `kafka-acls.sh` name it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Resource {
-    Topic(String),
-    Topics(String),
-    Group(String),
-    Groups(String),
-    Transactions(String),
-}
-
-impl Resource {
-    fn options(&self) -> String {
-        match self {
-            Self::Topic(name) => format!("--topic {}", quoted(name)),
-            Self::Topics(prefix) => format!("--topic {} --resource-pattern-type prefixed", quoted(prefix)),
-            Self::Group(name) => format!("--group {}", quoted(name)),
-            Self::Groups(prefix) => format!("--group {} --resource-pattern-type prefixed", quoted(prefix)),
-            Self::Transactions(prefix) => {
-                format!("--transactional-id {} --resource-pattern-type prefixed", quoted(prefix))
-            }
-        }
-    }
-}
-
-/// For a shell.
-fn quoted(word: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'$' | b':' | b'/' | b',');
-    if !word.is_empty() && word.bytes().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', "'\\''"))
-    }
-}
-
-/// The lines for `kafka-acls.sh` that grant what a configuration needs, and no more.
-pub fn acls(plan: &Plan) -> Vec<String> {
-    let kafka = &plan.settings.kafka;
-    let shown = |name: &str| kafka.common.get(name).filter(|value| !value.is_secret()).map(ToString::to_string);
-    let servers = shown("bootstrap.servers").unwrap_or_else(|| "$BROKERS".to_owned());
-    let principal = shown("sasl.username").map_or_else(|| "$PRINCIPAL".to_owned(), |user| format!("User:{user}"));
-    let principal = if principal.starts_with('$') { format!("\"{principal}\"") } else { quoted(&principal) };
-    let line = |(resource, operations): (Resource, BTreeSet<Operation>)| {
-        let operations: Vec<String> =
-            operations.into_iter().map(|operation| format!("--operation {}", operation.as_str())).collect();
-        format!(
-            "kafka-acls.sh --bootstrap-server {} --add --allow-principal {principal} {} {}",
-            quoted(&servers),
-            operations.join(" "),
-            resource.options()
-        )
-    };
-    needed(plan).into_iter().map(line).collect()
-}
-
-fn needed(plan: &Plan) -> BTreeMap<Resource, BTreeSet<Operation>> {
-    use Operation::{Describe, Read, Write};
-    let mut needed: BTreeMap<Resource, BTreeSet<Operation>> = BTreeMap::new();
-    let mut need = |resource, operations: &[Operation]| needed.entry(resource).or_default().extend(operations);
-    let prefix = format!("{}.", plan.settings.kafka.prefix);
-    for route in plan.routes.values().map(|plan| &plan.route) {
-        need(Resource::Transactions(prefix.clone()), &[Write, Describe]);
-        let group = route.source.group.as_str();
-        let of_prefix = group.starts_with(&prefix);
-        need(
-            if of_prefix { Resource::Groups(prefix.clone()) } else { Resource::Group(group.to_owned()) },
-            &[Read, Describe],
-        );
-        for selector in &route.source.topics {
-            need(topics(selector), &[Read, Describe]);
-        }
-        for destination in &route.destinations {
-            match &destination.target {
-                Target::Topic(topic) => need(Resource::Topic(topic.to_string()), &[Write, Describe]),
-                Target::Pattern(pattern) => need(beginning_with(pattern.as_str()), &[Write, Describe]),
-            }
-        }
-        if let Some(topic) = route.on_error.dead_letter_topic() {
-            need(Resource::Topic(topic.to_string()), &[Write, Describe]);
-        }
-    }
-    needed
-}
-
-fn topics(selector: &TopicSelector) -> Resource {
-    match selector {
-        TopicSelector::Name(topic) => Resource::Topic(topic.to_string()),
-        TopicSelector::Pattern(pattern) => beginning_with(pattern.as_str()),
-    }
-}
-
-/// Kafka knows prefixes, no patterns; `*` is every topic.
-fn beginning_with(pattern: &str) -> Resource {
-    match fixed_beginning(pattern) {
-        prefix if prefix.is_empty() => Resource::Topic("*".to_owned()),
-        prefix => Resource::Topics(prefix),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn what_the_client_says_is_told_in_words() {
-        for (why, words) in [
-            ("ssl://b:9093/bootstrap: SSL handshake failed: certificate verify failed", "ssl.ca.location"),
-            ("sasl_ssl://b:9093/bootstrap: SASL authentication error: Authentication failed", "sasl.username"),
-            (
-                "b:9092/bootstrap: Disconnected: verify that security.protocol is correctly configured",
-                "security.protocol",
-            ),
-            ("b:9/bootstrap: Connect to ipv4#127.0.0.1:9 failed: Connection refused", "nothing listens"),
-            ("nowhere:9092/bootstrap: Failed to resolve 'nowhere:9092': Name or service not known", "not known here"),
+    fn a_log_of_transactions_that_wants_more_copies_than_there_can_be_is_told() {
+        let broker = |copies: &str, in_sync: &str| {
+            let settings =
+                [("transaction.state.log.replication.factor", copies), ("transaction.state.log.min.isr", in_sync)];
+            settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into()
+        };
+        for (copies, in_sync, brokers, words) in [
+            ("3", "2", 1, Some("there is 1 of them")),
+            ("3", "2", 2, Some("there are 2 of them")),
+            ("2", "3", 3, Some("want 3 copies of their log of transactions in sync")),
+            ("3", "2", 3, None),
+            ("1", "1", 1, None),
         ] {
-            assert!(advice(why).is_some_and(|advice| advice.contains(words)), "{why}: {:?}", advice(why));
+            let told = no_transaction_log(&broker(copies, in_sync), brokers);
+            let is_right = words.map_or(told.is_none(), |words| told.as_ref().is_some_and(|told| told.contains(words)));
+            assert!(is_right, "{copies} {in_sync} {brokers}: {told:?}");
         }
-        assert_eq!(advice("something else"), None);
-    }
-
-    #[test]
-    fn words_are_quoted_for_a_shell() {
-        assert_eq!(quoted("orders.paid"), "orders.paid");
-        assert_eq!(quoted("*"), "'*'");
-        assert_eq!(quoted("it's"), "'it'\\''s'");
+        assert_eq!(no_transaction_log(&BTreeMap::new(), 1), None, "what may not be seen is not guessed");
     }
 }

@@ -3,6 +3,8 @@
 //! [`plan`] builds everything that can fail; [`reload`] notices changes and compares what is wanted with what runs;
 //! [`supervisor`] owns what runs; a running [`route`](self) is its workers.
 
+pub mod acls;
+mod advice;
 pub mod board;
 pub mod change;
 pub mod connect;

@@ -13,7 +13,7 @@ use super::status::PluginStatus;
 use crate::config::settings::{PipelineStep, Route, Target, TopicSelector};
 use crate::config::share::Share;
 use crate::config::{Loaded, Place, Problem, Problems, PropertyScope, Settings};
-use crate::kafka::{ClientKind, Cluster, LeftOut, Topics, check_properties, source_topics};
+use crate::kafka::{ClientKind, Cluster, LeftOut, Topics, check_properties, check_together, source_topics};
 use crate::model::{Digest, GroupId, PluginName, RouteName, TopicName};
 use crate::pipeline::chain::Chain;
 use crate::pipeline::compare::Difference;
@@ -363,6 +363,12 @@ fn property_problems(loaded: &Loaded) -> Vec<Problem> {
             let message = format!("`{name}`{colon} {message}");
             problems.push(problem_at(places.property(&scope, &name), message, "invalid_property"));
         }
+    }
+    if problems.is_empty()
+        && let Some(message) = check_together(kafka)
+    {
+        let place = places.property(&PropertyScope::Common, "sasl.oauthbearer.method").or_else(|| places.kafka());
+        problems.push(problem_at(place, message, "invalid_property"));
     }
     problems
 }

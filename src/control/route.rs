@@ -348,6 +348,9 @@ impl Life {
 
     fn open(&mut self) -> Result<Session, Trouble> {
         let (cluster, plan) = (&self.clients.cluster, self.force.plan.load_full());
+        if Mutation::Panic.is_due() {
+            panic!("of {:?} with {:?}", plan.route, cluster.kafka());
+        }
         let topics = plan.check_topics(cluster)?;
         self.settle_start(&plan, &topics)?;
         // Each of these steps may take its time; one that is to end begins no other.

@@ -5,6 +5,7 @@ use crate::config::settings::{Delivery, Kafka, Properties, Route};
 use crate::config::share::Share;
 use crate::config::times::Times;
 
+use super::tokens::{self, Issuer};
 use super::{raw, watchdog};
 
 /// Which clients a set of properties is for.
@@ -34,7 +35,7 @@ pub fn check_properties(properties: &Properties, kind: ClientKind) -> Vec<(Strin
             let other = if kind == ClientKind::Consumer { "producers" } else { "consumers" };
             return Some(format!("is a property of {other}"));
         }
-        raw::check_property(name, value).err()
+        tokens::check_property(name, value).unwrap_or_else(|| raw::check_property(name, value)).err()
     };
     properties
         .iter()
@@ -46,6 +47,11 @@ pub fn check_properties(properties: &Properties, kind: ClientKind) -> Vec<(Strin
             Some((name.clone(), text))
         })
         .collect()
+}
+
+/// What is missing among properties that only make sense together, though each is right in itself.
+pub fn check_together(kafka: &Kafka) -> Option<String> {
+    Issuer::of(&asking(kafka, None)).err()
 }
 
 /// Properties that librdkafka holds as pointers to functions or objects.
@@ -248,6 +254,16 @@ pub(super) fn producer(kafka: &Kafka, route: &Route, client_id: &str, transactio
         // Once a record has failed nothing behind it is sent: it comes again first, and first copies keep their order.
         put(&mut options, &[("enable.gapless.guarantee", "true")]);
     }
+    options
+}
+
+/// For a producer that only asks whether it may have transactions under this id.
+pub(super) fn transacting(kafka: &Kafka, transactional_id: &str) -> Options {
+    let mut options = defaults(kafka);
+    options.extend(kafka.common.iter().chain(&kafka.producer).map(|(n, v)| (n.clone(), v.reveal().to_owned())));
+    let timeout = kafka.transaction_timeout().as_millis().to_string();
+    put(&mut options, &[("transactional.id", transactional_id), ("transaction.timeout.ms", &timeout)]);
+    put(&mut options, &[("log_level", "4")]);
     options
 }
 

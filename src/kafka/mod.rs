@@ -20,13 +20,14 @@ mod rebalance;
 pub mod seam;
 mod sender;
 mod session;
+mod tokens;
 mod topics;
 mod twins;
 mod watchdog;
 
-pub use audit::{Audit, Operation, TopicAudit};
+pub use audit::{Audit, Operation, Questions, TopicAudit};
 pub use buffers::keep_freed_memory;
-pub use client_options::{ClientKind, check_properties};
+pub use client_options::{ClientKind, check_properties, check_together};
 pub use limits::raise_open_files;
 pub use mock::{Arrival, MockCluster, Watcher, Writer};
 pub use positions::{Started, committed, resolve_start};

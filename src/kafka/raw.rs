@@ -22,6 +22,8 @@ pub use rdkafka_sys::rd_kafka_resp_err_t as Known;
 
 use crate::model::{Offset, TopicName, TopicPartition};
 
+use super::tokens::{Issuer, Token};
+
 /// Logical offsets of librdkafka.
 pub(super) const OFFSET_BEGINNING: Offset = -2;
 /// No offset: in a list of committed offsets, nothing was committed; in an assignment, ask the group.
@@ -53,6 +55,12 @@ impl Code {
     pub(super) unsafe fn of_event(event: *mut ffi::rd_kafka_event_t) -> Self {
         // SAFETY: the caller's promise.
         Self::from(unsafe { ffi::rd_kafka_event_error(event) })
+    }
+    /// # Safety
+    /// `error` is a live error object.
+    pub(super) unsafe fn of_error(error: *const ffi::rd_kafka_error_t) -> Self {
+        // SAFETY: the caller's promise.
+        Self(unsafe { c::error_code(error) })
     }
     fn check(self) -> Result<(), Error> {
         if self == Self::NONE { Ok(()) } else { Err(Error::of(self)) }
@@ -121,6 +129,9 @@ mod c {
         pub(super) fn err2name(code: c_int) -> *const c_char;
         #[link_name = "rd_kafka_err2str"]
         pub(super) fn err2str(code: c_int) -> *const c_char;
+        /// Of OpenSSL, which librdkafka is linked with.
+        #[link_name = "X509_verify_cert_error_string"]
+        pub(super) fn certificate_error(number: std::ffi::c_long) -> *const c_char;
     }
 }
 
@@ -142,6 +153,12 @@ pub(super) struct Context {
     statistics: Mutex<Option<String>>,
     throttled_ms: AtomicU64,
     logged: Mutex<HashMap<String, Logged>>,
+    /// Who is asked for its tokens, if it needs any.
+    issuer: Option<Issuer>,
+    /// Why a broker's certificate was refused, last: librdkafka says only that it was.
+    certificate: Mutex<Option<String>>,
+    /// Why a connection failed, last, as it was logged: some failures are no errors to librdkafka.
+    failed: Mutex<Option<String>>,
 }
 
 /// Serves a consumer's rebalances, on the thread that polls it.
@@ -183,11 +200,18 @@ impl Context {
             statistics: Mutex::default(),
             throttled_ms: AtomicU64::new(0),
             logged: Mutex::default(),
+            issuer: None,
+            certificate: Mutex::default(),
+            failed: Mutex::default(),
         }
     }
     /// The errors that the client reported since this was last asked; a fatal one is marked.
     pub(super) fn take_errors(&self) -> Vec<Error> {
         std::mem::take(&mut lock(&self.errors))
+    }
+    /// Why a connection failed, last, since this was last asked.
+    pub(super) fn take_failed(&self) -> Option<String> {
+        lock(&self.failed).take()
     }
     /// The client's latest statistics (JSON), if there were any since this was last asked.
     pub(super) fn take_statistics(&self) -> Option<String> {
@@ -232,8 +256,9 @@ impl std::ops::Deref for Client {
 impl Client {
     /// Makes a client of these properties, a later one replacing an earlier one. It connects in the background.
     pub(super) fn new(kind: Kind, properties: &[(String, String)], context: Context) -> Result<Arc<Self>, String> {
-        let conf = Conf::new(properties)?;
-        let context = Arc::new(context);
+        let (issuer, properties) = Issuer::of(properties)?;
+        let conf = Conf::new(&properties)?;
+        let context = Arc::new(Context { issuer, ..context });
         let mut text = [0; 512];
         // SAFETY: the callbacks are functions for the whole program, and `opaque` points into an `Arc` that is kept
         // until after the handle is destroyed. `rd_kafka_new` owns the configuration if it succeeds.
@@ -245,6 +270,13 @@ impl Client {
             ffi::rd_kafka_conf_set_throttle_cb(conf.0, Some(on_throttle));
             if context.rebalance.is_some() {
                 ffi::rd_kafka_conf_set_rebalance_cb(conf.0, Some(on_rebalance));
+            }
+            if context.issuer.is_some() {
+                ffi::rd_kafka_conf_set_oauthbearer_token_refresh_cb(conf.0, Some(on_token));
+                ffi::rd_kafka_conf_enable_sasl_queue(conf.0, 1);
+            }
+            if verifies_certificates(&properties) {
+                ffi::rd_kafka_conf_set_ssl_cert_verify_cb(conf.0, Some(on_certificate));
             }
             let kind = match kind {
                 Kind::Consumer => ffi::rd_kafka_type_t::RD_KAFKA_CONSUMER,
@@ -258,7 +290,13 @@ impl Client {
                 return Err(self::text(text.as_ptr()));
             };
             std::mem::forget(conf);
-            Ok(Arc::new(Self { handle: Handle(handle), context }))
+            let client = Arc::new(Self { handle: Handle(handle), context });
+            if client.context.issuer.is_some() {
+                // On librdkafka's own thread, so that nobody waits for a token who has records to route.
+                Error::take(ffi::rd_kafka_sasl_background_callbacks_enable(client.ptr()))
+                    .map_err(|error| error.message)?;
+            }
+            Ok(client)
         }
     }
 
@@ -283,6 +321,11 @@ impl Drop for Client {
         };
         let _ = std::thread::Builder::new().name("kafka-destroy".into()).spawn(destroy);
     }
+}
+
+fn verifies_certificates(properties: &[(String, String)]) -> bool {
+    let mut written = properties.iter().rev().filter(|(name, _)| name == "enable.ssl.certificate.verification");
+    written.next().is_none_or(|(_, value)| !matches!(value.as_str(), "false" | "f" | "0"))
 }
 
 /// A configuration that is not yet a client.
@@ -1120,7 +1163,13 @@ unsafe extern "C" fn on_error(client: *mut ffi::rd_kafka_t, code: c_int, reason:
         (Known::RD_KAFKA_RESP_ERR__FATAL, Some(client)) => Handle(client).fatal_error(),
         _ => None,
     };
-    let error = error.unwrap_or_else(|| Error { message: text(reason), ..Error::of(code) });
+    let mut error = error.unwrap_or_else(|| Error { message: text(reason), ..Error::of(code) });
+    const REFUSED: &str = "certificate verify failed";
+    if let Some((before, _)) = error.message.split_once(REFUSED)
+        && let Some(why) = lock(&context.certificate).as_deref()
+    {
+        error.message = format!("{before}{REFUSED}: {why}");
+    }
     let mut errors = lock(&context.errors);
     if errors.len() < FAILURES_KEPT {
         errors.push(error);
@@ -1192,6 +1241,81 @@ unsafe extern "C" fn on_rebalance(
     }
 }
 
+/// OpenSSL's verdict on a broker's certificate stands; this only keeps its reason.
+unsafe extern "C" fn on_certificate(
+    _: *mut ffi::rd_kafka_t,
+    _: *const c_char,
+    _: i32,
+    verdict: *mut c_int,
+    _: c_int,
+    _: *const c_char,
+    _: usize,
+    why: *mut c_char,
+    why_size: usize,
+    opaque: *mut c_void,
+) -> c_int {
+    // SAFETY: librdkafka calls this with a number of its own, and with what `Client::new` set.
+    let (verdict, context) = unsafe { (verdict.read(), context(opaque)) };
+    if verdict == 0 {
+        return 1;
+    }
+    // SAFETY: OpenSSL answers every number with a text of the calling thread's; the buffer has its own length, above 0.
+    unsafe {
+        let words = CStr::from_ptr(c::certificate_error(verdict.into()));
+        let length = words.count_bytes().min(why_size.saturating_sub(1));
+        ptr::copy_nonoverlapping(words.as_ptr(), why, length);
+        why.add(length).write(0);
+        if let Some(context) = context {
+            *lock(&context.certificate) = Some(words.to_string_lossy().into_owned());
+        }
+    }
+    0
+}
+
+unsafe extern "C" fn on_token(client: *mut ffi::rd_kafka_t, _: *const c_char, opaque: *mut c_void) {
+    // SAFETY: librdkafka calls this with what `Client::new` set, and with a live handle, which waits for this call to end
+    // before it is destroyed.
+    let Some(issuer) = (unsafe { context(opaque) }).and_then(|context| context.issuer.as_ref()) else { return };
+    let taken = issuer.token().and_then(|token| {
+        // SAFETY: as above.
+        unsafe { set_token(client, &token, &issuer.extensions) }
+    });
+    if let Err(why) = taken {
+        let why = CString::new(why.replace('\0', "")).unwrap_or_default();
+        // SAFETY: as above; a valid text. It becomes an error of the client, which asks again after 10 s.
+        unsafe { ffi::rd_kafka_oauthbearer_set_token_failure(client, why.as_ptr()) };
+    }
+}
+
+/// # Safety
+/// `client` is live.
+unsafe fn set_token(
+    client: *mut ffi::rd_kafka_t,
+    token: &Token,
+    extensions: &[(String, String)],
+) -> Result<(), String> {
+    let c = |text: &str| CString::new(text).map_err(|_| "the token holds a NUL character".to_owned());
+    let (value, principal) = (c(&token.value)?, c(&token.principal)?);
+    let extensions: Vec<CString> =
+        extensions.iter().flat_map(|(name, value)| [c(name), c(value)]).collect::<Result<_, _>>()?;
+    let mut pointers: Vec<*const c_char> = extensions.iter().map(|text| text.as_ptr()).collect();
+    let mut why = [0; 512];
+    // SAFETY: the caller's promise; valid texts, which are copied, and arrays with their own lengths.
+    let code = unsafe {
+        ffi::rd_kafka_oauthbearer_set_token(
+            client,
+            value.as_ptr(),
+            token.expires,
+            principal.as_ptr(),
+            pointers.as_mut_ptr(),
+            pointers.len(),
+            why.as_mut_ptr(),
+            why.len(),
+        )
+    };
+    if code == Known::RD_KAFKA_RESP_ERR_NO_ERROR { Ok(()) } else { Err(text(why.as_ptr())) }
+}
+
 /// When something was last logged, and how often it was not since.
 struct Logged {
     at: Instant,
@@ -1223,6 +1347,11 @@ impl Context {
         // A property that we set, knowing that it is called experimental: no operator can do anything about it.
         if facility == "CONFWARN" && line.contains("enable.gapless.guarantee") {
             return;
+        }
+        if facility == "FAIL" {
+            // (what stands before is the thread's name, which the line repeats)
+            let (_, why) = line.split_once("]: ").unwrap_or(("", line));
+            *lock(&self.failed) = Some(why.to_owned());
         }
         let suppressed = {
             let mut logged = lock(&self.logged);

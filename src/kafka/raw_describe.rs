@@ -1,4 +1,4 @@
-//! What the brokers tell of topics and groups: their settings, and what we may do with them. As `raw_admin.rs`, knows C's
+//! What the brokers tell of themselves, of topics and of groups: their settings, and what we may do with them. As `raw_admin.rs`, knows C's
 //! rules of ownership and nothing of routes.
 #![expect(unsafe_code, reason = "librdkafka's admin calls are C")]
 
@@ -9,22 +9,38 @@ use std::time::Duration;
 
 use rdkafka_sys as ffi;
 
-use super::raw::{Client, text};
+use super::raw::{Client, Code, Known, text, to_millis};
 use super::raw_admin::{Answer, Asked, Options};
 
-/// Settings of topics by their names, each by its own name; the error's text where a topic's cannot be had.
+/// Settings of topics, or of a broker, by their names, each by its own name; the error's text where they cannot be had.
 pub(super) struct Configs(pub(super) BTreeMap<String, Result<BTreeMap<String, String>, String>>);
 
 impl Configs {
     /// Asks for the settings of these topics.
     pub(super) fn ask(client: &Arc<Client>, topics: &[String], within: Duration) -> Option<Asked<Self>> {
-        let names: Vec<CString> = topics.iter().filter_map(|topic| CString::new(topic.as_str()).ok()).collect();
-        let topic = ffi::rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_TOPIC;
+        Self::ask_about(ffi::rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_TOPIC, client, topics, within)
+    }
+
+    /// Asks for the settings of one of the brokers.
+    pub(super) fn ask_a_broker(client: &Arc<Client>, within: Duration) -> Option<Asked<Self>> {
+        // SAFETY: a live client.
+        let broker = unsafe { ffi::rd_kafka_controllerid(client.ptr(), to_millis(within)) };
+        let name = (broker >= 0).then(|| broker.to_string())?;
+        Self::ask_about(ffi::rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_BROKER, client, &[name], within)
+    }
+
+    fn ask_about(
+        kind: ffi::rd_kafka_ResourceType_t,
+        client: &Arc<Client>,
+        names: &[String],
+        within: Duration,
+    ) -> Option<Asked<Self>> {
+        let names: Vec<CString> = names.iter().filter_map(|name| CString::new(name.as_str()).ok()).collect();
         // SAFETY: a live client; resources and options live until the call returns, which copies them, and are destroyed
         // once.
         unsafe {
             let mut resources: Vec<_> =
-                names.iter().map(|name| ffi::rd_kafka_ConfigResource_new(topic, name.as_ptr())).collect();
+                names.iter().map(|name| ffi::rd_kafka_ConfigResource_new(kind, name.as_ptr())).collect();
             let asked = Asked::new(client, |queue| {
                 let describe = ffi::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS;
                 let options = Options::new(client, describe, within);
@@ -71,8 +87,8 @@ unsafe fn settings(resource: *const ffi::rd_kafka_ConfigResource_t) -> BTreeMap<
     }
 }
 
-/// What we may do with topics or groups, by their names: the numbers of Kafka's operations.
-pub(super) struct Rights(pub(super) BTreeMap<String, Vec<u32>>);
+/// What we may do with topics or groups, by their names: the numbers of Kafka's operations; none where it does not say.
+pub(super) struct Rights(pub(super) BTreeMap<String, Option<Vec<u32>>>);
 
 /// The rights to topics.
 pub(super) struct TopicRights(pub(super) Rights);
@@ -153,8 +169,11 @@ impl Answer for GroupRights {
             for nth in 0..if groups.is_null() { 0 } else { count } {
                 let (group, mut rights) = (*groups.add(nth), 0);
                 let list = ffi::rd_kafka_ConsumerGroupDescription_authorized_operations(group, &raw mut rights);
-                found
-                    .insert(text(ffi::rd_kafka_ConsumerGroupDescription_group_id(group)), numbers(list.cast(), rights));
+                let error = ffi::rd_kafka_ConsumerGroupDescription_error(group);
+                let denied = !error.is_null()
+                    && Code::of_error(error) == Known::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED.into();
+                let rights = if denied { Some(Vec::new()) } else { numbers(list.cast(), rights) };
+                found.insert(text(ffi::rd_kafka_ConsumerGroupDescription_group_id(group)), rights);
             }
         }
         Self(Rights(found))
@@ -163,7 +182,9 @@ impl Answer for GroupRights {
 
 /// # Safety
 /// `list` is null or has `count` numbers.
-unsafe fn numbers(list: *const u32, count: usize) -> Vec<u32> {
+unsafe fn numbers(list: *const u32, count: usize) -> Option<Vec<u32>> {
     // SAFETY: the caller's promise. Read as numbers: a newer broker may know operations that the enum does not.
-    (0..if list.is_null() { 0 } else { count }).map(|nth| unsafe { *list.add(nth) }).collect()
+    let numbers: Vec<u32> = (0..if list.is_null() { 0 } else { count }).map(|nth| unsafe { *list.add(nth) }).collect();
+    // (an empty list is a broker that does not say)
+    (!numbers.is_empty()).then_some(numbers)
 }

@@ -203,9 +203,13 @@ impl Inner {
     }
 
     /// The reason behind "timed out": what the connections said meanwhile, a refusal first.
-    fn explain(&self, error: Error) -> Trouble {
+    fn explain(&self, mut error: Error) -> Trouble {
         self.client.serve(Duration::ZERO);
-        reason(&error, self.client.context().take_errors())
+        let (said, failed) = (self.client.context().take_errors(), self.client.context().take_failed());
+        if let Some(failed) = failed.filter(|_| said.is_empty()) {
+            error.message = failed;
+        }
+        reason(&error, said)
     }
 }
 

@@ -18,6 +18,8 @@ pub enum Mutation {
     Deaf,
     /// Workers never hear that they are to end. (Nothing of exactly-once: it shows what becomes of a process that is late.)
     NeverDrain,
+    /// Once, a worker panics, and tells in it all that it knows of the configuration. (It shows that even a bug tells no secret.)
+    Panic,
 }
 
 impl Mutation {
@@ -33,6 +35,7 @@ impl Mutation {
             Self::OffsetsOutside => "offsets-outside",
             Self::Deaf => "deaf",
             Self::NeverDrain => "never-drain",
+            Self::Panic => "panic",
         }
     }
 
@@ -68,7 +71,7 @@ mod switch {
             static PROCESS: OnceLock<Option<Mutation>> = OnceLock::new();
             let named = || {
                 let name = std::env::var("MILLRACE_MUTATION").ok()?;
-                let found = Self::ALL.into_iter().chain([Self::Deaf, Self::NeverDrain]);
+                let found = Self::ALL.into_iter().chain([Self::Deaf, Self::NeverDrain, Self::Panic]);
                 let found = found.into_iter().find(|mutation| mutation.name() == name);
                 Some(found.unwrap_or_else(|| panic!("MILLRACE_MUTATION={name} names no mutation")))
             };

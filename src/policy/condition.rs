@@ -46,6 +46,11 @@ pub const VARIABLES: [&str; 7] = ["key", "value", "headers", "topic", "partition
 const TEXT_MAX: usize = 4096;
 /// Brackets within each other: a parser calls itself for each.
 const NESTING_MAX: usize = 32;
+/// Parts within each other: of `a.b.c` there are three. Whoever evaluates a condition calls itself for each, on a worker's stack.
+const DEPTH_MAX: usize = 64;
+/// The stack for a text of `TEXT_MAX` bytes whatever it says: a chain of fields is a thousand parts within each other before
+/// anybody can count them. Only what is used of it takes memory.
+const COMPILE_STACK: usize = 256 << 20;
 
 impl Condition {
     /// Compiles a condition.
@@ -60,6 +65,17 @@ impl Condition {
         if nesting(text) > NESTING_MAX {
             return Err(whole(format!("more than {NESTING_MAX} brackets stand within each other")));
         }
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("condition".to_owned()).stack_size(COMPILE_STACK);
+            let compiling = thread.spawn_scoped(scope, || Self::compile_here(text));
+            let compiled = compiling.map_err(|error| whole(format!("there is no thread to read it: {error}")))?;
+            compiled.join().unwrap_or_else(|_| Err(whole("it cannot be read".to_owned())))
+        })
+    }
+
+    /// The same, on this thread, whose stack has to be large.
+    fn compile_here(text: &str) -> Result<Self, Vec<ConditionError>> {
+        let whole = |message: String| vec![ConditionError { message, range: 0..text.len() }];
         let env = Arc::new(Env::stdlib().with_optional_support(true));
         let compiled = catch_unwind(AssertUnwindSafe(|| env.compile(text)));
         let program = match compiled {
@@ -74,6 +90,9 @@ impl Condition {
             }
             Err(_) => return Err(whole("it cannot be read".to_owned())),
         };
+        if depth(program.expression()) > DEPTH_MAX {
+            return Err(whole(format!("more than {DEPTH_MAX} of its parts stand within each other")));
+        }
         let mut checker = Checker { program: &program, scope: Vec::new(), nested: false, errors: Vec::new() };
         let root = program.expression();
         let is = checker.infer(root);
@@ -515,6 +534,26 @@ impl<'p> Checker<'p> {
     }
 }
 
+/// How many parts stand within each other at most.
+fn depth(expression: &IdedExpr) -> usize {
+    let of_entry = |entry: &EntryExpr| match entry {
+        EntryExpr::MapEntry(entry) => depth(&entry.key).max(depth(&entry.value)),
+        EntryExpr::StructField(field) => depth(&field.value),
+    };
+    let within = match &expression.expr {
+        Expr::Literal(_) | Expr::Ident(_) | Expr::Unspecified => None,
+        Expr::Select(select) => Some(depth(&select.operand)),
+        Expr::Call(call) => call.target.as_deref().into_iter().chain(&call.args).map(depth).max(),
+        Expr::List(list) => list.elements.iter().map(depth).max(),
+        Expr::Map(map) => map.entries.iter().map(|entry| of_entry(&entry.expr)).max(),
+        Expr::Struct(of) => of.entries.iter().map(|entry| of_entry(&entry.expr)).max(),
+        Expr::Comprehension(of) => {
+            [&of.iter_range, &of.accu_init, &of.loop_cond, &of.loop_step, &of.result].map(depth).into_iter().max()
+        }
+    };
+    1 + within.unwrap_or(0)
+}
+
 /// How deep brackets stand within each other; those in text count, too.
 fn nesting(text: &str) -> usize {
     let depths = text.bytes().scan(0_usize, |depth, byte| {
@@ -672,5 +711,21 @@ mod tests {
         assert_eq!(values.0.len(), 1);
         items.list[0].value = Field::Null;
         assert!(condition.holds(&items, &items.list[0], &mut values).is_err());
+    }
+
+    #[test]
+    fn what_would_take_a_stack_to_its_end_is_refused_and_what_people_write_is_not() {
+        for text in [
+            format!("value{} == 1", ".a".repeat(2_000)),
+            format!("{}1 == 1", "1+".repeat(2_000)),
+            format!("{}true", "true?true:".repeat(400)),
+        ] {
+            assert!(Condition::compile(&text).is_err(), "{}…", &text[..20]);
+        }
+        let many = format!("topic in [{}'z']", "'a', ".repeat(500));
+        let either = (0..100).map(|n| format!("value.region == 'r{n}'")).collect::<Vec<_>>().join(" || ");
+        for text in [&format!("value{} == 1", ".a".repeat(40)), &many, &either] {
+            Condition::compile(text).unwrap_or_else(|errors| panic!("{text}: {errors:?}"));
+        }
     }
 }

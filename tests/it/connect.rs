@@ -1,4 +1,5 @@
-//! `millrace check --connect` and `--acls` with a real broker: what a cluster lacks is told at its place in the YAML.
+//! `millrace check --connect` with a real broker: what a cluster lacks is told at its place in the YAML. What it refuses is in
+//! `security`.
 
 use std::process::Output;
 
@@ -6,15 +7,15 @@ use serde_json::{Value, json};
 
 use crate::support::config::Config;
 use crate::support::daemon::millrace;
-use crate::support::kafka::{Cluster, shared};
+use crate::support::kafka::shared;
 use crate::support::unique;
 
-fn check(config: &Config, options: &[&str]) -> Output {
+pub(crate) fn check(config: &Config, options: &[&str]) -> Output {
     millrace(&["check"]).args(options).arg(config.path()).output().expect("the millrace binary runs")
 }
 
 /// Each problem's code with its message.
-fn problems(output: &Output) -> Vec<(String, String, u64)> {
+pub(crate) fn problems(output: &Output) -> Vec<(String, String, u64)> {
     let answer: Value =
         serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("not JSON ({error}): {output:?}"));
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -23,7 +24,7 @@ fn problems(output: &Output) -> Vec<(String, String, u64)> {
 }
 
 #[track_caller]
-fn assert_told(problems: &[(String, String, u64)], code: &str, words: &str) {
+pub(crate) fn assert_told(problems: &[(String, String, u64)], code: &str, words: &str) {
     let told = problems.iter().any(|(of, message, line)| of == code && message.contains(words) && *line > 0);
     assert!(told, "no {code} with `{words}` at a place: {problems:#?}");
 }
@@ -82,68 +83,6 @@ fn a_broker_that_does_not_answer_is_told_in_words() {
     assert_eq!(output.status.code(), Some(3), "{output:?}");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("the brokers do not answer") && said.contains("nothing listens there"), "{said}");
-}
-
-#[test]
-fn a_permission_that_is_missing_is_told_and_the_lines_that_grant_it_are_printed() {
-    let cluster = Cluster::start_with(
-        1,
-        &[
-            "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-            "allow.everyone.if.no.acl.found=true",
-            "super.users=User:admin",
-        ],
-    );
-    cluster.create_topic("orders", 1, &[]);
-    cluster.create_topic("orders.paid", 1, &[]);
-    // What somebody else is granted, everybody else is not.
-    let grant = |of: &[&str]| {
-        let mut arguments = vec!["--add", "--allow-principal", "User:other"];
-        arguments.extend(of);
-        cluster.tool("AclCommand", &arguments)
-    };
-    grant(&["--operation", "Write", "--topic", "orders.paid"]);
-    cluster.tool(
-        "AclCommand",
-        &["--add", "--allow-principal", "User:ANONYMOUS", "--operation", "Describe", "--topic", "orders.paid"],
-    );
-    let config = Config::new(
-        &cluster.bootstrap,
-        &[],
-        "routes:\n  r: { source: { topics: [orders, \"^orders\\\\.in\\\\..*\"], start: earliest }, destinations: [{ topic: orders.paid }], on_error: { dead_letter: orders.dead } }\n",
-    );
-    let output = check(&config, &["--connect", "--json"]);
-    assert_eq!(output.status.code(), Some(3), "{output:?}");
-    let told = problems(&output);
-    assert_told(&told, "not_authorized", "Write on topic \"orders.paid\" is not granted");
-    assert_told(&told, "missing_topic", "orders.dead");
-    assert!(
-        !told.iter().any(|(code, message, _)| code == "not_authorized" && message.contains("\"orders\"")),
-        "{told:#?}"
-    );
-
-    let output = check(&config, &["--acls"]);
-    assert_eq!(output.status.code(), Some(0), "{output:?}");
-    let lines = String::from_utf8_lossy(&output.stdout).into_owned();
-    for part in [
-        "--operation Write --operation Describe --topic orders.paid",
-        "--operation Read --operation Describe --topic orders\n",
-        "--topic orders.in. --resource-pattern-type prefixed",
-        "--topic orders.dead",
-        "--transactional-id",
-    ] {
-        assert!(lines.contains(part), "`{part}` is not in:\n{lines}");
-    }
-    // Kafka's own tool takes the lines, and then nothing is missing but the topic.
-    for line in lines.lines() {
-        let words: Vec<&str> = line.split_whitespace().skip(3).map(|word| word.trim_matches(['\'', '"'])).collect();
-        let words: Vec<&str> =
-            words.into_iter().map(|word| if word == "$PRINCIPAL" { "User:ANONYMOUS" } else { word }).collect();
-        cluster.tool("AclCommand", &words);
-    }
-    let told = problems(&check(&config, &["--connect", "--json"]));
-    assert!(!told.iter().any(|(code, ..)| code == "not_authorized"), "{told:#?}");
-    assert_told(&told, "missing_topic", "orders.dead");
 }
 
 #[test]

@@ -83,6 +83,11 @@ fn every_configuration_in_the_documents_loads() {
             fs::create_dir_all(&folder).expect("a folder for it");
             let file = folder.join("config.yaml");
             fs::write(&file, &block.text).expect("a file for it");
+            let secrets = folder.join("secrets");
+            fs::create_dir_all(&secrets).expect("a folder for them");
+            for name in ["password", "client.crt", "client.key", "client-secret"] {
+                fs::write(secrets.join(name), name).expect("a file for it");
+            }
             let at = format!("{}:{}", page.display(), block.line);
             let found = config::load(&file, &|_| None).unwrap_or_else(|problems| panic!("{at}:\n{problems}"));
             assert!(found.warnings.is_empty(), "{at}:\n{}", found.warnings);

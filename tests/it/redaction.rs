@@ -1,5 +1,5 @@
 //! A marked secret in every place that can hold one, fed through everything that millrace says: logs at every level, errors, the
-//! API, metrics, plan, status and the effective configuration. It must turn up nowhere.
+//! API, metrics, plan, status, the effective configuration and a crash. It must turn up nowhere.
 
 use std::process::Output;
 use std::time::Duration;
@@ -43,8 +43,15 @@ fn a_secret_turns_up_in_nothing_that_is_said() {
     std::fs::write(config.path().join("secret"), SECRET).expect("a file for it");
 
     let daemon = Daemon::start_with(config.path(), |command| {
-        command.env("MILLRACE_LOG", "trace");
+        command.env("MILLRACE_LOG", "trace").env("MILLRACE_MUTATION", "panic").env("RUST_BACKTRACE", "full");
     });
+    // The worker's first attempt ends in a panic that tells all it knows, with a backtrace; the next one works.
+    wait_until(PATIENCE, "the crash is told", || daemon.log().contains("a bug in millrace"));
+    let crash = daemon.log();
+    for words in ["panicked at", "sasl.password", "stack backtrace"] {
+        assert!(crash.contains(words), "`{words}` is not in:\n{crash}");
+    }
+    assert_silent("the crash", &crash);
     shared().produce(&source, &[Record::new("k", "{}"), Record::new("k", format!("{{\"status\":\"{SECRET}\"}}"))]);
     let bearer = format!("Bearer {SECRET}");
     let get =

@@ -6,13 +6,13 @@ use serde_json::json;
 
 use super::{ConfigArgument, Failure, code_of, environment, run};
 use crate::config;
-use crate::control::connect;
+use crate::control::{acls, connect};
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
     config: ConfigArgument,
-    /// Ask the cluster too: that it answers, topics, partitions, durability, permissions. Changes nothing there
+    /// Ask the cluster too: that it answers, topics, partitions, durability, permissions, transactions. Changes no topic and no group
     #[arg(long)]
     connect: bool,
     /// Print the kafka-acls.sh lines that grant what the configuration needs, and nothing else
@@ -41,7 +41,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     });
     let checked = match checked {
         Ok((_, plan)) if arguments.acls => {
-            connect::acls(&plan).iter().for_each(|line| anstream::println!("{line}"));
+            acls::acls(&plan).iter().for_each(|line| anstream::println!("{line}"));
             return Ok(());
         }
         Ok((mut loaded, plan)) if arguments.connect => {

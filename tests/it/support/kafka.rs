@@ -40,7 +40,7 @@ pub(crate) fn shared() -> &'static Kafka {
     let (kafka, _tie) = SHARED.get_or_init(|| match std::env::var("KAFKA_BOOTSTRAP_SERVERS") {
         Ok(bootstrap) if !bootstrap.is_empty() => (Kafka { bootstrap }, None),
         _ => {
-            let (bootstrap, tie) = up(scratch("kafka"), 1, &[], "WARN");
+            let (bootstrap, tie) = up(scratch("kafka"), 1, &[], &[], "WARN");
             (Kafka { bootstrap }, Some(tie))
         }
     });
@@ -768,6 +768,13 @@ impl Cluster {
         Self::start_logging("WARN", nodes, config)
     }
 
+    /// One node with these listeners more (`NAME:PROTOCOL`), at its port plus 10, plus 20 and so on.
+    pub(crate) fn start_listening(listeners: &[&str], config: &[&str]) -> Self {
+        let dir = scratch("cluster");
+        let (bootstrap, tie) = up(dir.clone(), 1, listeners, config, "WARN");
+        Self { kafka: Kafka { bootstrap }, dir, _tie: tie }
+    }
+
     /// One node that also logs what its group coordinator does: see [`Cluster::log_lines`].
     pub(crate) fn start_talkative() -> Self {
         Self::start_logging("INFO", 1, &[])
@@ -775,7 +782,7 @@ impl Cluster {
 
     fn start_logging(level: &str, nodes: u8, config: &[&str]) -> Self {
         let dir = scratch("cluster");
-        let (bootstrap, tie) = up(dir.clone(), nodes, config, level);
+        let (bootstrap, tie) = up(dir.clone(), nodes, &[], config, level);
         Self { kafka: Kafka { bootstrap }, dir, _tie: tie }
     }
 
@@ -846,12 +853,14 @@ impl Drop for Cluster {
 }
 
 /// Starts a cluster that lives as long as the returned pipe. Returns its address.
-fn up(dir: PathBuf, nodes: u8, config: &[&str], log_level: &str) -> (String, ChildStdin) {
+fn up(dir: PathBuf, nodes: u8, listeners: &[&str], config: &[&str], log_level: &str) -> (String, ChildStdin) {
     let mut command = script();
     command.env("KAFKA_LOG_LEVEL", log_level);
     command.args(["up", "--tied", "--nodes", &nodes.to_string()]);
-    for property in config {
-        command.args(["--config", property]);
+    for (option, values) in [("--listener", listeners), ("--config", config)] {
+        for value in values {
+            command.args([option, value]);
+        }
     }
     command.arg(&dir).arg("0").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("scripts/kafka runs");
@@ -871,7 +880,7 @@ pub(crate) fn script() -> Command {
 
 /// Runs a command that must succeed.
 #[track_caller]
-fn run(command: &mut Command) -> Output {
+pub(super) fn run(command: &mut Command) -> Output {
     let output = command.output().unwrap_or_else(|e| panic!("{command:?}: {e} (scripts/setup test installs it)"));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}: {}\n{said}", output.status);

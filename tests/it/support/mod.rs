@@ -15,6 +15,7 @@ pub(crate) mod kafka;
 pub(crate) mod load;
 pub(crate) mod memory_batch;
 pub(crate) mod record_loop;
+pub(crate) mod secured;
 pub(crate) mod stamped;
 
 /// The repository's root.
