@@ -34,7 +34,8 @@ const TABLE: &[(&[&str], &str)] = &[
     ),
     (
         &["alert bad certificate", "alert certificate required", "certificate required"],
-        "the listener asks for a client's certificate: see `ssl.certificate.location` and `ssl.key.location`",
+        "the listener asks for a client's certificate: see `ssl.certificate.location` and `ssl.key.location` (one that no authority \
+         of the broker's has signed is not sent)",
     ),
     (
         &["alert certificate unknown", "alert unknown ca", "alert certificate expired", "unknown CA"],
