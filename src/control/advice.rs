@@ -6,6 +6,8 @@ pub(super) fn advice(why: &str) -> Option<&'static str> {
     TABLE.iter().find(says).map(|(_, advice)| *advice)
 }
 
+const NO_TLS: &str = "the listener speaks no TLS: see its port in `bootstrap.servers`, and `security.protocol`";
+
 /// The more telling words first.
 const TABLE: &[(&[&str], &str)] = &[
     (
@@ -42,10 +44,7 @@ const TABLE: &[(&[&str], &str)] = &[
         "the broker refuses the client's certificate (`ssl.certificate.location`): it trusts another authority, or the \
          certificate has expired",
     ),
-    (
-        &["unexpected eof", "wrong version number", "connecting to a PLAINTEXT"],
-        "the listener speaks no TLS: see its port in `bootstrap.servers`, and `security.protocol`",
-    ),
+    (&["unexpected eof", "wrong version number", "connecting to a PLAINTEXT"], NO_TLS),
     (
         &["SSL handshake failed", "SSL routines"],
         "the TLS handshake fails: see `security.protocol` and the `ssl.…` properties",
@@ -56,7 +55,8 @@ const TABLE: &[(&[&str], &str)] = &[
     ),
     (&["current SASL state"], "the listener has no SASL: see its port in `bootstrap.servers`, and `security.protocol`"),
     (&["mechanism handshake failed", "Unsupported SASL mechanism"], "the broker does not offer this `sasl.mechanism`"),
-    // (a connection that is closed at the first request, before and after that for the protocol's versions)
+    // (where a connection was closed: in the handshake, at the first request, which is for the protocol's versions, or after it)
+    (&["in state SSL_HANDSHAKE"], NO_TLS),
     (
         &["connecting to a SSL listener", "in state APIVERSION_QUERY"],
         "the listener speaks TLS, as a rule: write `security.protocol: SSL`, or `SASL_SSL` with a user and password",
@@ -87,6 +87,10 @@ mod tests {
             ("SASL PLAIN mechanism handshake failed: Broker: Unsupported SASL mechanism", "does not offer"),
             ("b:9093/bootstrap: Disconnected: connection closed (after 7ms in state APIVERSION_QUERY)", "speaks TLS"),
             ("ssl://b:9093/bootstrap: Disconnected: connection closed (after 1ms in state UP)", "wants SASL"),
+            (
+                "ssl://b:9092/bootstrap: Disconnected: SSL connection closed (after 0ms in state SSL_HANDSHAKE)",
+                "no TLS",
+            ),
             ("b:9092/bootstrap: Disconnected: verify that security.protocol is correctly configured", "wants SASL"),
             ("b:9/bootstrap: Connect to ipv4#127.0.0.1:9 failed: Connection refused", "nothing listens"),
             ("nowhere:9092/bootstrap: Failed to resolve 'nowhere:9092': Name or service not known", "not known here"),
