@@ -9,7 +9,7 @@ use super::places::{Places, PluginPlaces, PropertyScope, RoutePlaces};
 use super::problem::{Problem, Problems};
 use super::properties::{
     GROUP_PROTOCOL, MAX_POLL_INTERVAL, OF_CLASSIC_MEMBERS, RawProperty, SESSION_TIMEOUT, TRANSACTION_TIMEOUT, accept,
-    written, written_millis,
+    canonical, written, written_millis,
 };
 use super::raw::{Raw, RawDestination, RawOptions, RawPlugin, RawRoute, RawSource, RawStep};
 use super::settings::{
@@ -102,6 +102,17 @@ fn kafka(raw: &Raw, complete: bool, problems: &mut Problems) -> Kafka {
         let problem = Problem::near(raw.kafka.place.as_ref(), "`kafka` has no `bootstrap.servers`");
         let help = "say where the brokers are: `kafka: { bootstrap.servers: \"127.0.0.1:9092\" }`";
         problems.push(problem.code("missing_key").help(help));
+    }
+    for property in raw.kafka.common.iter().filter(|property| canonical(&property.name.value) == "bootstrap.servers") {
+        let named = property.value.value.reveal().split(',').map(str::trim);
+        // (of a variable that is not set that has been told)
+        let is_told = problems.iter().any(|problem| problem.place() == Some(&property.value.place));
+        if !is_told && named.clone().any(str::is_empty) {
+            let message =
+                if named.clone().all(str::is_empty) { "it names no broker" } else { "a broker without a name" };
+            let help = "write `host:port`, with commas between: `\"kafka-1:9092,kafka-2:9092\"`";
+            problems.push(Problem::at(&property.value.place, message).code("out_of_bounds").help(help));
+        }
     }
     kafka
 }

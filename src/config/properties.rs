@@ -35,7 +35,10 @@ pub(super) fn accept(written: &[RawProperty], problems: &mut Problems) -> Proper
             None => {
                 let name = canonical(&property.name.value).to_owned();
                 if properties.insert(name.clone(), property.value.value.clone()).is_some() {
-                    let message = format!("`{}` is another name of `{name}`, which is given too", property.name.value);
+                    let same = written.iter().map(|other| other.name.value.as_str());
+                    let alias = same.filter(|other| canonical(other) == name).find(|other| *other != name);
+                    let alias = alias.unwrap_or(&property.name.value);
+                    let message = format!("`{name}` is given twice, once by its other name `{alias}`");
                     problems.push(Problem::at(&property.name.place, message).code("duplicate_key"));
                 }
             }

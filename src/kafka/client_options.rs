@@ -284,7 +284,7 @@ fn defaults(kafka: &Kafka) -> Options {
     options
 }
 
-fn put(options: &mut Options, pairs: &[(&str, &str)]) {
+pub(super) fn put(options: &mut Options, pairs: &[(&str, &str)]) {
     options.extend(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
 }
 

@@ -209,9 +209,13 @@ impl Context {
     pub(super) fn take_errors(&self) -> Vec<Error> {
         std::mem::take(&mut lock(&self.errors))
     }
-    /// Why a connection failed, last, since this was last asked.
-    pub(super) fn take_failed(&self) -> Option<String> {
-        lock(&self.failed).take()
+    /// Why a connection failed, last. librdkafka repeats itself only every 30 s.
+    pub(super) fn failed(&self) -> Option<String> {
+        lock(&self.failed).clone()
+    }
+    /// Connections work again.
+    pub(super) fn forget_failed(&self) {
+        *lock(&self.failed) = None;
     }
     /// The client's latest statistics (JSON), if there were any since this was last asked.
     pub(super) fn take_statistics(&self) -> Option<String> {

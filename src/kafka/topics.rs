@@ -75,7 +75,9 @@ impl Cluster {
     /// # Errors
     /// What librdkafka has against the properties.
     pub fn connect(kafka: &Kafka) -> Result<Self, String> {
-        let options = client_options::asking(kafka, None);
+        let mut options = client_options::asking(kafka, None);
+        // A listener that wants TLS closes a connection without it, which is no error to librdkafka; but it can be heard saying so.
+        client_options::put(&mut options, &[("log.connection.close", "true"), ("log_level", "6")]);
         let client = Client::new(Kind::Consumer, &options, Context::new("cluster", None))?;
         let (stop, stopped) = mpsc::channel();
         let inner = Arc::new(Inner {
@@ -189,6 +191,7 @@ impl Inner {
             found
         })?;
         let _ = self.client.context().take_errors();
+        self.client.context().forget_failed();
         *last = None;
         let topics = Topics {
             by_name: metadata.topics.iter().filter_map(|(name, partitions, _)| topic(name, partitions)).collect(),
@@ -205,7 +208,7 @@ impl Inner {
     /// The reason behind "timed out": what the connections said meanwhile, a refusal first.
     fn explain(&self, mut error: Error) -> Trouble {
         self.client.serve(Duration::ZERO);
-        let (said, failed) = (self.client.context().take_errors(), self.client.context().take_failed());
+        let (said, failed) = (self.client.context().take_errors(), self.client.context().failed());
         if let Some(failed) = failed.filter(|_| said.is_empty()) {
             error.message = failed;
         }

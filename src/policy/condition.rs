@@ -494,7 +494,22 @@ impl<'p> Checker<'p> {
                 }
                 if one == other { *one } else { Type::Dyn }
             }
-            (name, _) => self.function(id, name, target),
+            (name, _) => {
+                if let ("matches", Some(pattern)) = (name, call.args.last()) {
+                    self.pattern(pattern);
+                }
+                self.function(id, name, target)
+            }
+        }
+    }
+
+    /// A regular expression that is written out can be judged before there is a record.
+    fn pattern(&mut self, pattern: &'p IdedExpr) {
+        let Expr::Literal(LiteralValue::String(text)) = &pattern.expr else { return };
+        if let Err(error) = regex::Regex::new(text.inner()) {
+            let error = error.to_string();
+            let why = error.lines().last().unwrap_or_default().trim_start_matches("error: ");
+            self.tell(pattern.id, format!("this is not a regular expression: {why}"));
         }
     }
 
@@ -690,6 +705,7 @@ mod tests {
             ("value.a.exists(x, value.b.exists(y, x == y))", "", "inside another"),
             ("value.a.all(x, y == x)", "y", "nothing is named `y`"),
             ("partition.contains('a')", "", "asked of text"),
+            ("topic.matches('^(')", "'^('", "not a regular expression: unclosed group"),
         ] {
             let errors = Condition::compile(text).expect_err(text);
             let error = &errors[0];

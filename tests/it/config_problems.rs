@@ -53,6 +53,37 @@ fn a_configuration_that_is_wrong_is_refused_with_every_problem_and_its_place() {
     }
 }
 
+/// One slip in a configuration that is right, over and over: each row of the file is what stands there, and what is written
+/// instead (`\n` is a line's end).
+#[test]
+fn each_of_many_slips_is_told_at_its_place_with_what_to_write_instead() {
+    let folder = Path::new("tests/it/fixtures/mistakes");
+    let right = fs::read_to_string(folder.join("right.yaml")).expect("the fixture");
+    accepted(&folder.join("right.yaml"));
+    let slips = fs::read_to_string(folder.join("mistakes.txt")).expect("the fixture");
+    let scratch = crate::support::scratch("slips");
+    fs::create_dir_all(&scratch).expect("a folder for it");
+    let file = scratch.join("millrace.yaml");
+    let (mut told, mut count) = (String::new(), 0);
+    for slip in slips.lines() {
+        let (is, becomes) = slip.split_once(" =>").unwrap_or_else(|| panic!("a row has an arrow: {slip}"));
+        let [is, becomes] = [is, becomes.strip_prefix(' ').unwrap_or(becomes)].map(|text| text.replace("\\n", "\n"));
+        assert!(right.contains(&is), "{slip}: it does not stand there");
+        fs::write(&file, right.replacen(&is, &becomes, 1)).expect("written");
+        let problems = load(&file, &env).map(|_| ()).expect_err(&format!("{slip}: it is accepted"));
+        assert!(problems.has_errors(), "{slip}");
+        let problems = problems.to_string().replace(&format!("{}/", scratch.display()), "");
+        told.push_str(&format!("{}\n{slip}\n\n{problems}\n\n", "=".repeat(80)));
+        count += 1;
+    }
+    fs::remove_dir_all(scratch).expect("it is ours");
+    let whole = fixtures("rejected").len();
+    assert!(count + whole >= 150, "only {count} slips and {whole} fixtures");
+    insta::with_settings!({ snapshot_path => "snapshots", prepend_module_to_snapshot => false, omit_expression => true }, {
+        insta::assert_snapshot!("config_slips", told);
+    });
+}
+
 #[test]
 fn a_configuration_that_is_right_is_taken_without_a_word() {
     for path in fixtures("accepted") {

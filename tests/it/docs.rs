@@ -63,39 +63,57 @@ fn blocks(page: &str) -> Vec<Block> {
     blocks
 }
 
+/// The whole configuration that a block is, or is a part of; none for what is not of ours.
+fn whole(block: &Block) -> Option<String> {
+    const HEAD: &str = "kafka: { bootstrap.servers: b:1 }\nroutes:\n  r:\n    source: { topics: [orders], start: earliest }\n    \
+                        destinations: [{ topic: orders.paid }]\n";
+    match block.info.as_str() {
+        "yaml" => Some(block.text.clone()),
+        "yaml of a route" => Some(block.text.lines().fold(HEAD.to_owned(), |whole, line| whole + "    " + line + "\n")),
+        "yaml of a test" => {
+            let before = "    on_error: { dead_letter: orders.dead }\ntests:\n  - name: t\n    route: r\n    given: [{ key: u1 }]\n";
+            Some(format!("{HEAD}{before}{}", block.text))
+        }
+        _ => None,
+    }
+}
+
 #[test]
-fn every_configuration_in_the_documents_loads() {
-    let (mut loaded, mut fragments) = (0, 0);
+fn every_yaml_in_the_documents_is_right() {
+    let mut loaded = 0;
     for page in pages() {
-        for block in blocks(&read(&page)) {
-            match block.info.as_str() {
-                "yaml" => loaded += 1,
-                "yaml fragment" => {
-                    fragments += 1;
-                    continue;
-                }
-                info => {
-                    assert!(!info.starts_with("yaml") && info != "yml", "{}:{}: {info}", page.display(), block.line);
-                    continue;
-                }
-            }
+        for block in blocks(&read(&page)).iter().filter(|block| block.info.starts_with("yaml") || block.info == "yml") {
+            let at = format!("{}:{}", page.display(), block.line);
+            let Some(text) = whole(block) else {
+                assert_eq!(block.info, "yaml of Kubernetes", "{at}");
+                assert_probes(&block.text, &at);
+                continue;
+            };
             let folder = support::scratch("docs");
-            fs::create_dir_all(&folder).expect("a folder for it");
-            let file = folder.join("config.yaml");
-            fs::write(&file, &block.text).expect("a file for it");
             let secrets = folder.join("secrets");
-            fs::create_dir_all(&secrets).expect("a folder for them");
+            fs::create_dir_all(&secrets).expect("a folder for it");
             for name in ["password", "client.crt", "client.key", "client-secret"] {
                 fs::write(secrets.join(name), name).expect("a file for it");
             }
-            let at = format!("{}:{}", page.display(), block.line);
+            let file = folder.join("config.yaml");
+            fs::write(&file, text).expect("a file for it");
             let found = config::load(&file, &|_| None).unwrap_or_else(|problems| panic!("{at}:\n{problems}"));
             assert!(found.warnings.is_empty(), "{at}:\n{}", found.warnings);
             fs::remove_dir_all(&folder).expect("it is ours");
+            loaded += 1;
         }
     }
-    assert!(loaded >= 3, "only {loaded} configurations were found");
-    assert!(fragments <= 4, "{fragments} blocks are not held to anything: write whole configurations");
+    assert!(loaded >= 12, "only {loaded} configurations were found");
+}
+
+/// Probes of Kubernetes ask paths that the admin endpoint has.
+fn assert_probes(text: &str, at: &str) {
+    let probes: serde_json::Value = serde_yaml::from_str(text).unwrap_or_else(|error| panic!("{at}: {error}"));
+    let api = read(&support::root().join("src/admin/openapi.json"));
+    for (name, probe) in probes.as_object().expect("probes by their names") {
+        let path = probe["httpGet"]["path"].as_str().unwrap_or_else(|| panic!("{at}: {name} asks no path"));
+        assert!(api.contains(&format!("\"{path}\":")), "{at}: {name}: there is no {path}");
+    }
 }
 
 /// A metric's row in docs/metrics.md.

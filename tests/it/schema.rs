@@ -163,19 +163,35 @@ fn mutated(document: &Value, random: &mut fastrand::Rng) -> Value {
     changed
 }
 
+/// How many documents are made up.
+const GENERATED: usize = 10_000;
+
 /// The schema never refuses what the parser takes, and what the parser calls an unknown key the schema refuses too.
 #[test]
 fn schema_and_parser_agree_on_generated_documents() {
-    let validator = Validator::new();
     let documents: Vec<Value> = ["tests/it/fixtures/accepted", "config", "examples"]
         .into_iter()
         .flat_map(files)
         .filter_map(|path| document(&path))
         .collect();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let (taken, both_refuse) = std::thread::scope(|scope| {
+        let documents = &documents;
+        let part = |seed| scope.spawn(move || agreements(documents, seed as u64, GENERATED.div_ceil(threads)));
+        let parts: Vec<_> = (0..threads).map(part).collect();
+        let counted = parts.into_iter().map(|part| part.join().expect("they agree"));
+        counted.fold((0, 0), |(taken, refused), (more, and_more)| (taken + more, refused + and_more))
+    });
+    assert!(taken > 500 && both_refuse > 500, "{taken} taken, {both_refuse} refused");
+}
+
+/// How many of so many documents schema and parser both take, and how many both refuse.
+fn agreements(documents: &[Value], seed: u64, count: usize) -> (usize, usize) {
+    let validator = Validator::new();
     let file = scratch("schema").with_extension("yaml");
-    let mut random = fastrand::Rng::with_seed(8);
+    let mut random = fastrand::Rng::with_seed(seed);
     let (mut taken, mut both_refuse) = (0, 0);
-    for _ in 0..1_500 {
+    for _ in 0..count {
         let document = mutated(&documents[random.usize(0..documents.len())], &mut random);
         // (JSON is YAML)
         fs::write(&file, document.to_string()).expect("written");
@@ -190,7 +206,7 @@ fn schema_and_parser_agree_on_generated_documents() {
         }
     }
     let _ = fs::remove_file(file);
-    assert!(taken > 100 && both_refuse > 100, "{taken} taken, {both_refuse} refused");
+    (taken, both_refuse)
 }
 
 // ---- what is made of the description ----------------------------------------------------

@@ -74,8 +74,11 @@ fn a_password_that_is_rotated_is_taken_up_route_by_route_with_nothing_lost_or_do
     );
     let pairs = [topics(["rotated-a", "rotated-a-out"]), topics(["rotated-b", "rotated-b-out"])];
     let routes = [("a", &*pairs[0][0], &*pairs[0][1]), ("b", &*pairs[1][0], &*pairs[1][1])];
-    let config = config(&(address, yaml + ", producer: { transaction.timeout.ms: 5000 }"), &routes);
-    // (who is found out with an old password drains in vain, as long as it may)
+    let config = config(
+        &(address, yaml + ", consumer: { session.timeout.ms: 6000 }, producer: { transaction.timeout.ms: 5000 }"),
+        &routes,
+    );
+    // (who is found out with an old password drains in vain, as long as it may, and cannot leave its group)
     config.edit(|yaml| format!("shutdown_timeout: 18s\n{yaml}"));
     config.put("password", b"first\n");
     let daemon = Daemon::start(config.path());
@@ -158,7 +161,7 @@ fn broken_connections(broker: &Secured) -> Vec<(String, String, &'static [&'stat
         (secure.clone(), tls("SSL"), &["wants SASL"]),
         (broker.cluster.bootstrap.clone(), tls("SSL"), &["speaks no TLS"]),
         (mutual.clone(), tls("SSL"), &["asks for a client's certificate"]),
-        (mutual, tls("SSL") + &pair("mallory"), &["refuses the client's certificate"]),
+        (mutual, tls("SSL") + &pair("mallory"), &["asks for a client's certificate", "is not sent"]),
         (secure.clone(), token("ca.pem", "wrong"), &["401 invalid_client", "the issuer of tokens refuses"]),
         (secure, token("other.pem", "dave-secret"), &["no token from https://", "https.ca.location"]),
     ]
