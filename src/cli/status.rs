@@ -378,6 +378,36 @@ mod tests {
     }
 
     #[test]
+    fn where_the_time_of_workers_goes_is_told_in_seconds_and_in_cpu_for_a_million_records() {
+        let route = |consumed: u64, seconds: Value| {
+            json!({
+                "state": "running", "reason": null, "since": "2026-11-27T03:00:00Z", "next_attempt": null,
+                "last_fault": null,
+                "totals": {
+                    "consumed": consumed, "dead_letters": 0, "skipped": 0, "consumed_per_second": 0.0,
+                    "worker_seconds": seconds,
+                },
+            })
+        };
+        let seconds = json!({
+            "polling": 1.0, "processing": 2.04, "producing": 3.0, "delivering": 4.0, "committing": 0.5, "cpu": 5.0,
+        });
+        let status: Status = serde_json::from_value(json!({
+            "version": "0.1.0", "instance": null, "generation": 1, "started_at": "2026-11-27T03:00:00Z",
+            "last_reload": null, "routes": { "busy": route(2_000_000, seconds), "of-old": route(0, json!({})) },
+        }))
+        .unwrap();
+        let expected = [
+            "",
+            "SECONDS SINCE THE START      polling  processing   producing  delivering  committing         cpu  cpu/million records",
+            "busy                             1.0         2.0         3.0         4.0         0.5         5.0                 2.50",
+            "of-old                           0.0         0.0         0.0         0.0         0.0         0.0                    -",
+        ];
+        let shown = times(&status);
+        assert_eq!(shown.lines().collect::<Vec<_>>(), expected, "{shown}");
+    }
+
+    #[test]
     fn times_are_told_as_people_tell_them() {
         for (of, expected) in
             [(0.4, "0 s"), (59.4, "59 s"), (93.0, "1 min"), (3_725.0, "1 h 02"), (200_000.0, "2 d 7 h"), (-3.0, "0 s")]

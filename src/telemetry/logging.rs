@@ -90,7 +90,12 @@ impl LogHandle {
     /// # Errors
     /// They cannot be read.
     pub fn direct(&self, directives: &str) -> Result<(), String> {
-        let filter = match directives.trim().parse() {
+        let directives = directives.trim();
+        // (the parser takes nothing for the end of all lines)
+        if directives.split(',').all(|directive| directive.trim().is_empty()) {
+            return Err("`level` is empty".to_owned());
+        }
+        let filter = match directives.parse() {
             Ok(level) => filter(level),
             Err(_) => EnvFilter::builder().parse(directives).map_err(|error| error.to_string())?,
         };
@@ -195,6 +200,15 @@ mod tests {
         for (level, expected) in [(Level::DEBUG, "millrace=debug,warn"), (Level::ERROR, "millrace=error,error")] {
             assert_eq!(filter(level).to_string(), expected);
         }
+    }
+
+    #[test]
+    fn nothing_is_no_level() {
+        let log = LogHandle::detached();
+        for empty in ["", " ", ",", " , "] {
+            assert_eq!(log.direct(empty), Err("`level` is empty".to_owned()), "{empty:?}");
+        }
+        assert_eq!(log.direct(" debug "), Ok(()));
     }
 
     struct Sink(Arc<Mutex<Vec<u8>>>);

@@ -276,6 +276,14 @@ fn assert_counters(daemon: &Daemon, events: &[Event]) {
     }
     let committed = daemon.metric("millrace_transactions_total", &[("route", "quakes"), ("outcome", "committed")]);
     assert!(committed >= Some((events.len() / 400) as f64), "{committed:?} transactions of at most 400 records");
+    for state in ["polling", "processing", "producing", "delivering", "committing"] {
+        let spent = daemon.metric("millrace_worker_seconds_total", &[("route", "quakes"), ("state", state)]);
+        assert!(spent > Some(0.0), "{state}: {spent:?} s");
+    }
+    // (its own threads', so that it holds what its plugins have used)
+    let cpu = |name| daemon.metric(name, &[("route", "quakes")]);
+    let (worker, plugins) = (cpu("millrace_worker_cpu_seconds_total"), cpu("millrace_plugin_seconds_total"));
+    assert!(worker > plugins && plugins > Some(0.0), "{worker:?} s of CPU time, {plugins:?} s of it in plugins");
 }
 
 // ---- fidelity -------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ use millrace::telemetry::Metrics;
 use serde_json::{Value, json};
 
 use crate::replay::{NEXT, PRESENT, config, records, replay};
+use crate::support::guests::engine;
 use crate::support::config::plugin;
 use crate::support::daemon::{Daemon, millrace};
 use crate::support::kafka::shared;
@@ -58,7 +59,7 @@ fn await_all(sums: &Sums, count: u64) {
 
 #[test]
 fn a_shadow_that_loops_or_traps_leaves_records_order_offsets_and_the_time_that_they_take_as_they_are() {
-    let engine = Engine::new(EngineOptions::default()).expect("an engine");
+    let engine = engine(None);
     let expected = run_keeping(source(POLLS), &mut alone());
     assert_eq!(expected.outputs.len(), RECORDS as usize);
     for does in ["loop", "trap", "grow"] {
@@ -76,7 +77,7 @@ fn a_shadow_that_loops_or_traps_leaves_records_order_offsets_and_the_time_that_t
 
 #[test]
 fn a_shadow_sees_one_record_in_so_many_and_passes_by_what_is_too_large_to_hold() {
-    let engine = Engine::new(EngineOptions::default()).expect("an engine");
+    let engine = engine(None);
     let rewrite = prepare(&engine, "rewrite");
     let (mut task, sums) = shadowed(&rewrite, 10, usize::MAX);
     run(source(POLLS), &mut task);

@@ -82,7 +82,7 @@ impl Topics {
     }
 
     fn yaml(&self, policy: &str) -> String {
-        let mut text = "processing_timeout: 4s\nplugins:\n".to_owned();
+        let mut text = "processing_timeout: 8s\nplugins:\n".to_owned();
         let mut routes = self.route(WITNESS, &self.marked, "", "stop");
         for case in CASES {
             let plugin = match case.by {
