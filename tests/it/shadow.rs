@@ -8,7 +8,7 @@ use millrace::model::{DestinationName, Fault, FaultCode, Field, Items, RouteName
 use millrace::pipeline::compare::{Difference, Made};
 use millrace::pipeline::shadow::{Cast, Count, Shadow, Sums};
 use millrace::pipeline::task::Task;
-use millrace::plugin::{Engine, EngineOptions, Prepared};
+use millrace::plugin::Prepared;
 use millrace::telemetry::Metrics;
 use serde_json::{Value, json};
 
