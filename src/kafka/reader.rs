@@ -115,22 +115,25 @@ impl Reader {
             }
             let (records, others): (Vec<_>, Vec<_>) =
                 messages.into_iter().partition(|message| message.error().is_none());
+            let mut ended = Vec::new();
             for other in others {
                 let error = other.error().expect("those without are in the other list");
                 match (error.code.known(), other.topic_partition()) {
-                    (Known::RD_KAFKA_RESP_ERR__PARTITION_EOF, Some(at)) => drop(self.open.remove(&at)),
+                    (Known::RD_KAFKA_RESP_ERR__PARTITION_EOF, Some(at)) => ended.push(at),
                     (Known::RD_KAFKA_RESP_ERR__TRANSPORT | Known::RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN, _) => {}
                     _ => return Err(trouble(&error, About::Read(&self.about))),
                 }
             }
             if records.is_empty() {
                 self.is_patient()?;
-                continue;
+            } else {
+                self.heard = Instant::now();
             }
-            self.heard = Instant::now();
             let open = &self.open;
             let batches = convert::batches(records, self.queue.client(), |at| open.contains_key(at));
             let batches: Vec<_> = batches.into_iter().filter_map(|batch| self.within(batch)).collect();
+            // (only now: the end of a partition may come with its last records)
+            self.open.retain(|at, _| !ended.contains(at));
             if !batches.is_empty() {
                 return Ok(Some(batches));
             }
