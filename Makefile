@@ -12,6 +12,7 @@
 #   SOAK_RECORDS=n                how many records `make soak-plugins` gives to each language (200000; to Rust 25 times as many)
 #   MILLRACE=file                 whose plugins `make language-table` measures (target/release/millrace)
 #   TARGET=name                   what `make fuzz` fuzzes, for MINUTES (10): guest_output (the default) or config
+#   ROUNDS=n, RECORDS=n           of `make bench`: how often each contender runs (5), over how many records of 1 KiB (1,000,000)
 #   TAG=name                      of the image that `make image` builds
 
 SHELL := bash
@@ -109,10 +110,13 @@ image: ## Build the container image (Containerfile)
 	@scripts/container build --tag '$(or $(TAG),millrace)'
 
 .PHONY: bench
-bench: ## Measure the guest call and the record loop
-	@scripts/setup demo
+bench: ## Measure the guest call, the record loop, reading a configuration; and millrace beside a bare loop on a real Kafka, into docs/performance.md
+	@scripts/setup test
 	@scripts/guests
-	cargo bench
+	cargo bench --locked --bench plugin_call --bench record_loop --bench config_loading
+	cargo build --locked --release --bin millrace
+	cp target/release/millrace target/release/millrace-plain
+	MILLRACE='$(CURDIR)/target/release/millrace-plain' cargo bench --locked --bench side_by_side -- --rounds $(or $(ROUNDS),5) --records $(or $(RECORDS),1000000) --write docs/performance.md
 
 .PHONY: fmt
 fmt: ## Format everything

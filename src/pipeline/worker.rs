@@ -254,6 +254,8 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
         let began = clock::now();
         let mut wait = self.longest_wait();
         let (mut records, mut bytes) = (0, 0);
+        // A round that is ready does not wait for all that the next may have.
+        let interval = self.desk.task.bounds.interval / if self.rounds.is_empty() { 1 } else { 10 };
         loop {
             let most = self.desk.task.bounds.records.saturating_sub(records).clamp(1, POLL_RECORDS);
             let mut events = std::mem::take(&mut self.events);
@@ -275,7 +277,7 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
             (records, bytes) = (records + got.0, bytes + got.1);
             let bounds = self.desk.task.bounds;
             let full = records >= bounds.records || bytes >= bounds.bytes || self.desk.held().0 >= bounds.held;
-            let full = full || clock::now().duration_since(began) >= bounds.interval || self.is_to_stop();
+            let full = full || clock::now().duration_since(began) >= interval || self.is_to_stop();
             if got.0 == 0 || full || self.trouble.is_some() {
                 return None;
             }
