@@ -13,9 +13,9 @@ use millrace::telemetry::Metrics;
 use serde_json::{Value, json};
 
 use crate::replay::{NEXT, PRESENT, config, records, replay};
-use crate::support::guests::engine;
 use crate::support::config::plugin;
 use crate::support::daemon::{Daemon, millrace};
+use crate::support::guests::engine;
 use crate::support::kafka::shared;
 use crate::support::memory_batch::{MemoryBatch, MemoryRecord};
 use crate::support::record_loop::{BATCH, best_of_turns, chain, prepare, prepare_with, run, run_keeping, source, task};
