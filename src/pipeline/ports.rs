@@ -116,7 +116,8 @@ pub trait Broker {
     /// May block as long as `transaction.timeout.ms`.
     fn transact(&mut self, outputs: &dyn Outputs, offsets: &OffsetMap) -> Outcome;
 
-    /// The same, and `meanwhile` is called once, on this thread, at the same time if that can be.
+    /// The same, and `meanwhile` is called at most once, on this thread, at the same time if that can be. Not at all where the
+    /// session has ended, or the system gives no thread for it.
     fn transact_while(&mut self, outputs: &dyn Outputs, offsets: &OffsetMap, meanwhile: &mut dyn FnMut()) -> Outcome {
         let outcome = self.transact(outputs, offsets);
         meanwhile();
