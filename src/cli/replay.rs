@@ -275,6 +275,7 @@ impl Outputs for Those<'_> {
                 value: items.value(item),
                 timestamp: items.timestamp(item),
                 headers: Headers::Of(items, item),
+                keeper: None,
             })
         });
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::config::settings::Delivery;
 use crate::config::times::Times;
 use crate::model::{GroupId, Mutation, OffsetMap, TopicName, clock};
-use crate::pipeline::ports::{Outcome, Outputs, Trouble, TroubleKind};
+use crate::pipeline::ports::{Flight, Outcome, Outputs, Trouble, TroubleKind};
 use crate::pipeline::report::Spent;
 
 use super::errors::{About, passing, trouble};
@@ -112,23 +112,47 @@ impl<C: ProducerClient> Committer<C> {
         offsets: &OffsetMap,
         ids: &TopicIds,
     ) -> Outcome {
+        if outputs.is_empty() && offsets.is_empty() && self.unknown.is_none() {
+            return Outcome::Committed { lost: 0 };
+        }
+        self.transact_all(group, outputs, &|| offsets.clone(), ids)
+    }
+
+    /// As [`Broker::transact_while`](crate::pipeline::ports::Broker::transact_while), the transaction's own part of it.
+    pub fn transact_flight<G: GroupClient<Member = C::Member>>(
+        &mut self,
+        group: &G,
+        work: &dyn Flight,
+        ids: &TopicIds,
+    ) -> Outcome {
+        if self.delivery == Delivery::AtMostOnce {
+            // (its offsets come before its outputs)
+            work.seal();
+        }
+        self.transact_all(group, work.outputs(), &|| work.offsets(), ids)
+    }
+
+    fn transact_all<G: GroupClient<Member = C::Member>>(
+        &mut self,
+        group: &G,
+        outputs: &dyn Outputs,
+        offsets: &dyn Fn() -> OffsetMap,
+        ids: &TopicIds,
+    ) -> Outcome {
         if self.unknown.is_some() {
             return Outcome::Unknown(passing(
                 Known::RD_KAFKA_RESP_ERR__STATE,
                 "what became of the last commit is not known yet",
             ));
         }
-        if outputs.is_empty() && offsets.is_empty() {
-            return Outcome::Committed { lost: 0 };
-        }
         let outcome = match self.delivery {
-            Delivery::ExactlyOnce if Mutation::OffsetsOutside.is_on() => match self.commit(group, offsets, ids, 0) {
-                Outcome::Committed { .. } => self.producer.transact(outputs, &OffsetMap::new(), ids, &mut || None),
+            Delivery::ExactlyOnce if Mutation::OffsetsOutside.is_on() => match self.commit(group, &offsets(), ids, 0) {
+                Outcome::Committed { .. } => self.producer.transact(outputs, &OffsetMap::new, ids, &mut || None),
                 other => other,
             },
             Delivery::ExactlyOnce => self.producer.transact(outputs, offsets, ids, &mut || group.member()),
             Delivery::AtLeastOnce => self.send_then_commit(group, outputs, offsets, ids),
-            Delivery::AtMostOnce => self.commit_then_send(group, outputs, offsets, ids),
+            Delivery::AtMostOnce => self.commit_then_send(group, outputs, &offsets(), ids),
         };
         if matches!(outcome, Outcome::Unknown(_)) {
             self.unknown.get_or_insert(0);
@@ -141,13 +165,13 @@ impl<C: ProducerClient> Committer<C> {
         &mut self,
         group: &impl GroupClient,
         outputs: &dyn Outputs,
-        offsets: &OffsetMap,
+        offsets: &dyn Fn() -> OffsetMap,
         ids: &TopicIds,
     ) -> Outcome {
         match self.producer.send(outputs, true) {
             Err(trouble) => Outcome::Aborted(trouble),
             Ok(failures) if failures.count > 0 => classify(&failures),
-            Ok(_) => self.commit(group, offsets, ids, 0),
+            Ok(_) => self.commit(group, &offsets(), ids, 0),
         }
     }
 

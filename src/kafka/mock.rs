@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::client_options::Options;
 use super::raw::{Client, ConsumerQueue, Context, Kind, Messages, Mock, OFFSET_BEGINNING, PartitionList, Topic};
 use crate::model::{Offset, TopicName, TopicPartition};
+use crate::pipeline::ports::{Headers, Output};
 
 /// Brokers that live in this process until dropped.
 pub struct MockCluster {
@@ -120,10 +121,9 @@ impl Writer {
         if let Some(failure) = self.client.context().take_failures().first.first() {
             return Err(failure.code.text().to_owned());
         }
-        let no_headers = std::iter::empty::<(&[u8], Option<&[u8]>)>();
-        self.topic
-            .produce(PARTITION_BY_KEY, Some(key), Some(value), timestamp, no_headers, 0)
-            .map_err(|error| error.message)
+        let (key, value, headers) = (Some(key), Some(value), Headers::List(&[]));
+        let output = Output { topic: 0, partition: PARTITION_BY_KEY, key, value, timestamp, headers, keeper: None };
+        self.topic.produce(&output, 0).map_err(|error| error.message)
     }
 }
 

@@ -7,6 +7,7 @@ mod client_options;
 mod committer;
 mod convert;
 mod errors;
+mod intake;
 mod limits;
 mod log_ends;
 mod mock;

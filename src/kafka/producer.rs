@@ -156,11 +156,11 @@ impl<C: ProducerClient> Producer<C> {
 
     // exactly_once
 
-    /// One transaction. `member` is asked when its offsets are sent.
+    /// One transaction. `offsets` and `member` are asked for once all outputs are delivered.
     pub(super) fn transact(
         &mut self,
         outputs: &dyn Outputs,
-        offsets: &OffsetMap,
+        offsets: &dyn Fn() -> OffsetMap,
         topic_ids: &TopicIds,
         member: &mut dyn FnMut() -> Option<C::Member>,
     ) -> Outcome {
@@ -178,7 +178,7 @@ impl<C: ProducerClient> Producer<C> {
     fn attempt(
         &mut self,
         outputs: &dyn Outputs,
-        offsets: &OffsetMap,
+        offsets: &dyn Fn() -> OffsetMap,
         topic_ids: &TopicIds,
         member: &mut dyn FnMut() -> Option<C::Member>,
         began: Instant,
@@ -201,9 +201,10 @@ impl<C: ProducerClient> Producer<C> {
             return Err(Stop::Discard(Outcome::Aborted(slow)));
         }
         self.delivered(&client, began)?;
+        let offsets = offsets();
         if !offsets.is_empty() {
             let member = member().ok_or_else(|| Stop::Abort(Outcome::Aborted(left())))?;
-            let send = |wait| client.send_offsets(offsets, topic_ids, &member, wait);
+            let send = |wait| client.send_offsets(&offsets, topic_ids, &member, wait);
             self.send_offsets(&client, send, deadline, began)?;
         }
         let committed = self.commit(&client, deadline, began);

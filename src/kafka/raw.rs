@@ -20,7 +20,8 @@ use std::time::{Duration, Instant};
 use rdkafka_sys as ffi;
 pub use rdkafka_sys::rd_kafka_resp_err_t as Known;
 
-use crate::model::{Offset, TopicName, TopicPartition};
+use crate::model::{Items, Offset, TopicName, TopicPartition};
+use crate::pipeline::ports::Output;
 
 use super::tokens::{Issuer, Token};
 
@@ -159,6 +160,9 @@ pub(super) struct Context {
     certificate: Mutex<Option<String>>,
     /// Why a connection failed, last, as it was logged: some failures are no errors to librdkafka.
     failed: Mutex<Option<String>>,
+    /// What keeps the values in place that the client was lent; and how often that was let go.
+    lent: Mutex<Vec<Arc<Items>>>,
+    returned: AtomicU64,
 }
 
 /// Serves a consumer's rebalances, on the thread that polls it.
@@ -203,6 +207,8 @@ impl Context {
             issuer: None,
             certificate: Mutex::default(),
             failed: Mutex::default(),
+            lent: Mutex::default(),
+            returned: AtomicU64::new(0),
         }
     }
     /// The errors that the client reported since this was last asked; a fatal one is marked.
@@ -306,6 +312,15 @@ impl Client {
 
     pub(super) fn context(&self) -> &Context {
         &self.context
+    }
+
+    /// Sends at once what waits for its linger time and waits for its acknowledgements; whether none is outstanding.
+    pub(super) fn flush(&self, wait: Duration) -> bool {
+        let is_done = self.handle.flush(wait);
+        if is_done {
+            self.context.take_back();
+        }
+        is_done
     }
 }
 
@@ -423,8 +438,7 @@ impl Handle {
         // SAFETY: see above.
         Error::take(unsafe { ffi::rd_kafka_abort_transaction(self.ptr(), to_millis(wait)) })
     }
-    /// Sends at once what waits for its linger time and waits for its acknowledgements; whether none is outstanding.
-    pub(super) fn flush(&self, wait: Duration) -> bool {
+    fn flush(&self, wait: Duration) -> bool {
         // SAFETY: see above.
         unsafe { ffi::rd_kafka_flush(self.ptr(), to_millis(wait)) == Known::RD_KAFKA_RESP_ERR_NO_ERROR }
     }
@@ -873,6 +887,8 @@ impl Drop for GroupMetadata {
 pub(super) struct Topic {
     topic: NonNull<ffi::rd_kafka_topic_t>,
     client: Arc<Client>,
+    /// What was lent last, by its address, and when: the context keeps it until the number of returns goes on.
+    lent: Cell<(*const Items, u64)>,
 }
 
 // SAFETY: as for `Handle`.
@@ -884,21 +900,16 @@ impl Topic {
         // SAFETY: a live client, a valid text, the default topic configuration.
         let topic = unsafe { ffi::rd_kafka_topic_new(client.ptr(), c_name.as_ptr(), ptr::null_mut()) };
         match NonNull::new(topic) {
-            Some(topic) => Ok(Self { topic, client: Arc::clone(client) }),
+            Some(topic) => Ok(Self { topic, client: Arc::clone(client), lent: Cell::new((ptr::null(), 0)) }),
             None => Err(Error::of(Code::from(Known::RD_KAFKA_RESP_ERR__INVALID_ARG))),
         }
     }
 
-    /// Queues a copy of one record; never blocks. `index` comes back in [`Failure`] if it is not delivered.
-    pub(super) fn produce<'a>(
-        &self,
-        partition: i32,
-        key: Option<&[u8]>,
-        value: Option<&[u8]>,
-        timestamp: i64,
-        headers: impl ExactSizeIterator<Item = (&'a [u8], Option<&'a [u8]>)>,
-        index: usize,
-    ) -> Result<(), Error> {
+    /// Queues one record, to the topic that this is; never blocks. `index` comes back in [`Failure`] if it is not delivered. A
+    /// large value with a keeper is lent, all else is copied.
+    pub(super) fn produce(&self, output: &Output<'_>, index: usize) -> Result<(), Error> {
+        let Output { partition, key, value, timestamp, headers, .. } = *output;
+        let headers = (0..headers.len()).map(|nth| headers.get(nth));
         use ffi::rd_kafka_vtype_t as V;
         type Value = ffi::rd_kafka_vu_s__bindgen_ty_1;
         let mem = |bytes: Option<&[u8]>| Value {
@@ -909,10 +920,17 @@ impl Topic {
             },
         };
         let list = (headers.len() > 0).then(|| HeaderList::new(headers));
+        let flags = match output.keeper {
+            Some(keeper) if value.is_some_and(|value| value.len() >= LENT_FROM) => {
+                self.lend(keeper);
+                0
+            }
+            _ => ffi::RD_KAFKA_MSG_F_COPY as c_int,
+        };
         let arguments = [
             (V::RD_KAFKA_VTYPE_RKT, Value { rkt: self.topic.as_ptr() }),
             (V::RD_KAFKA_VTYPE_PARTITION, Value { i32_: partition }),
-            (V::RD_KAFKA_VTYPE_MSGFLAGS, Value { i: ffi::RD_KAFKA_MSG_F_COPY as c_int }),
+            (V::RD_KAFKA_VTYPE_MSGFLAGS, Value { i: flags }),
             (V::RD_KAFKA_VTYPE_KEY, mem(key)),
             (V::RD_KAFKA_VTYPE_VALUE, mem(value)),
             (V::RD_KAFKA_VTYPE_TIMESTAMP, Value { i64_: timestamp }),
@@ -921,13 +939,24 @@ impl Topic {
         ]
         .map(|(vtype, u)| ffi::rd_kafka_vu_t { vtype, u });
         let count = arguments.len() - usize::from(list.is_none());
-        // SAFETY: a live client and topic; the first `count` arguments have the types that their tags say; key and value
-        // are copied. On success the header list is the client's.
+        // SAFETY: a live client and topic; the first `count` arguments have the types that their tags say; the key is copied,
+        // and the value, too, or it is kept in place until no message is outstanding. On success the header list is the
+        // client's.
         let result = Error::take(unsafe { ffi::rd_kafka_produceva(self.client.ptr(), arguments.as_ptr(), count) });
         if result.is_ok() {
             std::mem::forget(list);
         }
         result
+    }
+}
+
+impl Topic {
+    fn lend(&self, keeper: &Arc<Items>) {
+        let context = self.client.context();
+        let now = (Arc::as_ptr(keeper), context.returned.load(Relaxed));
+        if self.lent.replace(now) != now {
+            context.lend(keeper);
+        }
     }
 }
 
@@ -937,6 +966,9 @@ impl Drop for Topic {
         unsafe { ffi::rd_kafka_topic_destroy(self.topic.as_ptr()) }
     }
 }
+
+/// Values of so many bytes are lent to the client: below, a copy costs no more.
+const LENT_FROM: usize = 512;
 
 /// Headers to be produced.
 struct HeaderList(*mut ffi::rd_kafka_headers_t);
@@ -1006,12 +1038,32 @@ impl ConsumerQueue {
     pub(super) fn client(&self) -> &Arc<Client> {
         &self.client
     }
+
+    /// Wakes whoever waits in `consume`, from another thread.
+    pub(super) fn waker(&self) -> QueueWaker {
+        // SAFETY: a live client that is a consumer: this takes another reference to the same queue.
+        let queue = unsafe { ffi::rd_kafka_queue_get_consumer(self.client.ptr()) };
+        QueueWaker(NonNull::new(queue).map(|queue| Self { queue, client: Arc::clone(&self.client), slots: Vec::new() }))
+    }
 }
 
 impl Drop for ConsumerQueue {
     fn drop(&mut self) {
         // SAFETY: ours, destroyed once, before its client.
         unsafe { ffi::rd_kafka_queue_destroy(self.queue.as_ptr()) }
+    }
+}
+
+/// Ends a wait for records early.
+pub(super) struct QueueWaker(Option<ConsumerQueue>);
+
+impl QueueWaker {
+    /// The wait under way, or the next, returns at once.
+    pub(super) fn wake(&self) {
+        if let Some(queue) = &self.0 {
+            // SAFETY: a live queue.
+            unsafe { ffi::rd_kafka_queue_yield(queue.queue.as_ptr()) }
+        }
     }
 }
 
@@ -1347,6 +1399,18 @@ unsafe extern "C" fn on_log(
 }
 
 impl Context {
+    /// Keeps this until nothing that was given to the client is outstanding, or the client is destroyed.
+    fn lend(&self, keeper: &Arc<Items>) {
+        lock(&self.lent).push(Arc::clone(keeper));
+    }
+
+    fn take_back(&self) {
+        let lent = std::mem::take(&mut *lock(&self.lent));
+        if !lent.is_empty() {
+            self.returned.fetch_add(1, Relaxed);
+        }
+    }
+
     fn log(&self, level: c_int, facility: &str, line: &str) {
         // A property that we set, knowing that it is called experimental: no operator can do anything about it.
         if facility == "CONFWARN" && line.contains("enable.gapless.guarantee") {

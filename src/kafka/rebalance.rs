@@ -1,13 +1,16 @@
-//! What of the group is ours. Serves rebalances while the consumer polls. No transaction is ever open then, so there is
-//! nothing to commit or abort here: partitions are taken up where the group left them, and given away.
+//! What of the group is ours. Serves rebalances while the consumer polls. They wait for a transaction that is under way, so
+//! there is nothing to commit or abort here: partitions are taken up where the group left them, and given away.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::model::{Offset, TopicPartition};
 
-use super::raw::{Code, Committed, Handle, OFFSET_BEGINNING, OFFSET_INVALID, PartitionList, Rebalance, lock};
+use super::raw::{
+    Code, Committed, ConsumerQueue, Handle, OFFSET_BEGINNING, OFFSET_INVALID, PartitionList, QueueWaker, Rebalance,
+    lock,
+};
 
 /// How long a rebalance may wait for the committed offsets. Longer than a quiet answer takes and far shorter than
 /// `max.poll.interval.ms`; the offsets are held back while a predecessor's transaction is open.
@@ -15,7 +18,25 @@ const COMMITTED_WITHIN: Duration = Duration::from_secs(5);
 
 /// A worker's partitions. Shared by the session and the consumer's callback, both on one thread.
 #[derive(Default)]
-pub(super) struct Assignment(Mutex<State>);
+pub(super) struct Assignment {
+    state: Mutex<State>,
+    under_way: Mutex<bool>,
+    ended: Condvar,
+}
+
+/// A transaction is under way until this is dropped, on whatever thread.
+pub(super) struct UnderWay {
+    assignment: Arc<Assignment>,
+    wake: QueueWaker,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        *lock(&self.assignment.under_way) = false;
+        self.assignment.ended.notify_all();
+        self.wake.wake();
+    }
+}
 
 #[derive(Default)]
 struct State {
@@ -41,51 +62,64 @@ pub(super) enum Change {
 }
 
 impl Assignment {
+    /// From now on, and until what this returns is dropped, rebalances wait. Its end wakes who waits for records.
+    pub(super) fn hold(self: &Arc<Self>, queue: &ConsumerQueue) -> UnderWay {
+        *lock(&self.under_way) = true;
+        UnderWay { assignment: Arc::clone(self), wake: queue.waker() }
+    }
+    pub(super) fn is_held(&self) -> bool {
+        *lock(&self.under_way)
+    }
+    fn wait(&self) {
+        let held = lock(&self.under_way);
+        drop(self.ended.wait_while(held, |held| *held).unwrap_or_else(PoisonError::into_inner));
+    }
+
     pub(super) fn owns(&self, partition: &TopicPartition) -> bool {
-        lock(&self.0).owned.contains(partition)
+        lock(&self.state).owned.contains(partition)
     }
     /// Ours, and not stopped.
     pub(super) fn delivers(&self, partition: &TopicPartition) -> bool {
-        let state = lock(&self.0);
+        let state = lock(&self.state);
         state.owned.contains(partition) && !state.stopped.contains(partition)
     }
     /// Ours, and neither stopped nor paused; nor one whose position the client itself asks for and has not got yet.
     pub(super) fn flows(&self, partition: &TopicPartition, position: Option<Offset>) -> bool {
-        let state = lock(&self.0);
+        let state = lock(&self.state);
         state.owned.contains(partition)
             && !state.stopped.contains(partition)
             && !state.paused.contains(partition)
             && (position.is_some() || !state.unresolved.contains(partition))
     }
     pub(super) fn stop(&self, partition: &TopicPartition) {
-        lock(&self.0).stopped.insert(partition.clone());
+        lock(&self.state).stopped.insert(partition.clone());
     }
     pub(super) fn start(&self, partition: &TopicPartition) {
-        lock(&self.0).stopped.remove(partition);
+        lock(&self.state).stopped.remove(partition);
     }
     /// What stood beside the group's committed offset when the partition became ours.
     pub(super) fn note(&self, partition: &TopicPartition) -> Option<String> {
-        lock(&self.0).notes.get(partition).cloned()
+        lock(&self.state).notes.get(partition).cloned()
     }
     pub(super) fn owned(&self) -> Vec<TopicPartition> {
-        lock(&self.0).owned.iter().cloned().collect()
+        lock(&self.state).owned.iter().cloned().collect()
     }
     pub(super) fn is_empty(&self) -> bool {
-        lock(&self.0).owned.is_empty()
+        lock(&self.state).owned.is_empty()
     }
     pub(super) fn is_unresolved(&self, partition: &TopicPartition) -> bool {
-        lock(&self.0).unresolved.contains(partition)
+        lock(&self.state).unresolved.contains(partition)
     }
     pub(super) fn resolved(&self, partition: &TopicPartition) {
-        lock(&self.0).unresolved.remove(partition);
+        lock(&self.state).unresolved.remove(partition);
     }
     pub(super) fn take_changes(&self) -> Vec<Change> {
-        std::mem::take(&mut lock(&self.0).changes)
+        std::mem::take(&mut lock(&self.state).changes)
     }
 
     /// Those of `partitions` that are ours and were not paused; from now on they are.
     pub(super) fn pause(&self, partitions: &[TopicPartition]) -> Vec<TopicPartition> {
-        let state = &mut *lock(&self.0);
+        let state = &mut *lock(&self.state);
         let fresh =
             |partition: &&TopicPartition| state.owned.contains(*partition) && state.paused.insert((*partition).clone());
         partitions.iter().filter(fresh).cloned().collect()
@@ -93,7 +127,7 @@ impl Assignment {
 
     /// Those of `partitions` that were paused; from now on they are not. Resuming others has made records come twice.
     pub(super) fn resume(&self, partitions: &[TopicPartition]) -> Vec<TopicPartition> {
-        let state = &mut *lock(&self.0);
+        let state = &mut *lock(&self.state);
         let was_paused =
             |partition: &&TopicPartition| state.paused.remove(*partition) && !state.stopped.contains(*partition);
         partitions.iter().filter(was_paused).cloned().collect()
@@ -114,7 +148,7 @@ impl Assignment {
                     .map(|found| (found.at.clone(), Some(found.offset).filter(|at| *at >= 0)))
                     .collect();
                 let noted = committed.iter().filter(|found| !found.note.is_empty());
-                lock(&self.0).notes.extend(noted.map(|found| (found.at.clone(), found.note.clone())));
+                lock(&self.state).notes.extend(noted.map(|found| (found.at.clone(), found.note.clone())));
                 let or_beginning = |found: Committed| {
                     let is_new = found.offset == OFFSET_INVALID;
                     (found.at, if is_new { OFFSET_BEGINNING } else { found.offset })
@@ -130,7 +164,7 @@ impl Assignment {
             true => consumer.incremental_assign(&positions),
             false => consumer.assign(&positions),
         };
-        let mut state = lock(&self.0);
+        let mut state = lock(&self.state);
         match result {
             Ok(()) => {
                 state.owned.extend(partitions.iter().cloned());
@@ -146,7 +180,7 @@ impl Assignment {
         // A pause flag would survive in the client and hold the partition when it comes back.
         let mut paused = self.resume(&partitions);
         {
-            let state = &mut *lock(&self.0);
+            let state = &mut *lock(&self.state);
             state.notes.retain(|at, _| !partitions.contains(at));
             paused.extend(partitions.iter().filter(|at| state.stopped.remove(*at)).cloned());
         }
@@ -157,7 +191,7 @@ impl Assignment {
             true => consumer.incremental_unassign(&list(&partitions)),
             false => consumer.unassign(),
         };
-        let mut state = lock(&self.0);
+        let mut state = lock(&self.state);
         for partition in &partitions {
             state.owned.remove(partition);
             state.unresolved.remove(partition);
@@ -173,12 +207,13 @@ impl Assignment {
 
 impl Rebalance for Arc<Assignment> {
     fn serve(&self, consumer: &Handle, change: Result<bool, Code>, partitions: Vec<TopicPartition>) {
+        self.wait();
         match change {
             Ok(true) => self.take_up(consumer, partitions),
             Ok(false) => self.give_away(consumer, partitions),
             Err(code) => {
                 let _ = consumer.unassign();
-                let mut state = lock(&self.0);
+                let mut state = lock(&self.state);
                 let owned: Vec<_> = std::mem::take(&mut state.owned).into_iter().collect();
                 state.paused.clear();
                 state.stopped.clear();

@@ -43,7 +43,7 @@ pub trait ProducerClient: Clone {
     /// No answer in time, or the topic may not be seen.
     fn look_up(&self, topic: &Self::Topic, wait: Duration) -> Result<(), Error>;
 
-    /// Queues a copy of one record; never blocks. `index` comes back in [`Failure`] if it is not delivered.
+    /// Queues one record; never blocks. It is copied, but for a value that has a keeper. `index` comes back in [`Failure`] if it is not delivered.
     ///
     /// # Errors
     /// It was not queued. The transaction can be committed all the same, without it.
@@ -140,11 +140,10 @@ impl ProducerClient for Arc<Client> {
         Handle::metadata(self, Some(topic), wait).map(drop)
     }
     fn produce(&self, topic: &Topic, output: &Output<'_>, index: usize) -> Result<(), Error> {
-        let headers = (0..output.headers.len()).map(|nth| output.headers.get(nth));
-        topic.produce(output.partition, output.key, output.value, output.timestamp, headers, index)
+        topic.produce(output, index)
     }
     fn flush(&self, wait: Duration) -> bool {
-        Handle::flush(self, wait)
+        Client::flush(self, wait)
     }
     fn init_transactions(&self, wait: Duration) -> Result<(), Error> {
         Handle::init_transactions(self, wait)

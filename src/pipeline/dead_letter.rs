@@ -121,6 +121,7 @@ impl DeadLetter {
             value: if self.truncated { value.map(|bytes| &bytes[..TRUNCATED_TO]) } else { value },
             timestamp: batch.timestamp(index),
             headers: Headers::List(&self.headers),
+            keeper: None,
         }
     }
 }

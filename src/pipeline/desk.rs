@@ -11,7 +11,7 @@ use super::lane::Lane;
 use super::ports::{LookUp, Trouble};
 use super::report::Report;
 use super::shadow::Shown;
-use super::task::Task;
+use super::task::{Room, Task};
 use super::unit::{After, Bench, Committed, Round, Unit};
 use crate::model::{Digest, PluginName, RouteName, SourceBatch, TopicPartition, clock};
 
@@ -56,11 +56,12 @@ impl<'a> Desk<'a> {
         self.lanes.values().any(|lane| lane.flows() && lane.has_work())
     }
 
-    /// Runs what is held and in no round yet through the chain, into one round; none where there is no such record.
+    /// Runs what is held and in no round yet through the chain, into one round that takes up this `room` at most; none where
+    /// there is no such record.
     ///
     /// # Errors
     /// A topic cannot be looked up now: nothing is decided, all is to be done again later.
-    pub(super) fn process(&mut self, look_up: &mut LookUp<'_>) -> Result<Option<Round>, Trouble> {
+    pub(super) fn process(&mut self, room: Room, look_up: &mut LookUp<'_>) -> Result<Option<Round>, Trouble> {
         let flowing = self.lanes.iter().filter(|(_, lane)| lane.flows() && lane.has_work());
         let partitions: Vec<_> = flowing.map(|(partition, _)| partition.clone()).collect();
         if partitions.is_empty() {
@@ -68,14 +69,14 @@ impl<'a> Desk<'a> {
         }
         let bounds = self.task.bounds;
         let mut budget = Budget::of(bounds.processing).making(bounds.bytes);
-        let mut left = (bounds.records, bounds.bytes);
-        let mut round = Round { units: Vec::new(), since: Some(clock::now()) };
+        let mut left = room;
+        let mut round = Round { since: Some(clock::now()), ..Round::default() };
         let mut shown = Vec::new();
         // No partition is always first: one that keeps plugins busy must not starve the others.
         let first = fastrand::usize(0..partitions.len());
         for partition in partitions[first..].iter().chain(&partitions[..first]) {
             self.process_lane(partition, &mut budget, &mut left, &mut round, &mut shown, look_up)?;
-            if budget.is_spent() || left.0 == 0 || left.1 == 0 {
+            if budget.is_spent() || left.is_none() {
                 break;
             }
         }
@@ -85,6 +86,7 @@ impl<'a> Desk<'a> {
         for (plugin, usage) in self.task.chain.take_usage() {
             self.report.usage(&plugin, usage);
         }
+        round.size = room.less(left);
         // (only now: until here an error leaves all as it was)
         round.units.iter().for_each(|unit| self.take(unit));
         Ok(Some(round))
@@ -94,7 +96,7 @@ impl<'a> Desk<'a> {
         &mut self,
         partition: &TopicPartition,
         budget: &mut Budget,
-        left: &mut (usize, usize),
+        left: &mut Room,
         round: &mut Round,
         shown: &mut Vec<Shown>,
         look_up: &mut LookUp<'_>,
@@ -112,7 +114,7 @@ impl<'a> Desk<'a> {
             let processed = self.task.chain.apply(batch, range.clone(), isolate, *budget);
             *budget = budget.rest();
             // What plugins make is held as well, until it is committed.
-            left.1 = left.1.saturating_sub(processed.items.chunks.iter().map(Vec::capacity).sum());
+            left.bytes = left.bytes.saturating_sub(processed.items.chunks.iter().map(Vec::capacity).sum());
             let halted = processed.halt.is_some();
             let faults = self.task.shadow.as_ref().map(|_| processed.faults.clone());
             let unit = Unit::build(processed, range.clone(), attempts, &mut self.bench(look_up))?;
@@ -167,20 +169,19 @@ fn plugins_of(task: &Task) -> Vec<(PluginName, Digest)> {
     task.chain.plugins().map(|(name, digest)| (name.clone(), *digest)).collect()
 }
 
-/// As many records of `range` as `left` (records, bytes) allows, which is then less; at least one, or none at all where
-/// nothing is left.
-fn within(batch: &dyn SourceBatch, range: Range<usize>, left: &mut (usize, usize)) -> Option<Range<usize>> {
-    if left.0 == 0 || left.1 == 0 {
+/// As many records of `range` as `left` allows, which is then less; at least one, or none at all where nothing is left.
+fn within(batch: &dyn SourceBatch, range: Range<usize>, left: &mut Room) -> Option<Range<usize>> {
+    if left.is_none() {
         return None;
     }
     let mut end = range.start;
-    while end < range.end && left.0 > 0 {
+    while end < range.end && left.records > 0 {
         let size = batch.size(end);
-        if size > left.1 && end > range.start {
-            left.1 = 0;
+        if size > left.bytes && end > range.start {
+            left.bytes = 0;
             break;
         }
-        *left = (left.0 - 1, left.1.saturating_sub(size));
+        *left = left.less(Room { records: 1, bytes: size });
         end += 1;
     }
     Some(range.start..end)

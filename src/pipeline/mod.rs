@@ -8,6 +8,7 @@ pub mod compare;
 pub mod dead_letter;
 mod desk;
 pub mod destinations;
+mod flight;
 mod lag;
 mod lane;
 pub mod ports;

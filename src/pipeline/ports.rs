@@ -90,9 +90,9 @@ pub struct Usage {
 
 /// One member of a route's consumer group and the producer that serves it for life. Used from one thread only.
 ///
-/// No transaction is ever open while [`Broker::poll`] runs: [`Broker::transact`] begins and ends one. So a rebalance,
-/// which the client serves inside `poll`, never finds an open transaction; the caller only drops what it holds of
-/// partitions that [`Event::Revoked`] names.
+/// A rebalance never finds an open transaction: the client serves it inside [`Broker::poll`], between transactions, or inside
+/// [`Fetch::fetch`], where it first waits for the transaction to end. The caller only drops what it holds of partitions that
+/// [`Event::Revoked`] names.
 pub trait Broker {
     /// Serves the group and fetches: waits at most `wait` for something to happen and appends what did to `events`, in
     /// order, with at most `records` records. Must be called at least every `max.poll.interval.ms`.
@@ -116,12 +116,13 @@ pub trait Broker {
     /// May block as long as `transaction.timeout.ms`.
     fn transact(&mut self, outputs: &dyn Outputs, offsets: &OffsetMap) -> Outcome;
 
-    /// The same, and `meanwhile` is called at most once, on this thread, at the same time if that can be. Not at all where the
-    /// session has ended, or the system gives no thread for it.
-    fn transact_while(&mut self, outputs: &dyn Outputs, offsets: &OffsetMap, meanwhile: &mut dyn FnMut()) -> Outcome {
-        let outcome = self.transact(outputs, offsets);
-        meanwhile();
-        outcome
+    /// The same for work that may still grow. `meanwhile` is called at most once, on this thread, at the same time if that can
+    /// be; what it does not add before [`Flight::seal`] or the end is no part of it. Not called at all where the session has
+    /// ended, or the system gives no thread for it.
+    fn transact_while(&mut self, work: &dyn Flight, meanwhile: &mut dyn FnMut(&mut dyn Fetch)) -> Outcome {
+        let _ = meanwhile;
+        work.seal();
+        self.transact(work.outputs(), &work.offsets())
     }
 
     /// Where the time of transactions went since this was last asked.
@@ -307,6 +308,27 @@ pub trait Outputs: Sync {
     fn for_each(&self, produce: &mut dyn FnMut(Output<'_>) -> ControlFlow<()>);
 }
 
+/// The work of a transaction to which more may be added while it is under way. [`Outputs::for_each`] of its outputs waits for
+/// more, until it is sealed or nothing has come for a while.
+pub trait Flight: Sync {
+    /// What is to be produced.
+    fn outputs(&self) -> &dyn Outputs;
+    /// The next offset of every partition, of all that was added.
+    fn offsets(&self) -> OffsetMap;
+    /// Nothing is added any more.
+    fn seal(&self);
+}
+
+/// What a session can do while its transaction is under way.
+pub trait Fetch {
+    /// Waits at most `wait` for records, or for the transaction's end, and appends at most `records` records to `events`, in
+    /// order. Where anything else has happened, the transaction has ended: that is to be taken up first, then these events.
+    fn fetch(&mut self, wait: Duration, records: usize, events: &mut Vec<Event>);
+
+    /// Whether the transaction has ended.
+    fn has_ended(&self) -> bool;
+}
+
 /// One record to be produced.
 #[derive(Clone, Copy)]
 pub struct Output<'a> {
@@ -322,6 +344,8 @@ pub struct Output<'a> {
     pub timestamp: i64,
     /// In order.
     pub headers: Headers<'a>,
+    /// What keeps the value in place, whatever becomes of the rest: who takes the output may keep that instead of a copy.
+    pub keeper: Option<&'a Arc<Items>>,
 }
 
 /// The headers of an [`Output`].

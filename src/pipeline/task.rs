@@ -61,3 +61,37 @@ pub struct Bounds {
     /// Bytes held, of all partitions, from which on those with records left to do are not fetched further.
     pub held: usize,
 }
+
+impl Bounds {
+    /// What one transaction covers at most.
+    pub fn room(&self) -> Room {
+        Room { records: self.records, bytes: self.bytes }
+    }
+}
+
+/// A part of what one transaction covers at most.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Room {
+    /// Source records.
+    pub records: usize,
+    /// Bytes, of source records and of what plugins made of them.
+    pub bytes: usize,
+}
+
+impl Room {
+    /// What is left of it; less than nothing is nothing.
+    pub(super) fn less(self, taken: Self) -> Self {
+        let bytes = self.bytes.saturating_sub(taken.bytes);
+        Self { records: self.records.saturating_sub(taken.records), bytes }
+    }
+    /// Whether there is no room.
+    pub(super) fn is_none(self) -> bool {
+        self.records == 0 || self.bytes == 0
+    }
+}
+
+impl std::ops::AddAssign for Room {
+    fn add_assign(&mut self, more: Self) {
+        (self.records, self.bytes) = (self.records + more.records, self.bytes + more.bytes);
+    }
+}

@@ -15,6 +15,7 @@ use super::ports::{Headers, LookUp, Output, Outputs, Trouble};
 use super::report::{Fate, Report, Tally, add};
 use super::shadow::Shown;
 use super::tap::Tap;
+use super::task::Room;
 use super::traces::{Told, Traces};
 use crate::config::settings::Target;
 use crate::model::{
@@ -163,10 +164,15 @@ impl Unit {
         Shown { items: Arc::clone(&self.items), faults, records: self.range.clone() }
     }
 
+    /// How many outputs it sends.
+    pub fn outputs(&self) -> usize {
+        self.routed.len() + self.dead.len()
+    }
+
     /// What it sends, in the order in which it is sent: the source record that each output comes of and the number of its
     /// destination, `None` for a dead letter.
     pub fn sent(&self) -> impl Iterator<Item = (u32, Option<u16>, Output<'_>)> {
-        let items = &*self.items;
+        let (keeper, items) = (Some(&self.items), &*self.items);
         let mut traced = self.traces.sends().iter().peekable();
         let routed = self.routed.iter().map(move |routed| {
             let item = &items.list[routed.item as usize];
@@ -182,6 +188,7 @@ impl Unit {
                 value: items.value(item),
                 timestamp: items.timestamp(item),
                 headers,
+                keeper,
             };
             (routed.source, Some(routed.destination), output)
         });
@@ -459,6 +466,8 @@ fn after_halt(why: Halt, attempts: Attempts, source: &dyn SourceBatch, at: usize
 pub struct Round {
     /// In the order in which they were made.
     pub units: Vec<Unit>,
+    /// What it takes up of the bounds of a transaction.
+    pub size: Room,
     /// When the first of it was ready, for the time that the work took.
     pub since: Option<Instant>,
 }
@@ -467,6 +476,13 @@ impl Round {
     /// The next offset of every partition.
     pub fn offsets(&self) -> OffsetMap {
         self.units.iter().map(|unit| (unit.partition().clone(), unit.next_offset())).collect()
+    }
+
+    /// Adds what follows it.
+    pub fn append(&mut self, mut more: Self) {
+        self.units.append(&mut more.units);
+        self.size += more.size;
+        self.since = self.since.or(more.since);
     }
 
     /// Source records covered.
@@ -497,7 +513,7 @@ impl Round {
             let second = cut.split_off(cut.range.start + left);
             units.insert(0, second);
         }
-        Some(Self { units, since: self.since })
+        Some(Self { units, size: self.size, since: self.since })
     }
 
     /// The unit and the source record of output number `output`, and whether that is a dead letter.
@@ -561,7 +577,7 @@ impl Round {
 
 impl Outputs for Round {
     fn len(&self) -> usize {
-        self.units.iter().map(|unit| unit.routed.len() + unit.dead.len()).sum()
+        self.units.iter().map(Unit::outputs).sum()
     }
 
     fn for_each(&self, produce: &mut dyn FnMut(Output<'_>) -> ControlFlow<()>) {

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::chain::Processed;
 use super::desk::Desk;
+use super::flight::{Growing, Meanwhile};
 use super::lane::Lane;
-use super::ports::{Broker, Event, LogEnd, Outcome, TopicError, Trouble, TroubleKind};
+use super::ports::{Broker, Event, LogEnd, Outcome, Trouble, TroubleKind};
 use super::report::{Health, Phase, Report, Spent};
 use super::seek::Seek;
 use super::skip::{Found, Skip};
@@ -25,6 +26,8 @@ use crate::model::{Fault, FaultCode, Items, Mutation, RouteName, TopicName, Topi
 const POLL_LONGEST: Duration = Duration::from_millis(100);
 /// Most records of one poll: what is gathered between two looks at the clock.
 const POLL_RECORDS: usize = 8192;
+/// The same where a round is ready.
+const POLL_BETWEEN: usize = 64;
 /// First and longest wait after trouble with the broker.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 /// The same where somebody has to act first.
@@ -101,6 +104,8 @@ pub struct RouteWorker<'a, B: Broker> {
     /// What is not told yet of the time; and the CPU time of this thread when it was told last.
     spent: Spent,
     cpu: Duration,
+    /// Of the time for producing: waiting for what is to be.
+    waited: Duration,
     events: Vec<Event>,
 }
 
@@ -144,6 +149,7 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
             told: None,
             spent: Spent::default(),
             cpu: clock::thread_cpu(),
+            waited: Duration::ZERO,
             events: Vec::new(),
         }
     }
@@ -186,12 +192,6 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
             if let Err(trouble) = self.process() {
                 self.back_off(trouble);
                 return Turn::Again;
-            }
-            // What has come meanwhile, where the flow is thick, is worked on while these are committed.
-            if !self.rounds.is_empty()
-                && let Some(broken) = self.gather()
-            {
-                return Turn::Exit(Exit::Broken(broken));
             }
         }
         // (an order to drain says whether there is the time for a transaction)
@@ -254,26 +254,21 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
         let began = clock::now();
         let mut wait = self.longest_wait();
         let (mut records, mut bytes) = (0, 0);
-        // A round that is ready does not wait for all that the next may have.
-        let interval = self.desk.task.bounds.interval / if self.rounds.is_empty() { 1 } else { 10 };
+        // (a round that is ready goes at once; a first one grows under way)
+        let (most, interval) = match self.rounds.is_empty() {
+            true => (POLL_RECORDS, self.desk.task.bounds.interval / 10),
+            false => (POLL_BETWEEN, Duration::ZERO),
+        };
         loop {
-            let most = self.desk.task.bounds.records.saturating_sub(records).clamp(1, POLL_RECORDS);
+            let most = self.desk.task.bounds.records.saturating_sub(records).clamp(1, most);
             let mut events = std::mem::take(&mut self.events);
             let asked = clock::now();
             self.broker.poll(wait, most, &mut events);
             self.spent.polling += clock::now() - asked;
-            let mut got = (0, 0);
-            let mut broken = None;
-            for event in events.drain(..) {
-                match self.take_event(event) {
-                    Ok((more_records, more_bytes)) => got = (got.0 + more_records, got.1 + more_bytes),
-                    Err(trouble) => broken = Some(trouble),
-                }
-            }
-            self.events = events;
-            if broken.is_some() {
-                return broken;
-            }
+            let got = match self.take_events(&mut events) {
+                Ok(got) => got,
+                Err(broken) => return Some(broken),
+            };
             (records, bytes) = (records + got.0, bytes + got.1);
             let bounds = self.desk.task.bounds;
             let full = records >= bounds.records || bytes >= bounds.bytes || self.desk.held().0 >= bounds.held;
@@ -293,6 +288,19 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
         }
         let soonest = self.desk.lanes.values().filter_map(Lane::wakes_at).chain(backoff).min();
         soonest.map_or(POLL_LONGEST, |at| at.saturating_duration_since(clock::now()).min(POLL_LONGEST))
+    }
+
+    /// Takes all events, and keeps their room for the next; of records, how many and how large.
+    fn take_events(&mut self, events: &mut Vec<Event>) -> Result<(usize, usize), Trouble> {
+        let (mut got, mut broken) = ((0, 0), None);
+        for event in events.drain(..) {
+            match self.take_event(event) {
+                Ok((records, bytes)) => got = (got.0 + records, got.1 + bytes),
+                Err(trouble) => broken = Some(trouble),
+            }
+        }
+        self.events = std::mem::take(events);
+        broken.map_or(Ok(got), Err)
     }
 
     /// Takes one event; of records, how many and how large.
@@ -385,7 +393,7 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
     fn process(&mut self) -> Result<(), Trouble> {
         let (broker, began) = (&mut self.broker, clock::now());
         self.desk.destinations.refresh(&mut |name| broker.topic(name));
-        let round = self.desk.process(&mut |name| broker.topic(name));
+        let round = self.desk.process(self.desk.task.bounds.room(), &mut |name| broker.topic(name));
         self.spent.processing += clock::now() - began;
         match round? {
             None => self.trouble = None,
@@ -426,7 +434,7 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
         match unit {
             Ok(unit) => {
                 self.desk.take(&unit);
-                self.rounds.push_back(Round { units: vec![unit], since: Some(clock::now()) });
+                self.rounds.push_back(Round { units: vec![unit], since: Some(clock::now()), ..Round::default() });
                 self.passing = Some(skip);
             }
             Err(why) => skip.answer(Err(why)),
@@ -462,27 +470,17 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
     fn commit_first(&mut self) -> Turn {
         let Some(round) = self.rounds.pop_front() else { return Turn::Again };
         let began = clock::now();
-        let offsets = round.offsets();
         self.desk.report.transaction_begins();
-        let outcome = if self.unknown {
-            self.broker.settle(&offsets)
-        } else if self.can_work_ahead() {
-            let (broker, desk) = (&mut self.broker, &mut self.desk);
-            desk.destinations.refresh(&mut |name| broker.topic(name));
-            let (mut ahead, mut processing) = (None, Duration::ZERO);
-            // (an error: it needs the broker first, and is done again when that is free)
-            let outcome = broker.transact_while(&round, &offsets, &mut || {
-                let began = clock::now();
-                ahead = desk.process(&mut |_| Err(TopicError::busy())).ok().flatten();
-                processing = clock::now() - began;
-            });
-            self.spent.processing += processing;
-            self.rounds.extend(ahead.filter(|ahead| !ahead.units.is_empty()));
-            outcome
+        let (mut next, mut events) = (Round::default(), Vec::new());
+        let (outcome, round) = if self.unknown {
+            (self.broker.settle(&round.offsets()), round)
+        } else if self.can_grow() {
+            self.grow(round, &mut next, &mut events)
         } else {
-            self.broker.transact(&round, &offsets)
+            (self.broker.transact(&round, &round.offsets()), round)
         };
         self.rounds.push_front(round);
+        self.rounds.extend(Some(next).filter(|next| !next.units.is_empty()));
         self.tell_spent();
         self.desk.report.transaction(outcome_label(&outcome), clock::now().duration_since(began));
         self.unknown = matches!(outcome, Outcome::Unknown(_));
@@ -504,13 +502,34 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
             }
             Outcome::Broken(trouble) => return Turn::Exit(Exit::Broken(trouble)),
         }
-        Turn::Again
+        match self.take_events(&mut events) {
+            Ok(_) => Turn::Again,
+            Err(broken) => Turn::Exit(Exit::Broken(broken)),
+        }
     }
 
-    /// Whether there is something to do, and nothing speaks against it, while a transaction is under way.
-    fn can_work_ahead(&self) -> bool {
-        let wanted = self.rounds.is_empty() && self.skips.is_empty() && self.passing.is_none();
-        wanted && !*self.paused && !self.is_to_stop() && self.desk.has_work()
+    /// Whether nothing speaks against adding to the first round, which is out of `rounds`, while it is under way.
+    fn can_grow(&self) -> bool {
+        let is_quiet = self.rounds.is_empty() && self.skips.is_empty() && self.passing.is_none();
+        is_quiet && self.trouble.is_none() && !*self.paused && !self.is_to_stop()
+    }
+
+    /// Gives the round to the broker, with all that comes meanwhile and still finds room in it. What does not is the `next`.
+    /// What else comes is to be taken up afterwards.
+    fn grow(&mut self, round: Round, next: &mut Round, events: &mut Vec<Event>) -> (Outcome, Round) {
+        let growing = Growing::new(round, self.desk.task.bounds.interval);
+        let (broker, desk) = (&mut self.broker, &mut self.desk);
+        desk.destinations.refresh(&mut |name| broker.topic(name));
+        let mut meanwhile = Meanwhile::new(desk, &growing, std::mem::take(&mut self.events));
+        let outcome = broker.transact_while(&growing, &mut |session| meanwhile.work(session));
+        if meanwhile.fetched {
+            self.away = None;
+        }
+        self.spent += meanwhile.spent;
+        (*next, *events) = (meanwhile.next, meanwhile.events);
+        let (round, waited) = growing.into_round();
+        self.waited += waited;
+        (outcome, round)
     }
 
     fn committed(&mut self, lost: u64) {
@@ -688,7 +707,9 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
     /// Where the time went, once a transaction.
     fn tell_spent(&mut self) {
         let before = std::mem::replace(&mut self.cpu, clock::thread_cpu());
-        self.spent += self.broker.take_spent();
+        let spent = self.broker.take_spent();
+        let producing = spent.producing.saturating_sub(std::mem::take(&mut self.waited));
+        self.spent += Spent { producing, ..spent };
         self.spent.cpu += self.cpu.saturating_sub(before);
         self.desk.report.spent(&std::mem::take(&mut self.spent));
     }

@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 // ---- plugins --------------------------------------------------------------------------------------------------------
 
 /// A plugin that takes its time for each item, and makes items and bytes of it.
-struct Slow {
+pub(crate) struct Slow {
     name: PluginName,
     sha256: Digest,
     each: Duration,
@@ -40,7 +40,7 @@ struct Slow {
     stop: Option<Stop>,
 }
 
-fn slow(each: Duration) -> Slow {
+pub(crate) fn slow(each: Duration) -> Slow {
     Slow { name: PluginName::new("slow").unwrap(), sha256: Digest::of(b""), each, makes: None, stop: None }
 }
 

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -16,11 +17,11 @@ use millrace::kafka::{
     Cluster, Instance, LeftOut, MockCluster, Session, SessionOptions, Started, resolve_start, source_topics,
 };
 use millrace::model::{DestinationName, GroupId, OffsetMap, RouteName, SourceBatch, TopicName, TopicPartition};
-use millrace::pipeline::ports::{Broker, Event, Headers, Outcome, Output, Outputs, TopicError, TroubleKind};
+use millrace::pipeline::ports::{Broker, Event, Flight, Headers, Outcome, Output, Outputs, TopicError, TroubleKind};
 use millrace::policy::{OnError, Partitioning};
 
 use crate::support::kafka::{Isolation, Record, shared};
-use crate::support::{unique, wait_until};
+use crate::support::{pace, unique, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -168,6 +169,7 @@ impl Outputs for List {
                 value: own.value.as_deref(),
                 timestamp: own.timestamp,
                 headers: Headers::List(&own.headers),
+                keeper: None,
             })
         });
     }
@@ -235,6 +237,123 @@ fn numbers(range: std::ops::Range<usize>) -> Vec<Record> {
 
 fn committed() -> Outcome {
     Outcome::Committed { lost: 0 }
+}
+
+/// Work that is all there, of a transaction that ends only when it is sealed.
+struct Open {
+    outputs: List,
+    offsets: OffsetMap,
+    sealed: (Mutex<bool>, Condvar),
+}
+
+impl Open {
+    fn new(outputs: List, offsets: OffsetMap) -> Self {
+        Self { outputs, offsets, sealed: Default::default() }
+    }
+}
+
+impl Outputs for Open {
+    fn len(&self) -> usize {
+        self.outputs.len()
+    }
+    fn for_each(&self, produce: &mut dyn FnMut(Output<'_>) -> ControlFlow<()>) {
+        self.outputs.for_each(produce);
+        let sealed = self.sealed.1.wait_timeout_while(self.sealed.0.lock().unwrap(), PATIENCE, |sealed| !*sealed);
+        assert!(*sealed.unwrap().0, "nobody has sealed it");
+    }
+}
+
+impl Flight for Open {
+    fn outputs(&self) -> &dyn Outputs {
+        self
+    }
+    fn offsets(&self) -> OffsetMap {
+        self.offsets.clone()
+    }
+    fn seal(&self) {
+        *self.sealed.0.lock().unwrap() = true;
+        self.sealed.1.notify_all();
+    }
+}
+
+#[test]
+fn records_are_fetched_while_a_transaction_is_under_way_and_its_end_ends_the_wait_for_them() {
+    let bench = Bench::new(1, Delivery::ExactlyOnce);
+    shared().produce(&bench.source, &numbers(0..5));
+    let mut session = bench.start();
+    let mut seen = Seen::default();
+    seen.poll(&mut session, "five records", |seen| seen.values().len() == 5);
+    let slot = session.topic(&topic(&bench.destination)).unwrap().slot;
+    let work = Open::new(List::of(slot, seen.values()), bench.offset(0, 5));
+    let (mut events, mut waited) = (Vec::new(), None);
+    let outcome = session.transact_while(&work, &mut |session| {
+        shared().produce(&bench.source, &numbers(5..8));
+        let until = Instant::now() + PATIENCE;
+        while events.is_empty() {
+            assert!(Instant::now() < until, "no records came");
+            session.fetch(Duration::from_millis(100), 1000, &mut events);
+        }
+        assert!(!session.has_ended());
+        work.seal();
+        let began = Instant::now();
+        session.fetch(PATIENCE, 1000, &mut events);
+        waited = Some((session.has_ended(), began.elapsed()));
+    });
+    assert_eq!(outcome, committed());
+    let records = |event: &Event| if let Event::Records(batch) = event { batch.len() } else { 0 };
+    let fetched: usize = events.iter().map(records).sum();
+    assert!(fetched > 0 && fetched <= 3, "{}", names(&events));
+    let (has_ended, waited) = waited.unwrap();
+    // (what was left of the three ends the wait, too)
+    assert!(has_ended || fetched == 3, "{}", names(&events));
+    assert!(waited < PATIENCE / 2, "{waited:?}");
+    assert_eq!((bench.committed(0), bench.values(Isolation::ReadCommitted).len()), (Some(5), 5));
+}
+
+#[test]
+fn a_rebalance_waits_for_the_end_of_the_transaction_that_is_under_way() {
+    let bench = Bench::new(2, Delivery::ExactlyOnce);
+    shared().produce(&bench.source, &numbers(0..5));
+    let mut first = bench.start();
+    let mut seen = Seen::default();
+    seen.poll(&mut first, "both partitions and five records", |seen| {
+        seen.assigned.len() == 2 && seen.values().len() == 5
+    });
+    let slot = first.topic(&topic(&bench.destination)).unwrap().slot;
+    let work = Open::new(List::of(slot, seen.values()), bench.offset(0, 5));
+    let (joined, until) = (AtomicBool::new(false), Instant::now() + PATIENCE);
+    let (mut events, mut ended_before) = (Vec::new(), false);
+    let outcome = std::thread::scope(|scope| {
+        let second = scope.spawn(|| {
+            let mut second = bench.open(&Instance::Random(unique("process")));
+            let mut seen = Seen::default();
+            seen.poll(&mut second, "a share", |seen| !seen.assigned.is_empty());
+            joined.store(true, SeqCst);
+            second.close(true, PATIENCE);
+        });
+        // The one that has to give something away is asked to while its transaction is under way: that is sealed only when
+        // the client waits for it, or it would end before.
+        let sealer = scope.spawn(|| {
+            pace(Duration::from_secs(4));
+            work.seal();
+        });
+        let outcome = first.transact_while(&work, &mut |session| {
+            while events.is_empty() {
+                assert!(Instant::now() < until, "nobody joined");
+                session.fetch(Duration::from_millis(100), 1000, &mut events);
+            }
+            ended_before = session.has_ended();
+        });
+        sealer.join().unwrap();
+        let mut seen = Seen::default();
+        seen.poll(&mut first, "the second has its share", |_| joined.load(SeqCst));
+        second.join().unwrap();
+        outcome
+    });
+    assert_eq!(outcome, committed());
+    assert!(matches!(&events[..], [Event::Revoked(_), ..]), "{}", names(&events));
+    assert!(ended_before, "the rebalance was served while a transaction was open");
+    assert_eq!(bench.committed(0), Some(5));
 }
 
 #[test]

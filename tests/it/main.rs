@@ -18,6 +18,7 @@ mod docs;
 mod end_to_end;
 mod examples;
 mod faults;
+mod flights;
 mod java_partitions;
 mod kafka_session;
 mod lag;

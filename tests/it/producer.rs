@@ -105,7 +105,15 @@ impl Outputs for One {
     }
     fn for_each(&self, produce: &mut dyn FnMut(Output<'_>) -> std::ops::ControlFlow<()>) {
         let (topic, partition, key, timestamp) = (0, 0, None, -1);
-        let _ = produce(Output { topic, partition, key, value: Some(b"one"), timestamp, headers: Headers::List(&[]) });
+        let _ = produce(Output {
+            topic,
+            partition,
+            key,
+            value: Some(b"one"),
+            timestamp,
+            headers: Headers::List(&[]),
+            keeper: None,
+        });
     }
 }
 

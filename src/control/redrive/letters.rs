@@ -384,6 +384,7 @@ impl Outputs for Both<'_> {
                 value: batch.value(*index),
                 timestamp: batch.timestamp(*index),
                 headers: Headers::List(&headers),
+                keeper: None,
             });
         }
     }

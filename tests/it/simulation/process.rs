@@ -5,6 +5,7 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use millrace::model::{
 };
 use millrace::pipeline::chain::Chain;
 use millrace::pipeline::ports::{
-    Broker, Event, Outcome, Outputs, Step, TopicError, TopicInfo, Trouble, TroubleKind, Usage,
+    Broker, Event, Fetch, Flight, Outcome, Output, Outputs, Step, TopicError, TopicInfo, Trouble, TroubleKind, Usage,
 };
 use millrace::pipeline::report::{Fate, Health, Phase, Report, Tally};
 use millrace::pipeline::task::{Bounds, Task};
@@ -286,17 +287,21 @@ impl Session {
         }
     }
 
-    /// Notes what is given to the committer, and checks that it is the work of one task.
-    fn note(&self, outputs: &dyn Outputs) {
-        let mut generations = BTreeSet::new();
-        outputs.for_each(&mut |output| {
-            // (a dead letter has its source's timestamp)
-            generations.extend(u64::try_from(output.timestamp).ok().filter(|stamp| *stamp < 1_000_000));
-            ControlFlow::Continue(())
-        });
+    fn begins(&self, outputs: usize) {
+        self.actor.lock().processes[self.process].in_doubt = Some(outputs as u64);
+    }
+
+    /// Who dies after the commit and before it is told has not counted what was lost.
+    fn set_doubt(&self, outcome: &Outcome, doubt: Option<u64>) {
+        if matches!(outcome, Outcome::Committed { .. }) {
+            self.actor.lock().processes[self.process].in_doubt = doubt;
+        }
+    }
+
+    /// Notes of which tasks the outputs were that were given to the committer, and checks that it was one.
+    fn note(&self, generations: &BTreeSet<u64>) {
         let mut world = self.actor.lock();
         let process = &mut world.processes[self.process];
-        process.in_doubt = Some(outputs.len() as u64);
         let last = process.worked_by;
         process.worked_by = generations.last().copied().unwrap_or(last);
         if generations.len() > 1 || generations.first().is_some_and(|first| *first < last) {
@@ -372,33 +377,19 @@ impl Broker for Session {
         Ok(info)
     }
 
-    fn transact_while(&mut self, outputs: &dyn Outputs, offsets: &OffsetMap, meanwhile: &mut dyn FnMut()) -> Outcome {
-        // At the same time: first the one, or first the other.
-        let mut world = self.actor.lock();
-        let is_first = world.rng.bool();
-        world.meet(if is_first { "worked ahead, and before" } else { "worked ahead, and then" });
-        drop(world);
-        if is_first {
-            meanwhile();
-        }
-        let outcome = self.transact(outputs, offsets);
-        if !is_first {
-            // Who dies now has not told yet what was lost.
-            let is_done = matches!(outcome, Outcome::Committed { .. });
-            let set_doubt = |doubt| self.actor.lock().processes[self.process].in_doubt = doubt;
-            if is_done {
-                set_doubt(Some(outputs.len() as u64));
-            }
-            meanwhile();
-            if is_done {
-                set_doubt(None);
-            }
-        }
+    fn transact_while(&mut self, work: &dyn Flight, meanwhile: &mut dyn FnMut(&mut dyn Fetch)) -> Outcome {
+        let mut under_way = UnderWay { session: self, work, outcome: None, left: 8 };
+        meanwhile(&mut under_way);
+        let outcome = under_way.end();
+        self.set_doubt(&outcome, None);
         outcome
     }
+
     fn transact(&mut self, outputs: &dyn Outputs, offsets: &OffsetMap) -> Outcome {
-        self.note(outputs);
-        let outcome = self.committer.transact(&self.consumer, outputs, offsets, &TopicIds::new());
+        let watched = Watched { outputs, generations: Mutex::default() };
+        self.begins(outputs.len());
+        let outcome = self.committer.transact(&self.consumer, &watched, offsets, &TopicIds::new());
+        self.note(&watched.generations.into_inner().unwrap());
         self.done(&outcome, offsets);
         outcome
     }
@@ -414,6 +405,103 @@ impl Broker for Session {
         if self.instance.is_none() || leave {
             world.kafka.remove(self.consumer.id.get());
         }
+    }
+}
+
+/// A transaction under way: it ends at any moment, but before a rebalance is served.
+struct UnderWay<'a> {
+    session: &'a mut Session,
+    work: &'a dyn Flight,
+    outcome: Option<Outcome>,
+    left: u32,
+}
+
+impl UnderWay<'_> {
+    fn end(&mut self) -> Outcome {
+        if let Some(outcome) = &self.outcome {
+            return outcome.clone();
+        }
+        self.work.seal();
+        let watched = Watched { outputs: self.work.outputs(), generations: Mutex::default() };
+        let growing = WatchedFlight { work: self.work, outputs: watched };
+        self.session.begins(growing.outputs.len());
+        let outcome = self.session.committer.transact_flight(&self.session.consumer, &growing, &TopicIds::new());
+        self.session.note(&growing.outputs.generations.into_inner().unwrap());
+        self.session.done(&outcome, &self.work.offsets());
+        self.session.set_doubt(&outcome, Some(self.work.outputs().len() as u64));
+        self.outcome.insert(outcome).clone()
+    }
+}
+
+impl Fetch for UnderWay<'_> {
+    fn fetch(&mut self, wait: Duration, records: usize, events: &mut Vec<Event>) {
+        self.left = self.left.saturating_sub(1);
+        let mut world = self.session.actor.lock();
+        let (seals, ends) = (world.rng.u8(0..4) == 0, world.rng.u8(0..4) == 0 || self.left == 0);
+        world.meet("fetched while a transaction was under way");
+        drop(world);
+        if ends {
+            self.end();
+        } else if seals {
+            self.work.seal();
+        }
+        let has_ended = self.has_ended();
+        let session = &mut *self.session;
+        let actor = session.actor.clone();
+        actor.call(Call::Poll, |world| {
+            session.poll_fault(world, events);
+            if has_ended {
+                session.serve_group(world, events);
+                if !events.is_empty() {
+                    world.meet("a rebalance waited for the end of a transaction");
+                }
+            }
+            session.fetch(world, records, events);
+            if events.is_empty() {
+                world.wait = wait;
+            }
+        });
+    }
+
+    fn has_ended(&self) -> bool {
+        self.outcome.is_some()
+    }
+}
+
+/// Notes of which generations' tasks the outputs are.
+struct Watched<'a> {
+    outputs: &'a dyn Outputs,
+    generations: Mutex<BTreeSet<u64>>,
+}
+
+impl Outputs for Watched<'_> {
+    fn len(&self) -> usize {
+        self.outputs.len()
+    }
+    fn for_each(&self, produce: &mut dyn FnMut(Output<'_>) -> ControlFlow<()>) {
+        self.outputs.for_each(&mut |output| {
+            // (a dead letter has its source's timestamp)
+            let generation = u64::try_from(output.timestamp).ok().filter(|stamp| *stamp < 1_000_000);
+            self.generations.lock().unwrap().extend(generation);
+            produce(output)
+        });
+    }
+}
+
+struct WatchedFlight<'a> {
+    work: &'a dyn Flight,
+    outputs: Watched<'a>,
+}
+
+impl Flight for WatchedFlight<'_> {
+    fn outputs(&self) -> &dyn Outputs {
+        &self.outputs
+    }
+    fn offsets(&self) -> OffsetMap {
+        self.work.offsets()
+    }
+    fn seal(&self) {
+        self.work.seal();
     }
 }
 

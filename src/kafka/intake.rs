@@ -1,0 +1,369 @@
+//! The consumer's half of a session: serves the group, fetches, and takes partitions up where the group left them.
+//!
+//! Used from one thread only, also while a transaction is under way on another: a rebalance then waits for its end
+//! ([`Assignment`]).
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::config::settings::{OnOffsetLost, Route};
+use crate::config::times::Times;
+use crate::model::{Mutation, OffsetMap, TopicPartition};
+use crate::pipeline::ports::{Event, Fetch, Trouble, TroubleKind};
+
+use super::convert;
+use super::errors::{About, is_all_down, passing, trouble};
+use super::log_ends::LogEnds;
+use super::raw::{ConsumerQueue, Error, Handle, Known, Message, OFFSET_BEGINNING, OFFSET_INVALID, PartitionList};
+use super::rebalance::{Assignment, Change, list};
+use super::seam::{TopicIds, with_ids};
+use super::topics::Cluster;
+use super::twins;
+use super::watchdog::Watchdog;
+
+/// How long the look-up of a topic may take.
+pub(super) const TOPIC_WITHIN: Duration = Duration::from_secs(5);
+/// After this long no other partition is taken up in the same poll. (One takes four answers at most.)
+const RESOLVE_WITHIN: Duration = Duration::from_secs(2);
+/// A trouble with the same code is told this often at most.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
+/// How often a session looks whether its topics are still the same, and how long that may hold it up.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+const LOOK_WITHIN: Duration = Duration::from_secs(2);
+
+/// A member of a route's group.
+pub(super) struct Intake {
+    pub(super) route: Route,
+    pub(super) cluster: Cluster,
+    /// The `group.instance.id`, where membership is static.
+    pub(super) member: Option<String>,
+    pub(super) queue: ConsumerQueue,
+    pub(super) assignment: Arc<Assignment>,
+    pub(super) times: Times,
+    /// Of the topics of which partitions are ours, kept beside the committed offsets. A transaction that is under way has
+    /// its own copy.
+    pub(super) topic_ids: Arc<TopicIds>,
+    /// When the ids are looked at again.
+    next_look: Instant,
+    messages: Vec<Message>,
+    /// Partitions to be taken up again once their offset can be had, with what was said when they stopped.
+    pub(super) to_resolve: BTreeMap<TopicPartition, (Instant, String)>,
+    told: HashMap<String, Instant>,
+    watchdog: Watchdog,
+    log_ends: LogEnds,
+    /// Nothing more is to be done: closed, or of no more use.
+    pub(super) broken: bool,
+}
+
+impl Intake {
+    pub(super) fn new(
+        route: Route,
+        cluster: Cluster,
+        member: Option<String>,
+        (queue, assignment): (ConsumerQueue, Arc<Assignment>),
+        times: Times,
+    ) -> Self {
+        Self {
+            route,
+            cluster,
+            member,
+            queue,
+            assignment,
+            times,
+            topic_ids: Arc::default(),
+            next_look: Instant::now() + LOOK_EVERY,
+            messages: Vec::new(),
+            to_resolve: BTreeMap::new(),
+            told: HashMap::new(),
+            watchdog: Watchdog::default(),
+            log_ends: LogEnds::default(),
+            broken: false,
+        }
+    }
+
+    pub(super) fn consumer(&self) -> &Handle {
+        self.queue.client()
+    }
+
+    pub(super) fn take(&mut self, wait: Duration, records: usize, events: &mut Vec<Event>) {
+        let mut messages = std::mem::take(&mut self.messages);
+        // A batch call waits for all it was asked for: so first for one, then for what is there.
+        self.queue.consume(wait, 1, &mut messages);
+        self.take_changes(events);
+        if !messages.is_empty() && records > 1 {
+            self.queue.consume(Duration::ZERO, records - 1, &mut messages);
+        }
+        if messages.len() < records {
+            self.watchdog.drained();
+        }
+        let during = self.take_changes(events);
+        let (fetched, failed): (Vec<_>, Vec<_>) = messages.drain(..).partition(|message| message.error().is_none());
+        self.messages = messages;
+        let assignment = Arc::clone(&self.assignment);
+        for batch in convert::batches(fetched, self.queue.client(), |partition| assignment.delivers(partition)) {
+            // Taken and given back while records of it were being handed out: nobody can tell from which of the two
+            // assignments these are.
+            if during.contains(batch.topic_partition()) {
+                self.broken = true;
+                let message = format!("{} was revoked and assigned again at once", batch.topic_partition());
+                let moved = passing(Known::RD_KAFKA_RESP_ERR__OUTDATED, message);
+                events.push(Event::Broken(Trouble { kind: TroubleKind::Moved, ..moved }));
+                return;
+            }
+            if Mutation::Deaf.is_due() {
+                let _ = self.consumer().pause(&list(std::slice::from_ref(batch.topic_partition())));
+            }
+            events.push(Event::Records(batch));
+        }
+        for message in failed {
+            if let Some(error) = message.error() {
+                self.on_error(&error, message.topic_partition(), events);
+            }
+        }
+    }
+
+    /// Hands on what rebalances did; returns the partitions that were revoked.
+    fn take_changes(&mut self, events: &mut Vec<Event>) -> BTreeSet<TopicPartition> {
+        let mut revoked = BTreeSet::new();
+        for change in self.assignment.take_changes() {
+            match change {
+                Change::Assigned(assigned) => {
+                    let partitions: Vec<_> = assigned.iter().map(|(partition, _)| partition.clone()).collect();
+                    self.compare_topic_ids(&partitions, events);
+                    events.push(Event::Assigned(partitions));
+                    let committed = assigned.into_iter().filter_map(|(partition, offset)| Some((partition, offset?)));
+                    events.extend(committed.map(|(partition, offset)| Event::Reached { partition, offset }));
+                }
+                Change::Revoked(partitions) => {
+                    self.to_resolve.retain(|partition, _| !partitions.contains(partition));
+                    revoked.extend(partitions.iter().cloned());
+                    events.push(Event::Revoked(partitions));
+                }
+                Change::Failed(code) => self.on_error(&Error::of(code), None, events),
+            }
+        }
+        revoked
+    }
+
+    /// Stops partitions whose committed offset is of a topic that has since been deleted and created again: the offset
+    /// says nothing about the new one.
+    fn compare_topic_ids(&mut self, partitions: &[TopicPartition], events: &mut Vec<Event>) {
+        self.learn_topic_ids(partitions, events);
+        for partition in partitions {
+            let (Some(note), Some(id)) = (self.assignment.note(partition), self.topic_ids.get(&partition.topic)) else {
+                continue;
+            };
+            // An id is 22 characters; another tool's note is none of our business.
+            if note.len() == id.len() && note != *id {
+                let said = created_again(&note, id);
+                self.stop(partition, said, events);
+            }
+        }
+    }
+
+    /// The same for a topic that is replaced while it is read.
+    pub(super) fn watch_topic_ids(&mut self, events: &mut Vec<Event>) {
+        let now = Instant::now();
+        if now < self.next_look || self.assignment.is_empty() {
+            return;
+        }
+        self.next_look = now + LOOK_EVERY;
+        let before = Arc::clone(&self.topic_ids);
+        let owned = self.assignment.owned();
+        self.learn_topic_ids(&owned, events);
+        for partition in &owned {
+            if let (Some(was), Some(is)) = (before.get(&partition.topic), self.topic_ids.get(&partition.topic))
+                && was != is
+            {
+                let said = created_again(was, is);
+                self.stop(partition, said, events);
+            }
+        }
+    }
+
+    fn learn_topic_ids(&mut self, partitions: &[TopicPartition], events: &mut Vec<Event>) {
+        let topics: BTreeSet<_> = partitions.iter().map(|partition| partition.topic.clone()).collect();
+        let topics: Vec<_> = topics.into_iter().collect();
+        match self.cluster.topic_ids(&topics, LOOK_WITHIN) {
+            Ok(ids) => Arc::make_mut(&mut self.topic_ids).extend(ids),
+            Err(error) => self.on_error(&error, None, events),
+        }
+    }
+
+    /// Stops a partition until it is settled where it goes on.
+    fn stop(&mut self, partition: &TopicPartition, said: String, events: &mut Vec<Event>) {
+        self.assignment.stop(partition);
+        if let Err(error) = self.consumer().pause(&list(std::slice::from_ref(partition))) {
+            self.on_error(&error, Some(partition.clone()), events);
+        }
+        self.to_resolve.insert(partition.clone(), (Instant::now(), said));
+    }
+
+    pub(super) fn on_error(&mut self, error: &Error, partition: Option<TopicPartition>, events: &mut Vec<Event>) {
+        let group = self.route.source.group.clone();
+        let about = match &partition {
+            Some(partition) => About::Read(&partition.topic),
+            None => About::Group(&group),
+        };
+        if let (Known::RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET, Some(partition)) = (error.code.known(), &partition) {
+            if self.assignment.owns(partition) {
+                self.to_resolve.insert(partition.clone(), (Instant::now(), error.message.clone()));
+            }
+            return;
+        }
+        let fatal = self.consumer().fatal_error().filter(|_| error.fatal || is_fatal(error));
+        let found = trouble(fatal.as_ref().unwrap_or(error), about);
+        if fatal.is_some() || (found.kind == TroubleKind::Duplicate && self.member.is_some()) {
+            self.broken = true;
+            events.push(Event::Broken(self.with_twin(found)));
+        } else if self.is_news(&found.code) {
+            events.push(if is_all_down(error.code) { Event::Away(found) } else { Event::Trouble(found) });
+        }
+    }
+
+    /// Says of a twin where it is.
+    pub(super) fn with_twin(&self, found: Trouble) -> Trouble {
+        match &self.member {
+            Some(member) if found.kind == TroubleKind::Duplicate => {
+                let own = self.consumer().group_metadata().map(|own| own.member_id());
+                let twin = self.cluster.twin(&self.route.source.group, member, own.as_deref(), twins::SEEN_WITHIN);
+                twins::trouble(member, twin.as_ref(), Some(&found))
+            }
+            _ => found,
+        }
+    }
+
+    pub(super) fn is_news(&mut self, code: &str) -> bool {
+        let now = Instant::now();
+        match self.told.get_mut(code) {
+            Some(last) if now.duration_since(*last) < TELL_EVERY => false,
+            Some(last) => {
+                *last = now;
+                true
+            }
+            None => {
+                self.told.insert(code.to_owned(), now);
+                true
+            }
+        }
+    }
+
+    /// Takes up partitions that stopped for want of an offset: never committed, or no longer in the log.
+    pub(super) fn resolve(&mut self, events: &mut Vec<Event>) {
+        let now = Instant::now();
+        let due: Vec<_> = self.to_resolve.iter().filter(|(_, (at, _))| *at <= now).map(|(p, _)| p.clone()).collect();
+        for partition in due {
+            // The others are taken up at the next poll: each may wait for its answers, and the group wants to be served.
+            if now.elapsed() >= RESOLVE_WITHIN {
+                return;
+            }
+            let Some((_, said)) = self.to_resolve.remove(&partition) else { continue };
+            let said = self.replaced(&partition, events).unwrap_or(said);
+            match self.resolve_one(&partition, &said) {
+                Ok(event) => events.extend(event),
+                Err(error) => {
+                    self.to_resolve.insert(partition.clone(), (now + TOPIC_WITHIN, said));
+                    self.on_error(&error, Some(partition), events);
+                }
+            }
+        }
+    }
+
+    /// What there is to say if the topic was deleted and created again since its id was last looked at.
+    fn replaced(&mut self, partition: &TopicPartition, events: &mut Vec<Event>) -> Option<String> {
+        let was = self.topic_ids.get(&partition.topic).cloned()?;
+        self.learn_topic_ids(std::slice::from_ref(partition), events);
+        let is = self.topic_ids.get(&partition.topic)?;
+        (was != *is).then(|| created_again(&was, is))
+    }
+
+    fn resolve_one(&mut self, partition: &TopicPartition, said: &str) -> Result<Vec<Event>, Error> {
+        let committed = self.consumer().committed([partition.clone()], TOPIC_WITHIN)?;
+        let committed = committed.first().map_or(OFFSET_INVALID, |found| found.offset);
+        if committed == OFFSET_INVALID && self.assignment.is_unresolved(partition) {
+            self.assignment.resolved(partition);
+            return Ok(self.restart(partition, OFFSET_BEGINNING)?.into_iter().collect());
+        }
+        let (low, high) = self.consumer().watermarks(partition, TOPIC_WITHIN)?;
+        let at = if committed == OFFSET_INVALID { "its position".to_owned() } else { format!("offset {committed}") };
+        let message = format!("{at} cannot be read, the log holds {low} to {high}: {said}");
+        let from = committed.clamp(0, high);
+        let (to, lost) = match self.route.source.on_offset_lost {
+            OnOffsetLost::Stop => {
+                let message = format!("{message}; to accept that, write `on_offset_lost: earliest` or `latest`");
+                return Ok(vec![Event::OffsetLost { partition: partition.clone(), message }]);
+            }
+            OnOffsetLost::Earliest => (low, low - from),
+            OnOffsetLost::Latest => (high, high - from),
+        };
+        // Committed first, so that it is accepted once and counted once.
+        let accepted = OffsetMap::from([(partition.clone(), to)]);
+        self.consumer().commit_offsets(&with_ids(&accepted, &self.topic_ids), self.times.offsets)?;
+        let lost = u64::try_from(lost).unwrap_or(0);
+        let mut events = vec![Event::OffsetReset { partition: partition.clone(), to, lost, message }];
+        events.extend(self.restart(partition, to)?);
+        Ok(events)
+    }
+
+    /// Fetches an assigned partition from `offset` on. A partition that stopped cannot be moved by a seek. An eager
+    /// protocol can only assign all anew: then the session ends, and the next takes up what is committed.
+    pub(super) fn restart(&mut self, partition: &TopicPartition, offset: i64) -> Result<Option<Event>, Error> {
+        let one = list(std::slice::from_ref(partition));
+        let consumer = self.consumer();
+        if !consumer.is_cooperative() {
+            self.broken = true;
+            let message = format!("{partition} goes on at another offset");
+            let moved = passing(Known::RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET, message);
+            return Ok(Some(Event::Broken(Trouble { kind: TroubleKind::Moved, ..moved })));
+        }
+        if !self.assignment.delivers(partition) {
+            consumer.resume(&one)?;
+        }
+        consumer.incremental_unassign(&one)?;
+        consumer.incremental_assign(&PartitionList::of([(partition.clone(), offset)]))?;
+        self.assignment.start(partition);
+        Ok(None)
+    }
+
+    /// How far logs go, now and then; and up to where all was handed out, which passes marks of transactions, too.
+    pub(super) fn look_at_ends(&mut self, events: &mut Vec<Event>) {
+        let Some(ends) = self.log_ends.look(self.queue.client(), || self.assignment.owned()) else { return };
+        let positions = self.consumer().positions(ends.iter().map(|(partition, _)| partition.clone()));
+        let known = positions.into_iter().filter(|(_, offset)| *offset >= 0);
+        events.extend(known.map(|(partition, offset)| Event::Reached { partition, offset }));
+        events.push(Event::Logs(ends));
+    }
+
+    /// A client that has gone deaf is given up.
+    pub(super) fn watch(&mut self, events: &mut Vec<Event>) {
+        let (assignment, to_resolve) = (&self.assignment, &self.to_resolve);
+        let flows = |at: &TopicPartition, position| assignment.flows(at, position) && !to_resolve.contains_key(at);
+        if let Some(stalled) = self.watchdog.look(self.queue.client(), flows) {
+            self.broken = true;
+            events.push(Event::Broken(stalled));
+        }
+    }
+}
+
+fn created_again(was: &str, is: &str) -> String {
+    format!("the topic was deleted and created again (its id was {was}, and is {is})")
+}
+
+/// Whether the consumer says that it is of no more use.
+fn is_fatal(error: &Error) -> bool {
+    error.code == Known::RD_KAFKA_RESP_ERR__FATAL.into()
+}
+
+impl Fetch for Intake {
+    fn fetch(&mut self, wait: Duration, records: usize, events: &mut Vec<Event>) {
+        if !self.broken {
+            self.take(wait, records, events);
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        !self.assignment.is_held()
+    }
+}

@@ -1,0 +1,225 @@
+//! A round under way: more is added while its transaction takes it, so that fetching, plugins and producing go on at the same
+//! time, and a transaction costs one pause in which nothing is produced, at its end.
+
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::desk::Desk;
+use super::ports::{Event, Fetch, Flight, Output, Outputs, TopicError};
+use super::report::Spent;
+use super::task::Room;
+use super::unit::{Round, Unit};
+use crate::model::{OffsetMap, clock};
+
+/// Longest that a transaction grows: longer ones are no cheaper, and a rebalance waits for their end.
+const LONGEST: Duration = Duration::from_millis(250);
+/// When nothing was added for so long, it is committed: plugins are at work, or a rebalance waits.
+const PATIENCE: Duration = Duration::from_millis(10);
+
+/// Most records of one fetch: few enough that they are still in the processor's caches when they are produced.
+const FETCH: usize = 2048;
+/// Of so many records in a transaction the flow is thick: it is not ended by the first moment without any.
+const THICK: usize = 1024;
+/// How long that moment may be.
+const MOMENT: Duration = Duration::from_millis(3);
+/// Longest wait for records once the transaction takes no more. (Its end interrupts the wait.)
+const WAIT: Duration = Duration::from_millis(20);
+
+/// A round that grows.
+pub(super) struct Growing {
+    state: Mutex<State>,
+    changed: Condvar,
+    /// When it takes no more.
+    until: Instant,
+    since: Option<Instant>,
+}
+
+#[derive(Default)]
+struct State {
+    given: Vec<Unit>,
+    waiting: VecDeque<Unit>,
+    size: Room,
+    sealed: bool,
+    /// For how long the transaction has waited for more.
+    waited: Duration,
+}
+
+impl Growing {
+    /// Grows from this round for as long as `interval` at most.
+    pub(super) fn new(round: Round, interval: Duration) -> Self {
+        let state = State { waiting: round.units.into(), size: round.size, ..State::default() };
+        let until = clock::now() + interval.min(LONGEST);
+        Self { state: Mutex::new(state), changed: Condvar::new(), until, since: round.since }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // (every change of it is complete before anything that could panic)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds units, which follow those before.
+    ///
+    /// # Errors
+    /// It is sealed: they are for the next one.
+    fn add(&self, more: Round) -> Result<(), Round> {
+        let state = &mut *self.state();
+        if state.sealed {
+            return Err(more);
+        }
+        state.size += more.size;
+        state.waiting.extend(more.units);
+        self.changed.notify_one();
+        Ok(())
+    }
+
+    /// What it takes up of a transaction's bounds; none where it takes no more.
+    fn size(&self) -> Option<Room> {
+        let state = self.state();
+        (!state.sealed).then_some(state.size)
+    }
+
+    /// All of it, in the order in which it was given to the transaction or would have been; and for how long that has waited.
+    pub(super) fn into_round(self) -> (Round, Duration) {
+        let state = self.state.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let (mut units, size) = (state.given, state.size);
+        units.extend(state.waiting);
+        (Round { units, size, since: self.since }, state.waited)
+    }
+
+    /// The next unit, once there is one; none when there will be none.
+    fn next(&self) -> Option<Unit> {
+        let mut state = self.state();
+        let began = clock::now();
+        let patience = self.until.min(began + PATIENCE);
+        loop {
+            let now = clock::now();
+            state.sealed |= now >= if state.waiting.is_empty() { patience } else { self.until };
+            if state.sealed || !state.waiting.is_empty() {
+                state.waited += now - began;
+                return state.waiting.pop_front();
+            }
+            let waited = self.changed.wait_timeout(state, patience - now);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl Flight for Growing {
+    fn outputs(&self) -> &dyn Outputs {
+        self
+    }
+
+    fn offsets(&self) -> OffsetMap {
+        let state = self.state();
+        state.given.iter().chain(&state.waiting).map(|unit| (unit.partition().clone(), unit.next_offset())).collect()
+    }
+
+    fn seal(&self) {
+        self.state().sealed = true;
+        self.changed.notify_one();
+    }
+}
+
+impl Outputs for Growing {
+    fn len(&self) -> usize {
+        let state = self.state();
+        state.given.iter().chain(&state.waiting).map(Unit::outputs).sum()
+    }
+
+    fn for_each(&self, produce: &mut dyn FnMut(Output<'_>) -> ControlFlow<()>) {
+        while let Some(unit) = self.next() {
+            let ended = unit.sent().try_for_each(|(_, _, output)| produce(output));
+            let mut state = self.state();
+            state.given.push(unit);
+            if ended.is_break() {
+                state.sealed = true;
+                return;
+            }
+        }
+    }
+}
+
+/// What a worker does while a transaction is under way: fetches, runs the plugins, and adds what comes of it to the
+/// transaction, or makes it the next round where that takes no more.
+pub(super) struct Meanwhile<'w, 'a> {
+    pub(super) desk: &'w mut Desk<'a>,
+    pub(super) growing: &'w Growing,
+    /// The next round.
+    pub(super) next: Round,
+    /// What else has happened: to be taken up once the transaction's outcome is.
+    pub(super) events: Vec<Event>,
+    /// Whether records have come.
+    pub(super) fetched: bool,
+    pub(super) spent: Spent,
+}
+
+impl<'w, 'a> Meanwhile<'w, 'a> {
+    pub(super) fn new(desk: &'w mut Desk<'a>, growing: &'w Growing, events: Vec<Event>) -> Self {
+        Self { desk, growing, next: Round::default(), events, fetched: false, spent: Spent::default() }
+    }
+
+    /// Until the transaction has ended, or nothing more can be done before it has.
+    pub(super) fn work(&mut self, session: &mut dyn Fetch) {
+        while self.step(session) {}
+        self.growing.seal();
+    }
+
+    fn step(&mut self, session: &mut dyn Fetch) -> bool {
+        let bounds = self.desk.task.bounds;
+        let size = self.growing.size();
+        let left = bounds.room().less(size.unwrap_or(self.next.size));
+        if left.is_none() {
+            // (the transaction is full: on with the next; that is full, too: enough)
+            self.growing.seal();
+            return size.is_some();
+        }
+        if !self.process(left) || session.has_ended() || self.desk.held().0 >= bounds.held {
+            return false;
+        }
+        let wait = if size.is_some() { Duration::ZERO } else { WAIT };
+        let mut got = self.fetch(session, wait);
+        if got == 0 && size.is_some_and(|size| size.records >= THICK) {
+            got = self.fetch(session, MOMENT);
+        }
+        if got == 0 {
+            self.growing.seal();
+        }
+        self.events.is_empty() && !self.desk.task.chain.stop().is_set()
+    }
+
+    /// False where the broker is needed first, which is busy: it is done again when that is free.
+    fn process(&mut self, left: Room) -> bool {
+        let began = clock::now();
+        let made = self.desk.process(left, &mut |_| Err(TopicError::busy()));
+        self.spent.processing += clock::now() - began;
+        let Ok(made) = made else { return false };
+        if let Some(made) = made.filter(|made| !made.units.is_empty())
+            && let Err(made) = self.growing.add(made)
+        {
+            self.next.append(made);
+        }
+        true
+    }
+
+    /// How many records have come.
+    fn fetch(&mut self, session: &mut dyn Fetch, wait: Duration) -> usize {
+        let began = clock::now();
+        session.fetch(wait, FETCH, &mut self.events);
+        self.spent.polling += clock::now() - began;
+        let is_records = |event: &Event| matches!(event, Event::Records(_));
+        let first = self.events.iter().position(|event| !is_records(event)).unwrap_or(self.events.len());
+        let mut records = 0;
+        for event in self.events.drain(..first) {
+            // Records of a partition that is not ours can only be leftovers of before a revoke.
+            if let Event::Records(batch) = event
+                && let Some(lane) = self.desk.lanes.get_mut(batch.topic_partition())
+            {
+                records += lane.push(batch).0;
+            }
+        }
+        self.fetched |= records > 0;
+        records
+    }
+}

@@ -1,0 +1,232 @@
+//! What a worker does while a transaction is under way: what comes meanwhile becomes a part of it, until it is sealed.
+
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use millrace::model::{ErrorId, Fault, Offset, OffsetMap, PluginName, RouteName, TopicName, TopicPartition};
+use millrace::pipeline::chain::Chain;
+use millrace::pipeline::ports::{
+    Broker, Event, Fetch, Flight, Outcome, Outputs, Step, TopicError, TopicInfo, Trouble, TroubleKind, Usage,
+};
+use millrace::pipeline::report::{Fate, Health, Report, Tally};
+use millrace::pipeline::task::Task;
+use millrace::pipeline::worker::{Exit, Order, RouteWorker};
+
+use crate::bounds::slow;
+use crate::support::memory_batch::{MemoryBatch, MemoryRecord};
+use crate::support::record_loop;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+const MS: Duration = Duration::from_millis(1);
+
+/// What a fetch under way comes to.
+enum Comes {
+    /// So many records.
+    Records(usize),
+    /// The partition is revoked, once the transaction has ended.
+    Revoke,
+}
+
+/// A broker whose transactions are under way on a thread of their own.
+struct Threaded {
+    /// What the first poll, and each fetch under way, comes to.
+    script: VecDeque<Comes>,
+    next: Offset,
+    assigned: bool,
+    /// What transactions come to; committed when there is none left.
+    outcomes: VecDeque<Outcome>,
+    end: Offset,
+    told: Arc<Mutex<Vec<Transaction>>>,
+    orders: Sender<Order>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Transaction {
+    outputs: usize,
+    offset: Offset,
+    took: Duration,
+}
+
+fn at() -> TopicPartition {
+    TopicPartition { topic: TopicName::new("source").unwrap(), partition: 0 }
+}
+
+impl Threaded {
+    fn records(&mut self, count: usize) -> Event {
+        let record = |offset| MemoryRecord { offset, ..MemoryRecord::of_value(offset.to_string()) };
+        let from = self.next;
+        self.next += count as Offset;
+        Event::Records(MemoryBatch::new("source", 0, (from..self.next).map(record).collect()))
+    }
+
+    fn end(&mut self, began: Instant, outputs: usize, offsets: &OffsetMap) -> Outcome {
+        let offset = offsets[&at()];
+        self.told.lock().unwrap().push(Transaction { outputs, offset, took: began.elapsed() });
+        let outcome = self.outcomes.pop_front().unwrap_or(Outcome::Committed { lost: 0 });
+        if matches!(outcome, Outcome::Committed { .. }) && offset >= self.end {
+            let _ = self.orders.send(Order::Drain { leave: false, within: PATIENCE });
+        }
+        outcome
+    }
+}
+
+fn count(outputs: &dyn Outputs) -> usize {
+    let mut count = 0;
+    outputs.for_each(&mut |_| {
+        count += 1;
+        ControlFlow::Continue(())
+    });
+    count
+}
+
+impl Broker for Threaded {
+    fn poll(&mut self, _: Duration, _: usize, events: &mut Vec<Event>) {
+        if !std::mem::replace(&mut self.assigned, true) {
+            events.push(Event::Assigned(vec![at()]));
+            if let Some(Comes::Records(count)) = self.script.pop_front() {
+                events.push(self.records(count));
+            }
+        }
+    }
+    fn pause(&mut self, _: &[TopicPartition]) {}
+    fn resume(&mut self, _: &[TopicPartition]) {}
+    fn topic(&mut self, _: &TopicName) -> Result<TopicInfo, TopicError> {
+        Ok(TopicInfo { slot: 0, partitions: 1 })
+    }
+    fn transact(&mut self, outputs: &dyn Outputs, offsets: &OffsetMap) -> Outcome {
+        self.end(Instant::now(), count(outputs), offsets)
+    }
+    fn transact_while(&mut self, work: &dyn Flight, meanwhile: &mut dyn FnMut(&mut dyn Fetch)) -> Outcome {
+        let (ended, began) = (AtomicBool::new(false), Instant::now());
+        let outputs = std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                let outputs = count(work.outputs());
+                ended.store(true, SeqCst);
+                (outputs, began.elapsed())
+            });
+            meanwhile(&mut UnderWay { broker: self, ended: &ended });
+            thread.join().unwrap()
+        });
+        self.end(Instant::now() - outputs.1, outputs.0, &work.offsets())
+    }
+    fn settle(&mut self, _: &OffsetMap) -> Outcome {
+        unreachable!("nothing is unknown here")
+    }
+    fn close(&mut self, _: bool, _: Duration) {}
+}
+
+struct UnderWay<'a> {
+    broker: &'a mut Threaded,
+    ended: &'a AtomicBool,
+}
+
+impl Fetch for UnderWay<'_> {
+    fn fetch(&mut self, _: Duration, _: usize, events: &mut Vec<Event>) {
+        match self.broker.script.pop_front() {
+            Some(Comes::Records(0)) | None => {}
+            Some(Comes::Records(count)) => events.push(self.broker.records(count)),
+            Some(Comes::Revoke) => {
+                while !self.has_ended() {
+                    std::thread::yield_now();
+                }
+                events.push(Event::Revoked(vec![at()]));
+            }
+        }
+    }
+    fn has_ended(&self) -> bool {
+        self.ended.load(SeqCst)
+    }
+}
+
+/// To whom troubles are told that pass.
+struct Patient;
+
+impl Report for Patient {
+    fn taken_up(&mut self, _: &Task) {}
+    fn health(&mut self, _: &Health) {}
+    fn transaction_begins(&mut self) {}
+    fn transaction(&mut self, _: &'static str, _: Duration) {}
+    fn committed(&mut self, _: &Tally) {}
+    fn fault(&mut self, _: &TopicPartition, _: Offset, _: ErrorId, fault: &Fault, _: Fate) {
+        panic!("{fault}");
+    }
+    fn usage(&mut self, _: &PluginName, _: Usage) {}
+    fn trouble(&mut self, _: &Trouble) {}
+    fn lost(&mut self, _: &TopicPartition, _: u64, _: &str) {}
+    fn rebalanced(&mut self) {}
+}
+
+/// The transactions of a worker to whom this comes, until the offset `end` is committed.
+fn transactions(script: Vec<Comes>, outcomes: Vec<Outcome>, end: Offset, task: &mut Task) -> Vec<Transaction> {
+    let (orders, mailbox) = channel();
+    let told = Arc::default();
+    let (script, outcomes) = (script.into(), outcomes.into());
+    let broker = Threaded { script, next: 0, assigned: false, outcomes, end, told: Arc::clone(&told), orders };
+    let route = RouteName::new("r").unwrap();
+    let (mut paused, mut report) = (false, Patient);
+    let worker = RouteWorker::new(broker, &route, 0, task, &mut paused, &mailbox, &mut report);
+    assert_eq!(worker.run(), Exit::Drained);
+    let told = told.lock().unwrap();
+    told.clone()
+}
+
+/// Of each, how many outputs and up to where.
+fn sizes(transactions: &[Transaction]) -> Vec<(usize, Offset)> {
+    transactions.iter().map(|transaction| (transaction.outputs, transaction.offset)).collect()
+}
+
+#[test]
+fn records_that_come_while_a_transaction_is_under_way_are_committed_with_it() {
+    let script = vec![Comes::Records(1), Comes::Records(2), Comes::Records(3)];
+    assert_eq!(sizes(&transactions(script, vec![], 6, &mut record_loop::task(&[]))), [(6, 6)]);
+}
+
+#[test]
+fn a_transaction_of_a_thin_flow_ends_as_soon_as_nothing_more_is_there() {
+    let script = vec![Comes::Records(1), Comes::Records(0)];
+    let told = transactions(script, vec![], 1, &mut record_loop::task(&[]));
+    assert_eq!(sizes(&told), [(1, 1)]);
+    // (well before it would for want of work)
+    assert!(told[0].took < 10 * MS, "{told:?}");
+}
+
+#[test]
+fn a_transaction_takes_no_more_than_its_bounds_and_what_is_left_follows_in_the_next() {
+    let script = vec![Comes::Records(3), Comes::Records(3), Comes::Records(3), Comes::Records(3)];
+    let mut task = record_loop::task(&[]);
+    task.bounds.records = 5;
+    let told = sizes(&transactions(script, vec![], 12, &mut task));
+    assert!(told.iter().all(|(outputs, _)| *outputs <= 5), "{told:?}");
+    assert_eq!(told.iter().map(|(outputs, _)| outputs).sum::<usize>(), 12, "{told:?}");
+}
+
+#[test]
+fn an_aborted_transaction_is_given_again_with_all_that_had_come() {
+    let script = vec![Comes::Records(1), Comes::Records(2)];
+    let trouble = Trouble { code: "_TRANSPORT".into(), message: "away".into(), kind: TroubleKind::Moved };
+    let mut task = record_loop::task(&[]);
+    let told = transactions(script, vec![Outcome::Aborted(trouble)], 3, &mut task);
+    assert_eq!(sizes(&told), [(3, 3), (3, 3)]);
+}
+
+#[test]
+fn a_rebalance_that_waits_for_a_transaction_is_taken_up_after_its_outcome() {
+    let script = vec![Comes::Records(1), Comes::Records(2), Comes::Revoke];
+    // (were it taken up first, there would be nothing left to commit)
+    assert_eq!(sizes(&transactions(script, vec![], 3, &mut record_loop::task(&[]))), [(3, 3)]);
+}
+
+#[test]
+fn a_transaction_does_not_wait_for_plugins_at_work() {
+    let script = vec![Comes::Records(1), Comes::Records(1)];
+    let mut task = record_loop::task(&[]);
+    let step: Box<dyn Step> = Box::new(slow(400 * MS));
+    task.chain = Chain::new(vec![(step, PATIENCE)], 8, 1 << 20);
+    let told = transactions(script, vec![], 2, &mut task);
+    assert_eq!(sizes(&told), [(1, 1), (1, 2)]);
+    assert!(told[0].took < 300 * MS, "{told:?}");
+}
