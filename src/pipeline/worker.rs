@@ -1,9 +1,9 @@
 //! A route worker: one member of the route's group, with its producer and its plugin instances, on a thread of its own.
 //!
 //! One turn of its loop: take what is pending from outside → gather records → run them through the chain into a round of
-//! units → one transaction. Under load the next round is made while that transaction is under way. No transaction is open
-//! while the group is served, so a rebalance only ever finds records in memory, which are dropped; and an aborted round is
-//! still in memory and given again as it was.
+//! units → one transaction, which takes what comes while it is under way ([`flight`](super::flight)). A rebalance waits for
+//! its end, so it only ever finds records in memory, which are dropped; and an aborted round is still in memory and given
+//! again as it was.
 
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, TryRecvError};
