@@ -13,7 +13,7 @@ use crate::config::settings::{OnOffsetLost, Route};
 use crate::config::share::Share;
 use crate::config::times::Times;
 use crate::model::clock::thread_cpu;
-use crate::model::{Mutation, OffsetMap, TopicName, TopicPartition};
+use crate::model::{Mutation, Offset, OffsetMap, TopicName, TopicPartition};
 use crate::pipeline::ports::{Broker, Event, Outcome, Outputs, TopicError, TopicInfo, Trouble, TroubleKind};
 use crate::pipeline::report::Spent;
 use crate::pipeline::seek::{SeekTo, Sought};
@@ -25,7 +25,7 @@ use super::errors::{About, is_all_down, passing, says_away, trouble};
 use super::log_ends::LogEnds;
 use super::positions::configuration;
 use super::raw::{
-    Client, ConsumerQueue, Context, Error, Handle, Kind, Known, Message, OFFSET_BEGINNING, OFFSET_INVALID,
+    Client, Committed, ConsumerQueue, Context, Error, Handle, Kind, Known, Message, OFFSET_BEGINNING, OFFSET_INVALID,
     PartitionList,
 };
 use super::rebalance::{Assignment, Change, list};
@@ -38,6 +38,10 @@ use super::watchdog::Watchdog;
 const TOPIC_WITHIN: Duration = Duration::from_secs(5);
 /// After this long no other partition is taken up in the same poll. (One takes four answers at most.)
 const RESOLVE_WITHIN: Duration = Duration::from_secs(2);
+/// How often it is asked where partitions go on for which that could not be had when they were taken up, and how long that may
+/// hold the others up.
+const ASK_EVERY: Duration = Duration::from_secs(5);
+const ASK_WITHIN: Duration = Duration::from_secs(1);
 /// A trouble with the same code is told this often at most.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
@@ -108,6 +112,8 @@ pub struct Session {
     topic_ids: TopicIds,
     /// When the ids are looked at again.
     next_look: Instant,
+    /// When it is asked again where partitions go on.
+    next_ask: Instant,
     /// When a producer that was given up is made anew.
     next_renew: Instant,
     messages: Vec<Message>,
@@ -177,6 +183,7 @@ impl Session {
             slots: HashMap::new(),
             topic_ids: TopicIds::new(),
             next_look: Instant::now() + LOOK_EVERY,
+            next_ask: Instant::now(),
             next_renew: Instant::now(),
             messages: Vec::new(),
             to_resolve: BTreeMap::new(),
@@ -255,6 +262,8 @@ impl Session {
                 events.push(Event::Broken(Trouble { kind: TroubleKind::Moved, ..moved }));
                 return;
             }
+            // (the client itself was told where it goes on)
+            self.assignment.resolved(batch.topic_partition());
             if Mutation::Deaf.is_due() {
                 let _ = self.consumer().pause(&list(std::slice::from_ref(batch.topic_partition())));
             }
@@ -274,6 +283,8 @@ impl Session {
             match change {
                 Change::Assigned(assigned) => {
                     let partitions: Vec<_> = assigned.iter().map(|(partition, _)| partition.clone()).collect();
+                    // (first the client itself may be told)
+                    self.next_ask = Instant::now() + ASK_EVERY;
                     self.compare_topic_ids(&partitions, events);
                     events.push(Event::Assigned(partitions));
                     let committed = assigned.into_iter().filter_map(|(partition, offset)| Some((partition, offset?)));
@@ -450,6 +461,46 @@ impl Session {
         Ok(events)
     }
 
+    /// Asks anew where partitions go on for which that could not be had when they were taken up. The client asks as well, but
+    /// never again once a coordinator has moved or refused (librdkafka 5586).
+    fn ask_again(&mut self, events: &mut Vec<Event>) {
+        let now = Instant::now();
+        let mut unresolved = self.assignment.unresolved();
+        unresolved.retain(|partition| !self.to_resolve.contains_key(partition));
+        if unresolved.is_empty() || now < self.next_ask {
+            return;
+        }
+        self.next_ask = now + ASK_EVERY;
+        let found = match self.consumer().committed(unresolved, ASK_WITHIN) {
+            Ok(found) => found,
+            // As a rule a predecessor's open transaction holds them back, which is no trouble yet.
+            Err(error) if error.code == Known::RD_KAFKA_RESP_ERR__TIMED_OUT.into() => return,
+            Err(error) => return self.on_error(&error, None, events),
+        };
+        for Committed { at, offset, .. } in found {
+            match self.go_on(&at, offset) {
+                Ok(ended) => events.extend(ended),
+                Err(error) => self.on_error(&error, Some(at), events),
+            }
+            if self.broken {
+                return;
+            }
+        }
+    }
+
+    /// Starts a partition where its group has committed.
+    fn go_on(&mut self, at: &TopicPartition, committed: Offset) -> Result<Option<Event>, Error> {
+        let from = if committed == OFFSET_INVALID { OFFSET_BEGINNING } else { committed };
+        let ended = match self.consumer().seek(at, from, ASK_WITHIN) {
+            // The client was told meanwhile, and nothing of it was handed out yet.
+            Ok(()) => None,
+            Err(error) if error.code == Known::RD_KAFKA_RESP_ERR__STATE.into() => self.restart(at, from)?,
+            Err(error) => return Err(error),
+        };
+        self.assignment.resolved(at);
+        Ok(ended.or((committed >= 0).then(|| Event::Reached { partition: at.clone(), offset: committed })))
+    }
+
     /// Fetches an assigned partition from `offset` on. A partition that stopped cannot be moved by a seek. An eager
     /// protocol can only assign all anew: then the session ends, and the next takes up what is committed.
     fn restart(&mut self, partition: &TopicPartition, offset: i64) -> Result<Option<Event>, Error> {
@@ -545,6 +596,7 @@ impl Broker for Session {
         self.end_what_is_open();
         self.fetch(wait, records.max(1), events);
         self.resolve(events);
+        self.ask_again(events);
         self.serve_errors(events);
         self.watch(events);
         self.look_at_ends(events);
