@@ -437,9 +437,12 @@ impl Session {
         let committed = self.consumer().committed([partition.clone()], TOPIC_WITHIN)?;
         let committed = committed.first().map_or(OFFSET_INVALID, |found| found.offset);
         if committed == OFFSET_INVALID && self.assignment.is_unresolved(partition) {
+            let ended = self.restart(partition, OFFSET_BEGINNING)?;
             self.assignment.resolved(partition);
-            return Ok(self.restart(partition, OFFSET_BEGINNING)?.into_iter().collect());
+            return Ok(ended.into_iter().collect());
         }
+        // (the client was told, and cannot read there)
+        self.assignment.resolved(partition);
         let (low, high) = self.consumer().watermarks(partition, TOPIC_WITHIN)?;
         let at = if committed == OFFSET_INVALID { "its position".to_owned() } else { format!("offset {committed}") };
         let message = format!("{at} cannot be read, the log holds {low} to {high}: {said}");
