@@ -137,7 +137,6 @@ fn a_broker_that_is_gone_for_a_minute_ends_nothing_and_records_flow_soon_after_i
 fn coordinators_that_die_end_nothing_and_records_flow_soon_by_those_that_take_their_place() {
     let cluster = Cluster::start(3);
     let bench = Bench::new(&cluster, 2, "instance: steady", "");
-    hasty(&bench);
     let daemon = Daemon::start(bench.config.path());
     let load = Load::start(&cluster, &bench.source, 2, 200);
     daemon.await_consumed("copy", 1, PATIENCE);
