@@ -9,13 +9,15 @@ use std::time::{Duration, Instant};
 
 use crate::config::settings::{OnOffsetLost, Route};
 use crate::config::times::Times;
-use crate::model::{Mutation, OffsetMap, TopicPartition};
+use crate::model::{Mutation, Offset, OffsetMap, TopicPartition};
 use crate::pipeline::ports::{Event, Fetch, Trouble, TroubleKind};
 
 use super::convert;
 use super::errors::{About, is_all_down, passing, trouble};
 use super::log_ends::LogEnds;
-use super::raw::{ConsumerQueue, Error, Handle, Known, Message, OFFSET_BEGINNING, OFFSET_INVALID, PartitionList};
+use super::raw::{
+    Committed, ConsumerQueue, Error, Handle, Known, Message, OFFSET_BEGINNING, OFFSET_INVALID, PartitionList,
+};
 use super::rebalance::{Assignment, Change, list};
 use super::seam::{TopicIds, with_ids};
 use super::topics::Cluster;
@@ -26,6 +28,10 @@ use super::watchdog::Watchdog;
 pub(super) const TOPIC_WITHIN: Duration = Duration::from_secs(5);
 /// After this long no other partition is taken up in the same poll. (One takes four answers at most.)
 const RESOLVE_WITHIN: Duration = Duration::from_secs(2);
+/// How often it is asked where partitions go on for which that could not be had when they were taken up, and how long that may
+/// hold the others up.
+const ASK_EVERY: Duration = Duration::from_secs(5);
+const ASK_WITHIN: Duration = Duration::from_secs(1);
 /// A trouble with the same code is told this often at most.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
@@ -47,6 +53,8 @@ pub(super) struct Intake {
     pub(super) topic_ids: Arc<TopicIds>,
     /// When the ids are looked at again.
     next_look: Instant,
+    /// When it is asked again where partitions go on.
+    next_ask: Instant,
     messages: Vec<Message>,
     /// Partitions to be taken up again once their offset can be had, with what was said when they stopped.
     pub(super) to_resolve: BTreeMap<TopicPartition, (Instant, String)>,
@@ -74,6 +82,7 @@ impl Intake {
             times,
             topic_ids: Arc::default(),
             next_look: Instant::now() + LOOK_EVERY,
+            next_ask: Instant::now(),
             messages: Vec::new(),
             to_resolve: BTreeMap::new(),
             told: HashMap::new(),
@@ -112,6 +121,8 @@ impl Intake {
                 events.push(Event::Broken(Trouble { kind: TroubleKind::Moved, ..moved }));
                 return;
             }
+            // (the client itself was told where it goes on)
+            self.assignment.resolved(batch.topic_partition());
             if Mutation::Deaf.is_due() {
                 let _ = self.consumer().pause(&list(std::slice::from_ref(batch.topic_partition())));
             }
@@ -131,6 +142,8 @@ impl Intake {
             match change {
                 Change::Assigned(assigned) => {
                     let partitions: Vec<_> = assigned.iter().map(|(partition, _)| partition.clone()).collect();
+                    // (first the client itself may be told)
+                    self.next_ask = Instant::now() + ASK_EVERY;
                     self.compare_topic_ids(&partitions, events);
                     events.push(Event::Assigned(partitions));
                     let committed = assigned.into_iter().filter_map(|(partition, offset)| Some((partition, offset?)));
@@ -283,9 +296,12 @@ impl Intake {
         let committed = self.consumer().committed([partition.clone()], TOPIC_WITHIN)?;
         let committed = committed.first().map_or(OFFSET_INVALID, |found| found.offset);
         if committed == OFFSET_INVALID && self.assignment.is_unresolved(partition) {
+            let ended = self.restart(partition, OFFSET_BEGINNING)?;
             self.assignment.resolved(partition);
-            return Ok(self.restart(partition, OFFSET_BEGINNING)?.into_iter().collect());
+            return Ok(ended.into_iter().collect());
         }
+        // (the client was told, and cannot read there)
+        self.assignment.resolved(partition);
         let (low, high) = self.consumer().watermarks(partition, TOPIC_WITHIN)?;
         let at = if committed == OFFSET_INVALID { "its position".to_owned() } else { format!("offset {committed}") };
         let message = format!("{at} cannot be read, the log holds {low} to {high}: {said}");
@@ -305,6 +321,46 @@ impl Intake {
         let mut events = vec![Event::OffsetReset { partition: partition.clone(), to, lost, message }];
         events.extend(self.restart(partition, to)?);
         Ok(events)
+    }
+
+    /// Asks anew where partitions go on for which that could not be had when they were taken up. The client asks as well, but
+    /// never again once a coordinator has moved or refused (librdkafka 5586).
+    pub(super) fn ask_again(&mut self, events: &mut Vec<Event>) {
+        let now = Instant::now();
+        let mut unresolved = self.assignment.unresolved();
+        unresolved.retain(|partition| !self.to_resolve.contains_key(partition));
+        if unresolved.is_empty() || now < self.next_ask {
+            return;
+        }
+        self.next_ask = now + ASK_EVERY;
+        let found = match self.consumer().committed(unresolved, ASK_WITHIN) {
+            Ok(found) => found,
+            // As a rule a predecessor's open transaction holds them back, which is no trouble yet.
+            Err(error) if error.code == Known::RD_KAFKA_RESP_ERR__TIMED_OUT.into() => return,
+            Err(error) => return self.on_error(&error, None, events),
+        };
+        for Committed { at, offset, .. } in found {
+            match self.go_on(&at, offset) {
+                Ok(ended) => events.extend(ended),
+                Err(error) => self.on_error(&error, Some(at), events),
+            }
+            if self.broken {
+                return;
+            }
+        }
+    }
+
+    /// Starts a partition where its group has committed.
+    fn go_on(&mut self, at: &TopicPartition, committed: Offset) -> Result<Option<Event>, Error> {
+        let from = if committed == OFFSET_INVALID { OFFSET_BEGINNING } else { committed };
+        let ended = match self.consumer().seek(at, from, ASK_WITHIN) {
+            // The client was told meanwhile, and nothing of it was handed out yet.
+            Ok(()) => None,
+            Err(error) if error.code == Known::RD_KAFKA_RESP_ERR__STATE.into() => self.restart(at, from)?,
+            Err(error) => return Err(error),
+        };
+        self.assignment.resolved(at);
+        Ok(ended.or((committed >= 0).then(|| Event::Reached { partition: at.clone(), offset: committed })))
     }
 
     /// Fetches an assigned partition from `offset` on. A partition that stopped cannot be moved by a seek. An eager

@@ -484,6 +484,13 @@ impl Handle {
         // SAFETY: see above; the list's error fields are written.
         Code::from(unsafe { ffi::rd_kafka_resume_partitions(self.ptr(), partitions.0) }).check()
     }
+    /// Fetches a partition from `offset` on. `_STATE`: it is not being fetched at all.
+    pub(super) fn seek(&self, partition: &TopicPartition, offset: Offset, wait: Duration) -> Result<(), Error> {
+        let list = PartitionList::of([(partition.clone(), offset)]);
+        // SAFETY: see above; the list's error fields are written.
+        Error::take(unsafe { ffi::rd_kafka_seek_partitions(self.ptr(), list.0, to_millis(wait)) })?;
+        list.offsets().map(drop)
+    }
     /// For each partition the offset behind all that consuming has handed out or passed, marks of transactions included; a
     /// negative number where that is nothing yet. Asks nobody.
     pub(super) fn positions(

@@ -43,7 +43,7 @@ struct State {
     owned: BTreeSet<TopicPartition>,
     /// Of those, the ones that the caller has paused.
     paused: BTreeSet<TopicPartition>,
-    /// Of those, the ones whose committed offset could not be had: the client asks for itself.
+    /// Of those, the ones whose committed offset could not be had: the client asks for itself, and the session after it.
     unresolved: BTreeSet<TopicPartition>,
     /// Of those, the ones that deliver nothing until they are assigned anew.
     stopped: BTreeSet<TopicPartition>,
@@ -106,6 +106,10 @@ impl Assignment {
     }
     pub(super) fn is_empty(&self) -> bool {
         lock(&self.state).owned.is_empty()
+    }
+    /// Ours, and so far nobody knows where they go on.
+    pub(super) fn unresolved(&self) -> Vec<TopicPartition> {
+        lock(&self.state).unresolved.iter().cloned().collect()
     }
     pub(super) fn is_unresolved(&self, partition: &TopicPartition) -> bool {
         lock(&self.state).unresolved.contains(partition)

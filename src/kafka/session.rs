@@ -227,6 +227,7 @@ impl Broker for Session {
         self.end_what_is_open();
         self.intake.take(wait, records.max(1), events);
         self.intake.resolve(events);
+        self.intake.ask_again(events);
         self.serve_errors(events);
         self.intake.watch(events);
         self.intake.look_at_ends(events);

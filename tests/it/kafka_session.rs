@@ -934,6 +934,41 @@ fn what_a_producer_that_was_given_up_has_left_open_is_ended_though_there_is_noth
 }
 
 #[test]
+fn a_partition_of_which_nobody_was_told_where_it_goes_on_is_asked_about_until_somebody_is() {
+    const OFFSET_FETCH: i16 = 9;
+    const NOT_COORDINATOR: i16 = 16;
+    // It is asked again after 5 s.
+    const BOUND: Duration = Duration::from_secs(12);
+    for strategy in ["cooperative-sticky", "range"] {
+        let mock = MockCluster::start(1).unwrap();
+        mock.create_topic("source", 2).unwrap();
+        mock.create_topic("destination", 1).unwrap();
+        let writer = mock.writer(&topic("source")).unwrap();
+        (0..10).for_each(|n: i32| writer.send(n.to_string().as_bytes(), n.to_string().as_bytes(), 1).unwrap());
+        let cluster = Cluster::connect(&connection(&mock.bootstrap())).unwrap();
+        let mut route = route("source", "destination", Delivery::ExactlyOnce);
+        let property = "partition.assignment.strategy".to_owned();
+        route.source.consumer = [(property, PropertyValue::plain(strategy))].into();
+        // The session when the group hands it the partitions; then the client, which asks no more after this answer.
+        mock.fail_next(OFFSET_FETCH, &[NOT_COORDINATOR; 2]);
+        let began = Instant::now();
+        let mut session = session(&cluster, &route, &Instance::Random(unique("process"))).unwrap();
+        let mut seen = Seen::default();
+        // Where assignment is eager a single partition cannot be started: the session ends, for the next to be told.
+        let ends = strategy == "range";
+        let is_end = |event: &Event| matches!(event, Event::Broken(trouble) if trouble.kind == TroubleKind::Moved);
+        seen.poll(&mut session, strategy, |seen| match ends {
+            true => seen.events.iter().any(is_end),
+            false => seen.values().len() == 10,
+        });
+        println!("{strategy}: {:?}", began.elapsed());
+        assert!(began.elapsed() < BOUND, "{strategy}: {:?}", began.elapsed());
+        assert_eq!(seen.events.iter().any(is_end), ends, "{strategy}: {}", names(&seen.events));
+        session.close(false, PATIENCE);
+    }
+}
+
+#[test]
 fn partitions_that_have_lost_their_offsets_do_not_keep_the_group_waiting_where_the_broker_is_slow() {
     const FETCH: i16 = 1;
     const OFFSET_OUT_OF_RANGE: i16 = 1;

@@ -133,6 +133,33 @@ fn a_broker_that_is_gone_for_a_minute_ends_nothing_and_records_flow_soon_after_i
     assert_fires_of("MillraceCommitFailures|MillraceRouteWaiting", &[("a", &[well, during])], &failing);
 }
 
+#[test]
+fn coordinators_that_die_end_nothing_and_records_flow_soon_by_those_that_take_their_place() {
+    let cluster = Cluster::start(3);
+    let bench = Bench::new(&cluster, 2, "instance: steady", "");
+    let daemon = Daemon::start(bench.config.path());
+    let load = Load::start(&cluster, &bench.source, 2, 200);
+    daemon.await_consumed("copy", 1, PATIENCE);
+    let group = bench.config.group("copy");
+    let prefix = group.strip_suffix(".copy").expect("a default name");
+    let of_group = || cluster.group_coordinator(&group);
+    let of_transactions = || cluster.transaction_coordinator(&format!("{prefix}.{group}.steady.0"));
+    for (what, coordinator) in [("the group's", &of_group as &dyn Fn() -> _), ("the transactions'", &of_transactions)] {
+        let node = coordinator().expect("a coordinator");
+        cluster.kill(node);
+        let (gone, sent) = (Instant::now(), load.sent());
+        // (all before have been, so this one was sent after it had died)
+        daemon.await_consumed("copy", sent + 1, BOUND);
+        println!("{what} coordinator, node {node}: records flow {:?} after its death", gone.elapsed());
+        daemon.await_state("copy", "running", PATIENCE);
+        cluster.restart(node);
+        wait_until(2 * PATIENCE, "all replicas are in sync", || cluster.is_in_sync());
+    }
+    let sent = load.stop();
+    bench.await_committed();
+    sent.assert_whole(&bench.kafka.kcat_consume(&bench.destination, Isolation::ReadCommitted), "coordinators died");
+}
+
 // ---- zombies --------------------------------------------------------------------------------------------------------
 
 #[test]

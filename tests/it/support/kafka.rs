@@ -387,6 +387,24 @@ impl Kafka {
         all.all(|partition| partition.isr().len() == partition.replicas().len())
     }
 
+    /// The node that coordinates a group now.
+    pub(crate) fn group_coordinator(&self, group: &str) -> Option<u8> {
+        self.coordinator("__consumer_offsets", group)
+    }
+
+    /// The node that coordinates the transactions of an id now.
+    pub(crate) fn transaction_coordinator(&self, id: &str) -> Option<u8> {
+        self.coordinator("__transaction_state", id)
+    }
+
+    /// The node that leads the partition of an internal topic that a name belongs to.
+    fn coordinator(&self, topic: &str, name: &str) -> Option<u8> {
+        // As Kafka does: Java's hash of a string, without its sign.
+        let hash = name.bytes().fold(0_i32, |hash, byte| hash.wrapping_mul(31).wrapping_add(i32::from(byte)));
+        let node = self.leader(topic, (hash & i32::MAX) % self.partitions(topic)?)?;
+        u8::try_from(node).ok()
+    }
+
     /// The node that leads a partition now.
     pub(crate) fn leader(&self, topic: &str, partition: i32) -> Option<i32> {
         let metadata = self.consumer(&[]).fetch_metadata(Some(topic), TIMEOUT).ok()?;

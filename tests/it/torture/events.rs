@@ -309,7 +309,6 @@ impl Planner {
                 (Action::ShutDownBroker(node), Some((self.between(200, 2_000), Action::StartBroker)))
             }
             Fault::StopBroker => {
-                // (a node alone that takes itself for dead is such a case, too: after 6 s)
                 let most = if nodes == 1 { 5_000 } else { 9_000 };
                 (Action::StopBroker(node), Some((self.between(3_000, most), Action::ContinueBroker)))
             }

@@ -112,7 +112,12 @@ struct Ending {
 impl World {
     /// Starts everything but the processes.
     pub(crate) fn start(seed: u64, shape: &Shape, bootstrap: Option<&str>, mutation: Option<&str>) -> Self {
-        let cluster = shape.nodes.map(|nodes| Arc::new(Cluster::start_with(nodes, &SERVER)));
+        let cluster = shape.nodes.map(|nodes| {
+            // A node alone that is stopped is not taken for dead: it would be without leaders when it is back, and Kafka
+            // pass over partitions as it ends transactions (see `Plan::new`), those of the groups' offsets among them.
+            let alone = (nodes == 1).then_some("broker.session.timeout.ms=120000");
+            Arc::new(Cluster::start_with(nodes, &SERVER.into_iter().chain(alone).collect::<Vec<_>>()))
+        });
         let kafka = match (&cluster, bootstrap) {
             (Some(cluster), _) => Kafka::clone(cluster),
             (None, bootstrap) => Kafka { bootstrap: bootstrap.expect("an address, or nodes of our own").to_owned() },
@@ -328,6 +333,20 @@ impl World {
         Some(both.filter(|(_, (committed, end))| *committed != Some(*end)).collect())
     }
 
+    /// Topics in which transactions write, those of the groups' offsets included where nobody else has groups.
+    pub(crate) fn transactional(&self) -> Vec<String> {
+        let ours = self.topics.transactional().map(str::to_owned);
+        ours.into_iter().chain(self.cluster.is_some().then(|| "__consumer_offsets".to_owned())).collect()
+    }
+
+    /// The partitions of a topic in which a transaction is open: up to where they are stable, and the end.
+    pub(crate) fn held(&self, topic: &str) -> BTreeMap<i32, (i64, i64)> {
+        let ends = |isolation| self.kafka.end_offsets(topic, isolation);
+        let (stable, high) = (ends(Isolation::ReadCommitted), ends(Isolation::ReadUncommitted));
+        let both = stable.into_iter().map(|(partition, stable)| (partition, (stable, high[&partition])));
+        both.filter(|(_, (stable, high))| stable < high).collect()
+    }
+
     /// What the processes say of a route.
     pub(crate) fn told(&self, route: &str) -> String {
         let told = |(number, slot): (usize, &Slot)| {
@@ -424,22 +443,15 @@ impl World {
         }
         let node = match node {
             Node::Number(node) => node,
-            Node::GroupCoordinator => self.leader("__consumer_offsets", &self.group(ROUTES[0])),
+            Node::GroupCoordinator => self.kafka.group_coordinator(&self.group(ROUTES[0])).unwrap_or(1),
             // (where membership is dynamic an id holds a random word: then it is somebody's coordinator)
             Node::TransactionCoordinator => {
                 let id = format!("{}.{}.node-0.0", self.prefix, self.group(ROUTES[0]));
-                self.leader("__transaction_state", &id)
+                self.kafka.transaction_coordinator(&id).unwrap_or(1)
             }
         };
         how(&cluster, node);
         self.faulty = Some(node);
-    }
-
-    /// The node that leads the partition of an internal topic that a name belongs to.
-    fn leader(&self, topic: &str, name: &str) -> u8 {
-        // As Kafka does: Java's hash of a string, without its sign.
-        let hash = name.bytes().fold(0_i32, |hash, byte| hash.wrapping_mul(31).wrapping_add(i32::from(byte)));
-        self.kafka.leader(topic, (hash & i32::MAX) % 8).and_then(|node| u8::try_from(node).ok()).unwrap_or(1)
     }
 
     /// Waits until what is being done to a broker is done.
