@@ -366,7 +366,7 @@ fn usage_counts_calls_time_instances_and_memory() {
 #[test]
 fn a_plugin_that_asks_for_what_nobody_can_grant_is_refused_by_the_imports_name() {
     let error = ENGINE.compile(&PluginName::new("needs-clock").unwrap(), &guest("needs-clock")).unwrap_err();
-    let LoadError::Import { imports } = &error else { panic!("{error}") };
+    let LoadError::Import { imports, .. } = &error else { panic!("{error}") };
     assert_eq!(imports, &["test:clock/clock@1.0.0"]);
     assert!(error.to_string().contains("test:clock/clock@1.0.0"), "{error}");
 }

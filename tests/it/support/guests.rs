@@ -7,7 +7,7 @@ use millrace::plugin::{Engine, EngineOptions};
 /// An engine, whose plugins the real binary compiles, as it does for itself.
 pub(crate) fn engine(cache_dir: Option<PathBuf>) -> Engine {
     let compiler = Some(env!("CARGO_BIN_EXE_millrace").into());
-    Engine::new(EngineOptions { cache_dir, compiler }).expect("an engine")
+    Engine::new(EngineOptions { cache_dir, compiler, ..EngineOptions::default() }).expect("an engine")
 }
 
 /// The file of a plugin that `make guests` built; a test without its plugin fails.
