@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::io;
 use std::sync::{Arc, Weak};
 
 use serde::{Deserialize, Serialize};
@@ -262,26 +263,23 @@ impl Engine {
         form: Form,
     ) -> Result<Machine, LoadError> {
         let output = self.compiler().compile(bytes)?;
-        let kept = self.cache().map(|cache| cache.store(&output.code, sha256)).transpose().unwrap_or_else(|error| {
-            not_kept(plugin, &error);
-            None
+        let unreadable = |error: io::Error| LoadError::Engine(format!("what was compiled cannot be read: {error}"));
+        let made = (form == Form::CoreModule).then(|| output.component()).transpose().map_err(unreadable)?;
+        let kept = self.cache().and_then(|cache| {
+            let kept = made.as_ref().map_or(Ok(()), |made| cache.store_component(made, sha256));
+            let kept = kept.and_then(|()| cache.store(&output.code, sha256));
+            kept.inspect_err(|error| {
+                tracing::warn!(%plugin, "the compiled plugin could not be kept in the cache, it will be compiled again: {error}");
+            }).ok()
         });
         // What lies in a file takes no memory that could not be had back; that the file cannot be mapped is no reason to fail.
         let mapped = kept.and_then(|file| mapped::component(self.wasmtime(), &file).ok());
         let code = mapped.map_or_else(|| mapped::component(self.wasmtime(), &output.code), Ok);
-        let code = code.map_err(|error| LoadError::Engine(format!("machine code cannot be mapped: {error:#}")))?;
-        let made = match form {
-            Form::Component => None,
-            Form::CoreModule => {
-                let made = output.into_component();
-                Some(made.map_err(|error| LoadError::Engine(format!("what was compiled cannot be read: {error}")))?)
-            }
-        };
-        if let Some((cache, made)) = self.cache().zip(made.as_ref())
-            && let Err(error) = cache.store_component(made, sha256)
-        {
-            not_kept(plugin, &error);
-        }
+        let code = code.map_err(|error| match error.is::<io::Error>() {
+            true => LoadError::Engine(format!("machine code cannot be mapped: {error:#}")),
+            // (an instance of it would not fit into what any instance may have)
+            false => LoadError::Invalid(format!("{error:#}")),
+        })?;
         Ok(Machine { code, made })
     }
 }
@@ -301,10 +299,6 @@ impl Machine {
         };
         Some(Self { code: cache.load(engine, sha256)?, made })
     }
-}
-
-fn not_kept(plugin: &PluginName, error: &str) {
-    tracing::warn!(%plugin, "the compiled plugin could not be kept in the cache, it will be compiled again: {error}");
 }
 
 fn check_pin(found: &Digest, pin: Option<&Digest>) -> Result<(), LoadError> {

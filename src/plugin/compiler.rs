@@ -27,6 +27,7 @@ use super::fault::{printable, size};
 use super::inherited;
 use super::inspect::{self, Inspection};
 use crate::model::Digest;
+use crate::telemetry::Limits;
 
 /// The verb of this program that compiles a plugin.
 pub const COMPILE_VERB: &str = "compile-plugin";
@@ -39,8 +40,11 @@ const CPU_PER_MIB: Duration = Duration::from_secs(10);
 const CPU_MAX: Duration = Duration::from_secs(300);
 /// How much longer than its CPU time it may take: it yields to the routes.
 const PATIENCE: u32 = 3;
-/// Memory of its own, bytes; what is only reserved does not count.
+/// Memory of its own, bytes; what is only reserved does not count. Less where the container has less left: where it runs short, the
+/// kernel may end all that is in it.
 const MEMORY_MAX: u64 = 2 << 30;
+/// Of what the container has left, so much is for what others in it take meanwhile: an eighth.
+const LEFT_TO_OTHERS: u64 = 8;
 /// Machine code, bytes.
 const CODE_MAX: u64 = 1 << 30;
 /// The compiler takes the processors that the routes leave to it.
@@ -67,10 +71,11 @@ pub struct CompileLimits {
 }
 
 impl CompileLimits {
-    /// For a plugin of so many bytes.
-    fn of(size: usize) -> Self {
+    /// For a plugin of so many bytes, where so much memory is left.
+    fn of(size: usize, left: Option<u64>) -> Self {
         let mib = u32::try_from(size >> 20).unwrap_or(u32::MAX);
-        Self { cpu: CPU_PER_MIB.saturating_mul(mib).saturating_add(CPU_MIN).min(CPU_MAX), memory: MEMORY_MAX }
+        let memory = left.map_or(MEMORY_MAX, |left| MEMORY_MAX.min(left - left / LEFT_TO_OTHERS));
+        Self { cpu: CPU_PER_MIB.saturating_mul(mib).saturating_add(CPU_MIN).min(CPU_MAX), memory }
     }
 
     fn time(&self) -> Duration {
@@ -102,7 +107,7 @@ impl Compiler {
 
     /// Reads and compiles a plugin. Waits for it.
     pub(super) fn compile(&self, plugin: &[u8]) -> Result<Output, LoadError> {
-        let limits = CompileLimits::of(plugin.len());
+        let limits = CompileLimits::of(plugin.len(), Limits::memory_left());
         let no_compiler = |error: io::Error| LoadError::Engine(format!("its compiler cannot be run: {error}"));
         let component = in_memory("plugin", plugin).map_err(no_compiler)?;
         let code = in_memory("compiled-plugin", &[]).map_err(no_compiler)?;
@@ -137,10 +142,10 @@ pub(super) struct Output {
 
 impl Output {
     /// The component that it made of a core module.
-    pub(super) fn into_component(mut self) -> io::Result<Vec<u8>> {
-        let mut component = Vec::new();
-        self.component.rewind()?;
-        self.component.read_to_end(&mut component)?;
+    pub(super) fn component(&self) -> io::Result<Vec<u8>> {
+        let (mut component, mut file) = (Vec::new(), &self.component);
+        file.rewind()?;
+        file.read_to_end(&mut component)?;
         Ok(component)
     }
 }
@@ -187,7 +192,9 @@ fn refusal(status: ExitStatus, said: &str, limits: &CompileLimits) -> LoadError 
     let is_refused = status.code() == Some(REFUSED.into());
     let sentence = || printable(said.trim_end(), REASON_MAX);
     if (is_refused || by(Signal::ABORT)) && out_of_memory {
-        too_costly(format!("{} of memory, the most for any plugin", size(limits.memory)))
+        let why =
+            if limits.memory < MEMORY_MAX { "all that the container has left" } else { "the most for any plugin" };
+        too_costly(format!("{} of memory, {why}", size(limits.memory >> 20 << 20)))
     } else if is_refused {
         // (before it may stand what a panic printed)
         let last = said.trim_end().rsplit('\n').next().unwrap_or_default();
@@ -307,7 +314,17 @@ mod tests {
 
     #[test]
     fn a_larger_component_has_more_time_up_to_a_bound() {
-        let seconds = |size: usize| CompileLimits::of(size).cpu.as_secs();
+        let seconds = |size: usize| CompileLimits::of(size, None).cpu.as_secs();
         assert_eq!([0, 36 << 10, 1 << 20, 20 << 20, 256 << 20].map(seconds), [10, 10, 20, 210, 300]);
+    }
+
+    #[test]
+    fn a_compiler_takes_no_more_memory_than_its_container_has_left() {
+        let mib = |left: Option<u64>| CompileLimits::of(0, left.map(|mib| mib << 20)).memory >> 20;
+        assert_eq!([None, Some(1 << 20), Some(800), Some(0)].map(mib), [2048, 2048, 700, 0]);
+        let limits = CompileLimits::of(0, Some(800 << 20));
+        let refused = refusal(ExitStatus::from_raw(Signal::ABORT.as_raw()), "memory allocation of 5", &limits);
+        let words = "more than 700MiB of memory, all that the container has left";
+        assert!(refused.to_string().contains(words), "{refused}");
     }
 }
