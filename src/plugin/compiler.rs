@@ -264,20 +264,20 @@ fn confine(limits: &CompileLimits) -> io::Result<()> {
 fn compile() -> Result<(), LoadError> {
     let invalid = |error: wasmtime::Error| LoadError::Invalid(format!("{error:#}"));
     let no_file = |error: io::Error| LoadError::Engine(format!("its compiler cannot read or write: {error}"));
-    let mut file = File::from(io::stdin().as_fd().try_clone_to_owned().map_err(no_file)?);
     let mut plugin = Vec::new();
-    file.read_to_end(&mut plugin).map_err(no_file)?;
+    io::stdin().lock().read_to_end(&mut plugin).map_err(no_file)?;
     let component = inspect::component_of_file(&plugin)?;
     Inspection::of(&plugin, Digest::of(&plugin), &component)?.check()?;
     if let Cow::Owned(made) = &component {
-        put(&mut file, made).map_err(no_file)?;
+        put_in_its_place(made).map_err(no_file)?;
     }
     let code = engine::wasmtime().and_then(|engine| engine.precompile_component(&component)).map_err(invalid)?;
     let mut output = io::stdout().lock();
     output.write_all(&code).and_then(|()| output.flush()).map_err(no_file)
 }
 
-fn put(file: &mut File, component: &[u8]) -> io::Result<()> {
+fn put_in_its_place(component: &[u8]) -> io::Result<()> {
+    let mut file = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     file.set_len(0)?;
     file.rewind()?;
     file.write_all(component)
