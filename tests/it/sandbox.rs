@@ -613,7 +613,7 @@ fn a_file_that_is_dear_to_read_costs_this_process_what_it_weighs_and_no_more() {
         return;
     }
     let numbered = |text: &dyn Fn(usize) -> String| (0..INTERFACES).map(text).collect::<String>();
-    let functions: String = (0..40).map(|number| format!("f{number}: func(a: string) -> list<string>; ")).collect();
+    let functions: String = (0..40).map(|number| format!("call{number}: func(a: string) -> list<string>; ")).collect();
     let interfaces = numbered(&|number| format!("interface i{number} {{ {functions} }} "));
     let imports = numbered(&|number| format!("import i{number}; "));
     let world =
