@@ -195,6 +195,7 @@ fn an_instance_more_takes_what_the_documents_say_and_gives_it_back_when_it_ends(
         let row = page.lines().find(|line| line.starts_with(&format!("| {name} | ")) && line.contains('×')).unwrap();
         let told = bytes(row.trim_end_matches(['|', ' ']).rsplit('|').next().unwrap().trim());
         let prepared = conformance::prepare("redact", language, &json!({ "fields": ["card"] }));
+        assert_eq!(prepared.slots(), Slots { memories: 1, tables: 2 }, "{language}");
         let records = MemoryBatch::of_values((0..RECORDS).map(|n| format!("{{\"id\":{n},\"card\":\"4711\"}}")));
         let instance = || {
             let mut step = prepared.step();
