@@ -28,7 +28,7 @@ pub struct Slots {
 impl Slots {
     /// None.
     pub const NONE: Self = Self { memories: 0, tables: 0 };
-    /// More than a process has threads for: 33 of the 128 TiB that a process can address.
+    /// More than a process has threads for: 32 of the 128 TiB that a process can address.
     pub const USUAL: Self = Self { memories: 8_192, tables: 16_384 };
 
     /// Why these are not enough for a configuration that needs `needed`, if so: while a reload takes it up, its instances and those
