@@ -46,7 +46,7 @@ fn items(count: usize, size: usize) -> Items {
 
 fn calls(criterion: &mut Criterion) {
     let compiler = Some(env!("CARGO_BIN_EXE_millrace").into());
-    let engine = Engine::new(EngineOptions { cache_dir: None, compiler }).expect("an engine");
+    let engine = Engine::new(EngineOptions { compiler, ..EngineOptions::default() }).expect("an engine");
     for (name, guest) in GUESTS {
         let prepared = prepare(&engine, guest);
         for (size, label) in [(100, "100 B"), (1024, "1 KiB")] {
@@ -70,7 +70,7 @@ fn calls(criterion: &mut Criterion) {
 
 fn replacing(criterion: &mut Criterion) {
     let compiler = Some(env!("CARGO_BIN_EXE_millrace").into());
-    let engine = Engine::new(EngineOptions { cache_dir: None, compiler }).expect("an engine");
+    let engine = Engine::new(EngineOptions { compiler, ..EngineOptions::default() }).expect("an engine");
     let prepared = prepare(&engine, "identity-pass");
     let mut items = items(1, 100);
     criterion.bench_function("a new instance and its first call", |bencher| {

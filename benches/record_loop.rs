@@ -19,7 +19,7 @@ const POLLS: usize = 10;
 
 fn per_record(criterion: &mut Criterion) {
     let compiler = Some(env!("CARGO_BIN_EXE_millrace").into());
-    let engine = Engine::new(EngineOptions { cache_dir: None, compiler }).expect("an engine");
+    let engine = Engine::new(EngineOptions { compiler, ..EngineOptions::default() }).expect("an engine");
     let [identity, header] = ["identity-pass", "header-filter"].map(|guest| prepare(&engine, guest));
     let source = source(POLLS);
     let mut group = criterion.benchmark_group("record loop");

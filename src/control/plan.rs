@@ -21,7 +21,7 @@ use crate::pipeline::ports::{Step, Trouble, TroubleKind};
 use crate::pipeline::shadow::{Cast, Count, Shadow, Sums};
 use crate::pipeline::skip::Skip;
 use crate::pipeline::task::{Bounds, Stop, Task};
-use crate::plugin::Engine;
+use crate::plugin::{Engine, Slots};
 use crate::policy::Partitioning;
 use crate::telemetry::Metrics;
 
@@ -102,6 +102,10 @@ impl Plan {
                 let planned = RoutePlan::new(route, steps, shadow, *first_worker, left_out, &settings, share);
                 routes.insert(route.name.clone(), Arc::new(planned));
             }
+        }
+        let needed = routes.values().map(|route| route.slots()).sum();
+        if let Some(too_many) = engine.slots().and_then(|slots| slots.refuse(needed)) {
+            problems.push(Problem::new(too_many).code("too_many_instances"));
         }
         problems.sort();
         if problems.has_errors() {
@@ -225,6 +229,13 @@ impl RoutePlan {
         let mut chain = Chain::new(steps.collect(), batch.records as usize, bytes);
         chain.only_when(written.iter().map(|step| step.when.clone()));
         chain
+    }
+
+    /// What the instances of its workers take.
+    fn slots(&self) -> Slots {
+        let shadow = self.shadow.iter().flat_map(|shadow| &shadow.steps);
+        let of_a_worker: Slots = self.steps.iter().chain(shadow).map(|step| step.prepared.slots()).sum();
+        of_a_worker * u32::from(self.route.workers)
     }
 
     /// The route's plugins in order, with the digests of their files.

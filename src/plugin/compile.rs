@@ -1,24 +1,29 @@
 //! From a plugin's bytes to machine code, through the cache on disk.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::io;
 use std::sync::{Arc, Weak};
 
+use serde::{Deserialize, Serialize};
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre};
 use wasmtime::{AsContextMut, Store};
 
 use super::bindings::VERSION;
+use super::cache::Cache;
 use super::engine::Engine;
 use super::fault::printable;
 use super::host::wasi;
-use super::inspect::{self, Inspection, World};
+use super::inspect::{Form, Inspection, World};
 use super::lines::Lines;
 use super::mapped;
+use super::pool::Slots;
 use super::sandbox::{Functions, Prepare, Prepared, State};
 use crate::config::settings::Capability;
 use crate::model::{Digest, PluginName};
 
 /// Why a plugin cannot be used. The bearer knows its name and file.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum LoadError {
     /// Larger than any plugin.
     #[error("it has {size} bytes, more than the {most} that a plugin may have")]
@@ -34,7 +39,7 @@ pub enum LoadError {
     )]
     TooMuch {
         /// What there is too much of.
-        what: &'static str,
+        what: Cow<'static, str>,
         /// How much.
         found: u64,
         /// The most.
@@ -53,7 +58,7 @@ pub enum LoadError {
     #[error("not a WebAssembly component: {found}")]
     NotWasm {
         /// What it is instead.
-        found: &'static str,
+        found: Cow<'static, str>,
     },
     /// A core module without a component type.
     #[error(
@@ -65,13 +70,16 @@ pub enum LoadError {
     #[error("not a valid WebAssembly component: {0}")]
     Invalid(String),
     /// Imports what no plugin is granted.
-    #[error("{}", refused_imports(imports))]
+    #[error("{}", refused_imports(imports, *more))]
     Import {
-        /// What it imports beyond what is granted.
+        /// What it imports beyond what is granted: the first, as they are told.
         imports: Vec<String>,
+        /// How many more.
+        more: usize,
     },
     /// Asks for capabilities that its `allow` does not grant.
-    #[error("it imports {}, which it is not granted: write `allow: [{}]` at the plugin", some_of(imports), list(allow))]
+    #[serde(skip)]
+    #[error("it imports {}, which it is not granted: write `allow: [{}]` at the plugin", told(imports), list(allow))]
     NotGranted {
         /// What it imports beyond what is granted.
         imports: Vec<String>,
@@ -93,7 +101,7 @@ pub enum LoadError {
     )]
     NotAPlugin {
         /// The export that it lacks.
-        missing: &'static str,
+        missing: Cow<'static, str>,
     },
     /// Its imports or exports are not what the interface says.
     #[error(
@@ -108,6 +116,7 @@ pub enum LoadError {
         built_for: Option<String>,
     },
     /// Not the bytes that the configuration pins.
+    #[serde(skip)]
     #[error("its SHA-256 is {found}, not the {expected} that `sha256` asks for")]
     Digest {
         /// The pin.
@@ -124,6 +133,12 @@ pub enum LoadError {
 }
 
 impl LoadError {
+    /// It imports these, which nobody can grant.
+    pub(super) fn import(names: &[impl AsRef<str>]) -> Self {
+        let (imports, more) = some_of(names);
+        Self::Import { imports, more }
+    }
+
     /// Whether a file that is not yet written to its end could be the reason.
     pub fn may_be_unfinished(&self) -> bool {
         match self {
@@ -153,16 +168,23 @@ fn list(capabilities: &[Capability]) -> String {
 const NAMES_MAX: usize = 10;
 const NAME_MAX: usize = 200;
 
-fn some_of(names: &[String]) -> String {
-    let mut some: Vec<_> = names.iter().take(NAMES_MAX).map(|name| printable(name, NAME_MAX)).collect();
-    if names.len() > NAMES_MAX {
-        some.push(format!("and {} more", names.len() - NAMES_MAX));
-    }
-    some.join(", ")
+fn some_of(names: &[impl AsRef<str>]) -> (Vec<String>, usize) {
+    let some = names.iter().take(NAMES_MAX).map(|name| printable(name.as_ref(), NAME_MAX)).collect();
+    (some, names.len().saturating_sub(NAMES_MAX))
 }
 
-fn refused_imports(imports: &[String]) -> String {
-    let names = some_of(imports);
+fn in_words(names: &[String], more: usize) -> String {
+    let more = (more > 0).then(|| format!("and {more} more"));
+    names.iter().cloned().chain(more).collect::<Vec<_>>().join(", ")
+}
+
+fn told(names: &[String]) -> String {
+    let (some, more) = some_of(names);
+    in_words(&some, more)
+}
+
+fn refused_imports(imports: &[String], more: usize) -> String {
+    let names = in_words(imports, more);
     if imports.iter().any(|name| name.starts_with("wasi_")) {
         return format!(
             "asks for what no plugin is granted: {names}. Of WASI for core modules this host stands in for \
@@ -217,31 +239,65 @@ impl Engine {
         if let Some(in_use) = self.in_use().get(&sha256).and_then(Weak::upgrade) {
             return Ok(Compiled(in_use));
         }
-        let cached = self.cache().and_then(|cache| cache.load(self.wasmtime(), &sha256));
-        let read = if cached.is_some() { inspect::read_known } else { inspect::read };
-        let (inspection, component) = read(bytes, sha256)?;
-        inspection.check()?;
-        let machine_code = match cached {
-            Some(cached) => cached,
-            None => self.machine_code(plugin, &sha256, &component)?,
+        let form = Form::of(bytes)?;
+        let cached = self.cache().and_then(|cache| Machine::cached(&cache, self.wasmtime(), &sha256, form));
+        let machine = match cached {
+            Some(machine) => machine,
+            None => self.compile_anew(plugin, &sha256, bytes, form)?,
         };
-        let compiled = Compiled::link(self, machine_code, inspection, Lines::of(&component))?;
+        let component = machine.made.as_deref().unwrap_or(bytes);
+        let inspection = Inspection::of(bytes, sha256, component)?;
+        inspection.check()?;
+        let compiled = Compiled::link(self, machine.code, inspection, Lines::of(component))?;
         let mut in_use = self.in_use();
         in_use.retain(|_, plugin| plugin.strong_count() > 0);
         in_use.insert(sha256, Arc::downgrade(&compiled.0));
         Ok(compiled)
     }
 
-    fn machine_code(&self, plugin: &PluginName, sha256: &Digest, component: &[u8]) -> Result<Component, LoadError> {
-        let in_memory = self.compiler().compile(component)?;
-        let kept = self.cache().map(|cache| cache.store(&in_memory, sha256)).transpose().unwrap_or_else(|error| {
-            tracing::warn!(%plugin, "the compiled plugin could not be kept in the cache, it will be compiled again: {error}");
-            None
+    fn compile_anew(
+        &self,
+        plugin: &PluginName,
+        sha256: &Digest,
+        bytes: &[u8],
+        form: Form,
+    ) -> Result<Machine, LoadError> {
+        let output = self.compiler().compile(bytes)?;
+        let unreadable = |error: io::Error| LoadError::Engine(format!("what was compiled cannot be read: {error}"));
+        let made = (form == Form::CoreModule).then(|| output.component()).transpose().map_err(unreadable)?;
+        let kept = self.cache().and_then(|cache| {
+            let kept = made.as_ref().map_or(Ok(()), |made| cache.store_component(made, sha256));
+            let kept = kept.and_then(|()| cache.store(&output.code, sha256));
+            kept.inspect_err(|error| {
+                tracing::warn!(%plugin, "the compiled plugin could not be kept in the cache, it will be compiled again: {error}");
+            }).ok()
         });
         // What lies in a file takes no memory that could not be had back; that the file cannot be mapped is no reason to fail.
         let mapped = kept.and_then(|file| mapped::component(self.wasmtime(), &file).ok());
-        let mapped = mapped.map_or_else(|| mapped::component(self.wasmtime(), &in_memory), Ok);
-        mapped.map_err(|error| LoadError::Engine(format!("machine code cannot be mapped: {error:#}")))
+        let code = mapped.map_or_else(|| mapped::component(self.wasmtime(), &output.code), Ok);
+        let code = code.map_err(|error| match error.is::<io::Error>() {
+            true => LoadError::Engine(format!("machine code cannot be mapped: {error:#}")),
+            // (an instance of it would not fit into what any instance may have)
+            false => LoadError::Invalid(format!("{error:#}")),
+        })?;
+        Ok(Machine { code, made })
+    }
+}
+
+/// What runs.
+struct Machine {
+    code: Component,
+    /// The component that was made of a core module, which the code is of.
+    made: Option<Vec<u8>>,
+}
+
+impl Machine {
+    fn cached(cache: &Cache, engine: &wasmtime::Engine, sha256: &Digest, form: Form) -> Option<Self> {
+        let made = match form {
+            Form::Component => None,
+            Form::CoreModule => Some(cache.load_component(sha256)?),
+        };
+        Some(Self { code: cache.load(engine, sha256)?, made })
     }
 }
 
@@ -278,7 +334,7 @@ impl Compiled {
         let lifecycle = export(None, lifecycle.map_or(super::bindings::LIFECYCLE, String::as_str))?;
         let configure = export(Some(&lifecycle), "configure")?;
         let shutdown = export(Some(&lifecycle), "shutdown")?;
-        let world = inspection.world.ok_or(LoadError::NotAPlugin { missing: "process" })?;
+        let world = inspection.world.ok_or(LoadError::NotAPlugin { missing: "process".into() })?;
         let engine = engine.clone();
         Ok(Self(Arc::new(Inner { engine, inspection, world, pre, process, configure, shutdown, lines })))
     }
@@ -310,6 +366,13 @@ impl Compiled {
 
     pub(super) fn engine(&self) -> &Engine {
         &self.0.engine
+    }
+
+    /// What one instance takes.
+    pub(super) fn slots(&self) -> Slots {
+        // (none are told of a component that imports modules, which no plugin may)
+        let needed = self.0.pre.component().resources_required();
+        needed.map_or(Slots::NONE, |needed| Slots { memories: needed.num_memories, tables: needed.num_tables })
     }
 
     pub(super) fn lines(&self) -> &Lines {

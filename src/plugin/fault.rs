@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use wasmtime::{Trap, WasmBacktrace};
+use wasmtime::{PoolConcurrencyLimitError, Trap, WasmBacktrace};
 
 use super::lines::Lines;
 use super::memory::Refused;
@@ -59,6 +59,9 @@ pub(super) fn classify(error: &wasmtime::Error, circumstances: &Circumstances<'_
         (FaultCode::OutOfMemory, refused.to_string())
     } else if let Some(fault) = error.downcast_ref::<HostFault>() {
         (fault.code, fault.message.clone())
+    } else if error.is::<PoolConcurrencyLimitError>() {
+        let full = "every slot for a plugin's memory or table is taken: have fewer `workers`, or share the routes out among several processes";
+        (FaultCode::OutOfMemory, full.to_owned())
     } else {
         match error.downcast_ref::<Trap>() {
             Some(Trap::Interrupt) => {

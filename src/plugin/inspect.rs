@@ -104,52 +104,64 @@ impl AskKind {
     }
 }
 
-/// Reads what a plugin's file says about itself.
+/// Reads what a plugin's file says about itself, in this process: for who looks at one file, and not for the daemon.
 ///
 /// # Errors
 /// [`LoadError`]: the bytes are no component and cannot be made one.
 pub fn inspect(bytes: &[u8]) -> Result<Inspection, LoadError> {
-    read(bytes, Digest::of(bytes)).map(|(inspection, _)| inspection)
+    let component = component_of_file(bytes)?;
+    Inspection::of(bytes, Digest::of(bytes), &component)
 }
 
-/// The inspection, and the component to compile. `sha256` is the digest of the bytes.
-pub(super) fn read(bytes: &[u8], sha256: Digest) -> Result<(Inspection, Cow<'_, [u8]>), LoadError> {
-    if bytes.len() > PLUGIN_BYTES_MAX {
-        return Err(LoadError::TooLarge { size: bytes.len(), most: PLUGIN_BYTES_MAX });
-    }
-    let core_module = Parser::is_core_wasm(bytes);
-    if core_module || Parser::is_component(bytes) {
-        scan::check(bytes)?;
-    }
-    read_known(bytes, sha256)
+/// The component to compile, of bytes that nobody has looked at. What that takes is the file's choice.
+pub(super) fn component_of_file(bytes: &[u8]) -> Result<Cow<'_, [u8]>, LoadError> {
+    let form = Form::of(bytes)?;
+    scan::check(bytes)?;
+    Ok(match form {
+        Form::CoreModule => Cow::Owned(component_of(bytes)?),
+        Form::Component => Cow::Borrowed(bytes),
+    })
 }
 
-/// As [`read`], of bytes that were looked at before: not all that is in them is counted again, which would take most of the time
-/// that a plugin from the cache takes.
-pub(super) fn read_known(bytes: &[u8], sha256: Digest) -> Result<(Inspection, Cow<'_, [u8]>), LoadError> {
-    let core_module = Parser::is_core_wasm(bytes);
-    let component = if core_module {
-        Cow::Owned(component_of(bytes)?)
-    } else if Parser::is_component(bytes) {
-        Cow::Borrowed(bytes)
-    } else {
-        return Err(not_wasm(bytes));
-    };
-    let (imports, exports) = names_of(&component).map_err(|error| LoadError::Invalid(error.to_string()))?;
-    let inspection = Inspection {
-        world: world_of(&imports, &exports),
-        version: imports.iter().chain(&exports).find_map(|name| Some(ours(name)?.1.to_owned())),
-        asks: imports.iter().map(|import| Ask { import: import.clone(), kind: AskKind::of(import) }).collect(),
-        imports,
-        exports,
-        core_module,
-        size: bytes.len(),
-        sha256,
-    };
-    Ok((inspection, component))
+/// What a file begins as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// A core module, of which a component is to be made.
+    CoreModule,
+    Component,
+}
+
+impl Form {
+    /// By the first bytes alone, and the size.
+    pub(super) fn of(bytes: &[u8]) -> Result<Self, LoadError> {
+        if bytes.len() > PLUGIN_BYTES_MAX {
+            return Err(LoadError::TooLarge { size: bytes.len(), most: PLUGIN_BYTES_MAX });
+        }
+        match (Parser::is_core_wasm(bytes), Parser::is_component(bytes)) {
+            (true, _) => Ok(Self::CoreModule),
+            (false, true) => Ok(Self::Component),
+            (false, false) => Err(not_wasm(bytes)),
+        }
+    }
 }
 
 impl Inspection {
+    /// Of a file, and of the component that it is or that was made of it: one that was looked at before, so that there is not too
+    /// much of anything in it.
+    pub(super) fn of(bytes: &[u8], sha256: Digest, component: &[u8]) -> Result<Self, LoadError> {
+        let (imports, exports) = names_of(component).map_err(|error| LoadError::Invalid(error.to_string()))?;
+        Ok(Self {
+            world: world_of(&imports, &exports),
+            version: imports.iter().chain(&exports).find_map(|name| Some(ours(name)?.1.to_owned())),
+            asks: imports.iter().map(|import| Ask { import: import.clone(), kind: AskKind::of(import) }).collect(),
+            imports,
+            exports,
+            core_module: Parser::is_core_wasm(bytes),
+            size: bytes.len(),
+            sha256,
+        })
+    }
+
     /// Why this host would not load it, whatever it were granted: imports, version or exports are not those of a plugin.
     pub fn refusal(&self) -> Option<LoadError> {
         self.check().err()
@@ -162,10 +174,9 @@ impl Inspection {
 
     /// Whether the host can run it, given the capabilities that it asks for.
     pub(super) fn check(&self) -> Result<(), LoadError> {
-        let unknown = self.asks.iter().filter(|ask| ask.kind == AskKind::Unknown);
-        let imports: Vec<String> = unknown.map(|ask| ask.import.clone()).collect();
-        if !imports.is_empty() {
-            return Err(LoadError::Import { imports });
+        let unknown = self.asks_of(AskKind::Unknown);
+        if !unknown.is_empty() {
+            return Err(LoadError::import(&unknown));
         }
         for name in self.imports.iter().chain(&self.exports) {
             if let Some((_, version)) = ours(name)
@@ -176,7 +187,7 @@ impl Inspection {
         }
         if self.world.is_none() {
             let missing = if self.exports.iter().any(|name| name == "process") { LIFECYCLE } else { "process" };
-            return Err(LoadError::NotAPlugin { missing });
+            return Err(LoadError::NotAPlugin { missing: missing.into() });
         }
         Ok(())
     }
@@ -260,7 +271,7 @@ pub(super) fn not_wasm(bytes: &[u8]) -> LoadError {
         [0, b'a', b's', b'm', ..] => "it is cut short, or of a WebAssembly version that this host does not know",
         _ => "it does not begin as WebAssembly does",
     };
-    LoadError::NotWasm { found }
+    LoadError::NotWasm { found: found.into() }
 }
 
 #[cfg(test)]
@@ -308,6 +319,6 @@ mod tests {
         assert!(matches!(inspect(empty_module), Err(LoadError::NoComponentType)));
         let empty_component = b"\0asm\x0d\0\x01\0";
         let inspection = inspect(empty_component).unwrap();
-        assert!(matches!(inspection.check(), Err(LoadError::NotAPlugin { missing: "process" })));
+        assert_eq!(inspection.check(), Err(LoadError::NotAPlugin { missing: "process".into() }));
     }
 }

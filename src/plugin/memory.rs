@@ -7,12 +7,14 @@ use wasmtime::ResourceLimiter;
 use super::fault::size;
 
 /// Elements of all tables of an instance; a JavaScript or Python engine needs some ten thousand.
-const TABLE_ELEMENTS_MAX: usize = 1 << 18;
+pub(super) const TABLE_ELEMENTS_MAX: usize = 1 << 18;
 /// Core modules of one component; a Python plugin is made of some dozens.
 const INSTANCES_MAX: usize = 1_000;
-const TABLES_MAX: usize = 1_000;
+pub(super) const TABLES_MAX: usize = 1_000;
 /// Each reserves address space, whatever its size.
 const MEMORIES_MAX: usize = 16;
+/// Memories that a plugin's file may speak of.
+pub(super) const MEMORIES_DECLARED_MAX: u32 = 256;
 
 /// What a guest was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -18,6 +18,7 @@ use super::host::metrics::Counting;
 use super::host::wasi::Stands;
 use super::lines::Lines;
 use super::memory::MemoryLimiter;
+use super::pool::Slots;
 use super::step::PluginStep;
 use crate::config::settings::{Capability, Destination, PluginLimits, Target};
 use crate::model::{DestinationName, Digest, FaultCode, PluginName, RouteName};
@@ -132,6 +133,11 @@ impl Prepared {
             && (plugin, route, config_json, limits) == (&with.plugin, &with.route, &with.config_json, &with.limits)
             && *allow == with.allow
             && names(destinations) == names(&with.destinations)
+    }
+
+    /// What one of its instances takes.
+    pub fn slots(&self) -> Slots {
+        self.compiled.slots()
     }
 
     pub(super) fn with(&self) -> &Prepare {

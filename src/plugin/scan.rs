@@ -11,6 +11,7 @@ use wasmparser::{
 };
 
 use super::compile::LoadError;
+use super::memory::{MEMORIES_DECLARED_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX};
 
 /// The openers of a component type and of an instance type: the only types that contain others.
 const COMPONENT_TYPE: u8 = 0x41;
@@ -73,9 +74,9 @@ const LIMITS: &[Limit] = &[
     (|has| has.names, 200_000, "imports, exports and aliases"),
     (|has| has.functions, 200_000, "functions"),
     (|has| has.globals, 100_000, "globals"),
-    (|has| has.tables, 1_000, "tables"),
-    (|has| has.table_elements, 1 << 20, "elements that its tables begin with"),
-    (|has| has.memories, 256, "memories"),
+    (|has| has.tables, TABLES_MAX as u64, "tables"),
+    (|has| has.table_elements, TABLE_ELEMENTS_MAX as u64, "elements that its tables begin with"),
+    (|has| has.memories, MEMORIES_DECLARED_MAX as u64, "memories"),
     (|has| has.segments, 200_000, "segments of data and elements"),
     (|has| has.code, 64 << 20, "bytes of code"),
     (|has| has.function, 1 << 20, "bytes of code in one function"),
@@ -112,7 +113,7 @@ impl Scan {
         let mut scan = Self::default();
         scan.read(bytes, &mut 0, true).map(|()| scan).map_err(|refused| match refused {
             Refused::Broken(error) => LoadError::Invalid(error.to_string()),
-            Refused::TooMuch { what, found, most } => LoadError::TooMuch { what, found, most },
+            Refused::TooMuch { what, found, most } => LoadError::TooMuch { what: what.into(), found, most },
         })
     }
 

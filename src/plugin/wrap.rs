@@ -96,7 +96,7 @@ pub(super) fn component_of(module: &[u8]) -> Result<Vec<u8>, LoadError> {
     let wasi = |(from, _): &&(&str, &str)| from.starts_with("wasi_") && *from != PREVIEW1;
     let refused: Vec<_> = facts.imports.iter().filter(wasi).map(|(from, name)| format!("{from}/{name}")).collect();
     if !refused.is_empty() {
-        return Err(LoadError::Import { imports: refused });
+        return Err(LoadError::import(&refused));
     }
     if facts.component_types.is_empty() {
         return Err(LoadError::NoComponentType);
@@ -116,11 +116,14 @@ pub(super) fn component_of(module: &[u8]) -> Result<Vec<u8>, LoadError> {
     encoded.unwrap_or_else(|_| Err("the component encoder failed on it".into())).map_err(LoadError::Invalid)
 }
 
-/// The adapter as a module that carries its own component type: it imports `log`.
+/// The adapter, which is part of what is made of a core module.
+pub(super) const ADAPTER_TEXT: &str = include_str!("preview1.wat");
+
+/// As a module that carries its own component type: it imports `log`.
 static ADAPTER: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let (resolve, world) =
         with_world("adapter", &format!("import {};", name("log"))).expect("log is in our own interface");
-    let mut module = wat::parse_str(include_str!("preview1.wat")).expect("a test assembles our own text");
+    let mut module = wat::parse_str(ADAPTER_TEXT).expect("a test assembles our own text");
     embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).expect("the world was made just now");
     module
 });

@@ -34,6 +34,17 @@ impl Limits {
     }
 }
 
+impl Limits {
+    /// What this process leaves of the memory that it may have, bytes; none where there is no ceiling on that. (Others of its control
+    /// group are not asked for: a container has this process alone.)
+    pub fn memory_left() -> Option<u64> {
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = resident.and_then(|line| line.trim().trim_end_matches(" kB").parse::<u64>().ok());
+        Self::read().memory.map(|limit| limit.saturating_sub(kib.unwrap_or(0) << 10))
+    }
+}
+
 /// The least limit of our group and those around it, by the file's name in version 2 and in version 1.
 fn least(mounted: &Path, groups: &str, [v2, v1]: [&str; 2], controller: &str) -> Option<u64> {
     let files = groups.lines().flat_map(|line| {

@@ -445,7 +445,11 @@ fn an_interpreter_comes_from_the_cache_in_a_moment_where_to_compile_it_takes_man
         let compiled = compile("redact", language);
         let bytes = plugin_bytes(&format!("redact-{language}"));
         // This engine has no compiler, so that it has nothing but the cache. (CPU time: other tests run beside this one.)
-        let options = EngineOptions { cache_dir: Some(compiled_dir()), compiler: Some("/no/compiler".into()) };
+        let options = EngineOptions {
+            cache_dir: Some(compiled_dir()),
+            compiler: Some("/no/compiler".into()),
+            ..EngineOptions::default()
+        };
         let engine = Engine::new(options).expect("an engine");
         let began = clock_gettime(ClockId::ThreadCPUTime);
         let loaded = engine.compile(&PluginName::new("cached").unwrap(), &bytes).unwrap();

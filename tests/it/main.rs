@@ -45,6 +45,7 @@ mod schema;
 mod security;
 mod shadow;
 mod simulation;
+mod slots;
 mod soak;
 mod support;
 mod torture;

@@ -337,3 +337,36 @@ routes:
     let last = lines.last().expect("more than one");
     assert_eq!((&last["route"], &last["plugin"]), (&json!("copy"), &json!("misbehave")), "{last}");
 }
+
+#[test]
+fn the_id_of_a_fault_is_one_and_the_same_in_the_log_the_status_and_the_dead_letter() {
+    let kafka = shared();
+    let [source, destination] = topics(kafka, 1);
+    let letters = unique("ids-dead");
+    kafka.create_topic(&letters, 1, &[]);
+    let routes = format!(
+        "log: {{ format: json }}
+routes:
+  copy:
+    source: {{ topics: [{source}], start: earliest }}
+    pipeline: [{{ plugin: misbehave, config: {{ do: trap, when: poison }} }}]
+    destinations: [{{ topic: {destination} }}]
+    on_error: {{ dead_letter: {letters} }}
+"
+    );
+    let config = Config::new(&kafka.bootstrap, &["misbehave"], &routes);
+    kafka.produce(&source, &[Record::new("k", "poison")]);
+    let daemon = Daemon::start(config.path());
+    let letter = kafka.await_records(&letters, 1, PATIENCE).remove(0);
+    let id = letter.headers.into_iter().find_map(|(name, value)| (name == "millrace.error.id").then_some(value));
+    let id = String::from_utf8(id.flatten().expect("a dead letter has an id")).expect("in letters");
+    let told = wait_for(PATIENCE, "the log tells of it", || {
+        let log = daemon.log();
+        let lines = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("each line is JSON"));
+        let told: Vec<_> =
+            lines.filter(|line| line["code"] == "trapped").map(|line| line["error_id"].clone()).collect();
+        (!told.is_empty()).then_some(told)
+    });
+    assert_eq!(told, [json!(id)]);
+    wait_until(PATIENCE, "the status has it", || daemon.route("copy")["last_fault"]["error_id"] == json!(id));
+}

@@ -2,12 +2,23 @@
 
 use std::path::PathBuf;
 
-use millrace::plugin::{Engine, EngineOptions};
+use millrace::plugin::{Engine, EngineOptions, Slots};
+
+/// As many as a test needs: there are many engines in this process, which share its addresses.
+const SLOTS: Slots = Slots { memories: 256, tables: 1_024 };
 
 /// An engine, whose plugins the real binary compiles, as it does for itself.
 pub(crate) fn engine(cache_dir: Option<PathBuf>) -> Engine {
+    engine_with(cache_dir, SLOTS)
+}
+
+/// As [`engine`], with room for so much.
+pub(crate) fn engine_with(cache_dir: Option<PathBuf>, slots: Slots) -> Engine {
     let compiler = Some(env!("CARGO_BIN_EXE_millrace").into());
-    Engine::new(EngineOptions { cache_dir, compiler }).expect("an engine")
+    let options = EngineOptions { cache_dir, compiler, slots: Some(slots) };
+    let engine = Engine::new(options).expect("an engine");
+    assert_eq!(engine.slots(), Some(slots), "its instances are pooled");
+    engine
 }
 
 /// The file of a plugin that `make guests` built; a test without its plugin fails.
