@@ -46,6 +46,7 @@ mod shadow;
 mod simulation;
 mod soak;
 mod support;
+mod tap;
 mod torture;
 mod traces;
 mod yaml_tests;
