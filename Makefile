@@ -106,6 +106,13 @@ language-table: ## Measure plugins in every language with a release build, into 
 fuzz: ## Fuzz what guests hand over, or TARGET=config: with cargo-fuzz and a nightly Rust, for MINUTES
 	cargo +nightly fuzz run $(or $(TARGET),guest_output) -- -max_total_time=$$((60 * $(or $(MINUTES),10)))
 
+.PHONY: schemathesis
+schemathesis: ## Try the admin endpoint with requests that nobody has thought of, by its OpenAPI document
+	@scripts/setup test
+	@scripts/guests
+	cargo build
+	@scripts/schemathesis
+
 .PHONY: image
 image: ## Build the container image (Containerfile)
 	@scripts/container build --tag '$(or $(TAG),millrace)'
