@@ -12,7 +12,8 @@
 #   SOAK_RECORDS=n                how many records `make soak-plugins` gives to each language (200000; to Rust 25 times as many)
 #   MILLRACE=file                 whose plugins `make language-table` measures (target/release/millrace)
 #   TARGET=name                   what `make fuzz` fuzzes, for MINUTES (10): guest_output (the default) or config
-#   ROUNDS=n, RECORDS=n           of `make bench`: how often each contender runs (5), over how many records of 1 KiB (1,000,000)
+#   ROUNDS=n, RECORDS=n           of `make bench`: how often each contender runs (5), over how many records of 1 KiB (1,000,000);
+#                                 of `make tap-cost`: 7, over 2,000,000 records of 100 B
 #   TAG=name                      of the image that `make image` builds
 
 SHELL := bash
@@ -105,6 +106,13 @@ language-table: ## Measure plugins in every language with a release build, into 
 fuzz: ## Fuzz what guests hand over, or TARGET=config: with cargo-fuzz and a nightly Rust, for MINUTES
 	cargo +nightly fuzz run $(or $(TARGET),guest_output) -- -max_total_time=$$((60 * $(or $(MINUTES),10)))
 
+.PHONY: schemathesis
+schemathesis: ## Try the admin endpoint with requests that nobody has thought of, by its OpenAPI document
+	@scripts/setup test
+	@scripts/guests
+	cargo build
+	@scripts/schemathesis
+
 .PHONY: image
 image: ## Build the container image (Containerfile)
 	@scripts/container build --tag '$(or $(TAG),millrace)'
@@ -117,6 +125,16 @@ bench: ## Measure the guest call, the record loop, reading a configuration; and 
 	cargo build --locked --release --bin millrace
 	cp target/release/millrace target/release/millrace-plain
 	MILLRACE='$(CURDIR)/target/release/millrace-plain' cargo bench --locked --bench side_by_side -- --rounds $(or $(ROUNDS),5) --records $(or $(RECORDS),1000000) --write docs/performance.md
+
+.PHONY: tap-cost
+tap-cost: ## What a tap costs a route, beside a build without one: instructions of the record loop, and a real Kafka; into docs/console.md
+	@scripts/setup test
+	@command -v valgrind >/dev/null || { echo 'tap-cost: there is no valgrind (Debian: apt-get install valgrind)' >&2; exit 3; }
+	cargo bench --locked --bench tap_cost --features without-tap -- --count target/tap-cost-without
+	cp target/release/millrace target/release/millrace-without-tap
+	cargo bench --locked --bench tap_cost -- --count target/tap-cost-with
+	cp target/release/millrace target/release/millrace-with-tap
+	cargo bench --locked --bench tap_cost -- --rounds $(or $(ROUNDS),7) --records $(or $(RECORDS),2000000) --write docs/console.md
 
 .PHONY: fmt
 fmt: ## Format everything

@@ -116,11 +116,7 @@ impl hyper::body::Body for Events {
             return Poll::Ready(None);
         }
         let event = |text: String| Poll::Ready(Some(Ok(Frame::data(Bytes::from(text)))));
-        if let Poll::Ready(seen) = self.records.poll_recv(poller) {
-            let Some(seen) = seen else { return Poll::Ready(None) };
-            self.left -= 1;
-            return event(format!("event: record\ndata: {}\n\n", json_of(&seen, &self.destinations)));
-        }
+        // (first: where records never run out, something would be missed and never told)
         if self.tick.poll_tick(poller).is_ready() {
             let missed = self.listening.missed();
             let news = missed != self.told;
@@ -128,7 +124,14 @@ impl hyper::body::Body for Events {
             // (a comment keeps the connection, and shows whether anybody is at its other end)
             return event(if news { format!("event: missed\ndata: {missed}\n\n") } else { ":\n\n".to_owned() });
         }
-        Poll::Pending
+        match self.records.poll_recv(poller) {
+            Poll::Ready(Some(seen)) => {
+                self.left -= 1;
+                event(format!("event: record\ndata: {}\n\n", json_of(&seen, &self.destinations)))
+            }
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
     }
 }
 

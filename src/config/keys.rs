@@ -215,8 +215,8 @@ keys! {
 pub(super) static LOG_KEYS: Section = Section::new("The log's settings", &[&LOG_LEVEL, &LOG_FORMAT]);
 
 keys! {
-    OTLP = "otlp", Is::Text(Some("^http://[^/?#@\\s]+(/[^?#\\s]*)?$")), Nothing, "\"http://127.0.0.1:4318\"",
-        "An OpenTelemetry collector that takes OTLP over HTTP, without TLS; `/v1/traces` is added. Records whose `traceparent` says that they are sampled get spans, and their outputs carry the trace on. Without it no header is touched. See [traces](operations.md#traces).";
+    OTLP = "otlp", Is::Text(Some("^https?://[^/?#@\\s]+(/[^?#\\s]*)?$")), Nothing, "\"http://127.0.0.1:4318\"",
+        "An OpenTelemetry collector that takes OTLP over HTTP or HTTPS; `/v1/traces` is added. Records whose `traceparent` says that they are sampled get spans, and their outputs carry the trace on. Without it no header is touched. See [traces](operations.md#traces).";
 }
 pub(super) static TELEMETRY_KEYS: Section = Section::new("Where traces go", &[&OTLP]);
 

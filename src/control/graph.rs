@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::plan::Plan;
 use super::status::PluginStatus;
-use crate::config::settings::{Destination, Route, Target};
+use crate::config::settings::{Destination, PipelineStep, Route, Shadow, Target};
 use crate::model::{DestinationName, GroupId, PluginName, RouteName, TopicName};
 
 /// Everything, of one configuration.
@@ -14,7 +14,7 @@ use crate::model::{DestinationName, GroupId, PluginName, RouteName, TopicName};
 pub struct Graph {
     /// Topics that are named; patterns stand where they are used.
     pub topics: BTreeSet<TopicName>,
-    /// Plugins that a route runs.
+    /// Plugins that a route, or its shadow, runs.
     pub plugins: Vec<PluginStatus>,
     /// Routes, the disabled ones, too.
     pub routes: Vec<RouteEdges>,
@@ -41,6 +41,17 @@ pub struct RouteEdges {
     pub to: Vec<Edge>,
     /// Where records at fault go, if they are kept.
     pub dead_letters: Option<TopicName>,
+    /// What looks at the same records beside it, and sends nothing.
+    pub shadow: Option<ShadowEdges>,
+}
+
+/// A route's shadow.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ShadowEdges {
+    /// Its plugins, in order.
+    pub through: Vec<PluginName>,
+    /// It sees one source record in so many.
+    pub sample: u32,
 }
 
 /// A destination.
@@ -64,7 +75,8 @@ impl Graph {
             topics.extend(named.filter_map(|name| TopicName::new(name.clone()).ok()));
             topics.extend(route.dead_letters.clone());
         }
-        let used: BTreeSet<_> = routes.iter().flat_map(|route| &route.through).collect();
+        let shadows = routes.iter().flat_map(|route| &route.shadow).flat_map(|shadow| &shadow.through);
+        let used: BTreeSet<_> = routes.iter().flat_map(|route| &route.through).chain(shadows).collect();
         let plugins = plan.digests().into_iter().filter(|(name, _)| used.contains(name));
         let plugins = plugins.map(|(name, sha256)| PluginStatus { plugin: name.clone(), sha256: *sha256 });
         Self { topics, plugins: plugins.collect(), routes }
@@ -79,10 +91,19 @@ fn edges(route: &Route) -> RouteEdges {
         delivery: route.delivery.as_str(),
         from: route.source.topics.iter().map(|topic| as_written(&topic.to_string())).collect(),
         except: route.source.exclude.iter().map(|topic| as_written(&topic.to_string())).collect(),
-        through: route.pipeline.iter().map(|step| step.plugin.clone()).collect(),
+        through: plugins(&route.pipeline),
         to: route.destinations.iter().map(edge).collect(),
         dead_letters: route.on_error.dead_letter_topic().cloned(),
+        shadow: route.shadow.as_ref().map(shadow),
     }
+}
+
+fn shadow(shadow: &Shadow) -> ShadowEdges {
+    ShadowEdges { through: plugins(&shadow.pipeline), sample: shadow.one_in }
+}
+
+fn plugins(steps: &[PipelineStep]) -> Vec<PluginName> {
+    steps.iter().map(|step| step.plugin.clone()).collect()
 }
 
 fn edge(to: &Destination) -> Edge {

@@ -4,6 +4,10 @@
 
 /// The CPU time that this thread has used.
 pub fn thread_cpu() -> std::time::Duration {
+    #[cfg(feature = "testing")]
+    if let Some(elapsed) = simulated::elapsed() {
+        return elapsed;
+    }
     let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     std::time::Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0))
 }
@@ -57,6 +61,11 @@ mod simulated {
         pub fn rule_this_thread(&self) {
             HERE.set(Some(self.clone()));
         }
+    }
+
+    /// How far the clock has gone that rules this thread, if one does.
+    pub(super) fn elapsed() -> Option<Duration> {
+        HERE.with_borrow(|clock| clock.as_ref().map(SimulatedClock::elapsed))
     }
 
     /// Now.

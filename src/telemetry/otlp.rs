@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use ureq::Agent;
+use ureq::tls::{RootCerts, TlsConfig, TlsProvider};
 
 use super::metrics::{Metrics, SpanMetrics};
 use super::repeats::Repeats;
@@ -100,8 +101,11 @@ impl Exporter {
     }
 }
 
+/// By https it trusts whom OpenSSL trusts: the system's authorities, or those that `SSL_CERT_FILE` names.
 fn agent() -> Agent {
+    let tls = TlsConfig::builder().provider(TlsProvider::NativeTls).root_certs(RootCerts::PlatformVerifier).build();
     let agent = Agent::config_builder()
+        .tls_config(tls)
         .http_status_as_error(false)
         .timeout_global(Some(ANSWER_WITHIN))
         .max_redirects(0)

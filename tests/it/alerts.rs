@@ -236,7 +236,52 @@ fn assert_targets(panel: &Value) {
     }
 }
 
-/// Grafana itself cannot be had where these tests run: what it makes of the file is held by its form alone.
+/// Grafana itself is not run: it cannot be had where these tests run. Its schema can, as the types that Grafana makes of it for
+/// programs that write dashboards.
+#[test]
+fn the_dashboard_is_one_by_grafanas_own_schema() {
+    let source = root().join("tests/it/support/dashboard");
+    let found = Command::new(root().join("scripts/go-toolchain")).stdin(Stdio::null()).output().expect("it runs");
+    assert!(found.status.success(), "{}", String::from_utf8_lossy(&found.stderr));
+    let go = Path::new(String::from_utf8_lossy(&found.stdout).trim()).join("go");
+    let check = scratch("dashboard-check");
+    let built = Command::new(go).args(["build", "-o"]).arg(&check).current_dir(source).output().expect("go runs");
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    let problems = |dashboard: &Value| {
+        let file = scratch("dashboard").with_extension("json");
+        fs::write(&file, dashboard.to_string()).expect("a file");
+        let output = Command::new(&check).arg(&file).output().expect("it runs");
+        fs::remove_file(file).expect("it is ours");
+        let said = [output.stdout, output.stderr].concat();
+        assert_eq!(output.status.success(), said.is_empty(), "{}", output.status);
+        String::from_utf8(said).expect("text")
+    };
+    assert_eq!(problems(&dashboard()), "");
+
+    let panels = dashboard()["panels"].as_array().cloned().expect("panels");
+    let first = |kind: &str| panels.iter().position(|panel| panel["type"] == kind).expect("one of this kind");
+    let (stat, lines) = (first("stat"), first("timeseries"));
+    for (place, value, problem) in [
+        ("/refresh".to_owned(), Value::from(30), "refresh"),
+        ("/timezoned".to_owned(), "utc".into(), "timezoned"),
+        (format!("/panels/{stat}/options/colourMode"), "value".into(), "colourMode"),
+        (format!("/panels/{stat}/options/reduceOptions/calcs"), "last".into(), "calcs"),
+        (format!("/panels/{lines}/fieldConfig/defaults/custom/lineWidths"), 1.into(), "lineWidths"),
+        (format!("/panels/{lines}/targets/0/expression"), "up".into(), "expression"),
+    ] {
+        let mut wrong = dashboard();
+        let (parent, key) = place.rsplit_once('/').expect("a pointer");
+        wrong.pointer_mut(parent).unwrap_or_else(|| panic!("there is no {parent}"))[key] = value;
+        let said = problems(&wrong);
+        assert!(said.contains(problem), "{place}: {said}");
+    }
+    // (of other kinds of panels it knows nothing)
+    assert!(
+        panels.iter().all(|panel| ["row", "stat", "timeseries"].contains(&panel["type"].as_str().expect("a kind")))
+    );
+    fs::remove_file(check).expect("it is ours");
+}
+
 #[test]
 fn the_dashboards_variables_are_those_that_its_panels_use_and_ask_for_metrics_that_exist() {
     let dashboard = dashboard();

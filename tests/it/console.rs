@@ -1,5 +1,7 @@
 //! The console in a real browser, before a daemon that routes real records; and the tap behind it.
 
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -90,9 +92,24 @@ fn the_console_shows_what_runs_and_taps_pauses_and_tells_of_a_refused_change() {
         "{topology}"
     );
 
-    // What another set of plugins makes otherwise.
+    // What another set of plugins makes otherwise: beside its route in the topology, too, where nothing leaves it.
     let shadow = "document.querySelector('[data-route=redacts] .shadow')?.textContent";
     browser.await_true(PATIENCE, &format!("/differ .*1 value/.test({shadow})"));
+    let beside = "document.querySelector('#topology g.beside')?.textContent";
+    browser.await_true(PATIENCE, &format!("/shadow of redacts.* of 2 differ · no plugins/.test({beside})"));
+    assert_eq!(browser.run("return document.querySelectorAll('#topology path.beside').length"), 1);
+
+    // How it has fared, and what it is made of.
+    browser.await_true(PATIENCE, "document.querySelectorAll('[data-route=redacts] .charts polyline').length === 3");
+    let charts = browser.run("return document.querySelector('[data-route=redacts] .charts').textContent");
+    let charts = charts.as_str().expect("text");
+    assert!(["in ", "/s", "lag ", "commit ", " ms"].iter().all(|word| charts.contains(word)), "{charts}");
+    let more = browser.run("return document.querySelector('[data-route=redacts] .more').textContent");
+    let more = more.as_str().expect("text");
+    let redacts = daemon.route("redacts");
+    let sha256 = redacts["plugins"][0]["sha256"].as_str().expect("a digest");
+    assert!(more.contains("worker 0 (generation 1)") && more.contains(&format!("{} 0, 1", bench.source)), "{more}");
+    assert!(more.contains("exactly_once") && more.contains(&sha256[..16]), "{more}");
 
     // A record on its way: as it came, behind its plugin, as it left. What it holds is text, whatever it looks like.
     browser
@@ -196,4 +213,25 @@ fn a_tap_shows_each_stage_of_the_records_that_are_meant_and_ends_at_its_limit() 
     other_key.wait().expect("it has ended");
     let unknown = millrace(&["tap", "no-such-route", "--url", &daemon.url()]).output().unwrap();
     assert_eq!(unknown.status.code(), Some(2), "{unknown:?}");
+}
+
+#[test]
+fn who_does_not_read_what_is_tapped_misses_records_is_told_how_many_and_holds_nothing_up() {
+    let bench = Bench::new("");
+    let daemon = Daemon::start(bench.config.path());
+    daemon.await_state("redacts", "running", PATIENCE);
+    let mut stream = TcpStream::connect(daemon.admin()).expect("it listens");
+    write!(stream, "GET /api/v1/routes/redacts/tap HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n").expect("it is asked");
+    let mut lines = BufReader::new(stream).lines().map(|line| line.expect("a line of text"));
+    assert!(lines.next().is_some_and(|line| line.contains(" 200 ")));
+
+    // Much more than finds room between the two.
+    let value = format!("{{\"card\":\"{}\"}}", "4".repeat(15_000));
+    bench.send(&vec![&*value; 1_500]);
+    daemon.await_consumed("redacts", 1_500, PATIENCE);
+    lines.find(|line| line == "event: missed").expect("it is told");
+    let missed = lines.next().and_then(|line| line.strip_prefix("data: ").map(str::to_owned));
+    let missed: u64 = missed.and_then(|count| count.parse().ok()).expect("a number");
+    // (seen three times: as it came, behind the plugin, as it left)
+    assert!((1..3 * 1_500).contains(&missed), "{missed}");
 }

@@ -169,6 +169,22 @@ fn a_redrive_that_is_killed_goes_on_where_it_ended_and_nothing_lands_twice() {
 fn letters_that_a_filter_leaves_out_are_kept_and_those_of_the_key_that_is_meant_go_through() {
     let records: Vec<_> = (0..21).map(poisoned).chain([Record::new("key-0", "sound")]).collect();
     let bench = Bench::new(&records, 21);
+    for (filter, count) in [
+        (["--route", "r"], 21),
+        (["--route", "other"], 0),
+        (["--plugin", "guard"], 21),
+        (["--plugin", "other"], 0),
+        (["--code", "trapped"], 21),
+        (["--code", "refused"], 0),
+        (["--key", "key-3"], 3),
+        (["--since", "2024-11-24T00:00:00Z"], 21),
+        (["--since", "2024-11-24T00:00:01Z"], 0),
+        (["--until", "2024-11-24T00:00:01Z"], 21),
+        (["--until", "2024-11-24T00:00:00Z"], 0),
+        (["--message", "no plugin says this"], 0),
+    ] {
+        assert_eq!(bench.listed(&filter).len(), count, "{filter:?}");
+    }
     bench.mend("nothing");
     let done = bench.json("redrive", &["--key", "key-3"]);
     assert_eq!((&done["redriven"], &done["put_back"]), (&json!(3), &json!(18)), "{done}");

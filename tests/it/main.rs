@@ -48,6 +48,7 @@ mod simulation;
 mod slots;
 mod soak;
 mod support;
+mod tap;
 mod torture;
 mod traces;
 mod yaml_tests;

@@ -260,11 +260,12 @@ fn the_log_can_be_turned_up_while_it_runs_and_the_graph_shows_what_flows_where()
         "routes:
   copy:
     source: {{ topics: [{source}, \"^ops-none-.*\"], start: earliest }}
+    shadow: {{ pipeline: [{{ plugin: identity-pass }}], sample: 3 }}
     destinations: [{{ topic: {destination} }}]
     on_error: {{ dead_letter: {dead} }}
 "
     );
-    let config = Config::new(&kafka.bootstrap, &[], &routes);
+    let config = Config::new(&kafka.bootstrap, &["identity-pass"], &routes);
     let daemon = Daemon::start(config.path());
     let graph = daemon.get("/api/v1/graph").json();
     let mut topics = [&dead, &source, &destination];
@@ -272,6 +273,8 @@ fn the_log_can_be_turned_up_while_it_runs_and_the_graph_shows_what_flows_where()
     assert_eq!(graph["topics"], json!(topics));
     assert_eq!(graph["routes"][0]["to"][0]["topic"], destination.as_str());
     assert_eq!(graph["routes"][0]["from"], json!([source, "^ops-none-.*"]));
+    assert_eq!(graph["routes"][0]["shadow"], json!({ "through": ["identity-pass"], "sample": 3 }));
+    assert_eq!((&graph["routes"][0]["through"], &graph["plugins"][0]["plugin"]), (&json!([]), &json!("identity-pass")));
     let log = |level: &str| daemon.send("PUT", "/api/v1/log", &format!("{{\"level\": \"{level}\"}}"));
     assert_eq!([log("loud=loud").status, log("").status], [400, 400]);
     daemon.await_state("copy", "running", PATIENCE);
@@ -289,6 +292,42 @@ fn the_log_can_be_turned_up_while_it_runs_and_the_graph_shows_what_flows_where()
     wait_until(PATIENCE, "the level is the configured one", || {
         daemon.get("/api/v1/log").json()["level"] == "millrace=info,warn"
     });
+}
+
+#[test]
+fn the_start_tells_on_one_screen_what_runs_of_which_bytes_within_which_limits_and_what_is_switched_off() {
+    let kafka = shared();
+    let [source, destination] = topics(kafka, 1);
+    let routes = format!(
+        "routes:
+  copy:
+    source: {{ topics: [{source}], start: earliest }}
+    pipeline: [{{ plugin: identity-pass }}]
+    destinations: [{{ topic: {destination} }}]
+  asleep:
+    enabled: false
+    source: {{ topics: [{source}], start: earliest }}
+    destinations: [{{ topic: {destination} }}]
+"
+    );
+    let config = Config::new(&kafka.bootstrap, &["identity-pass"], &routes);
+    let daemon = Daemon::start(config.path());
+    daemon.await_state("copy", "running", PATIENCE);
+    let log = daemon.log();
+    let copy = daemon.route("copy");
+    let sha256 = copy["plugins"][0]["sha256"].as_str().expect("a digest");
+    for told in [
+        "millrace is running",
+        &kafka.bootstrap,
+        &daemon.admin().to_string(),
+        "limits of this process, and the memory that its configuration lets it take",
+        &format!("group={}", config.group("copy")),
+        &format!("{source} → [identity-pass@{}] → {destination}", &sha256[..12]),
+        "disabled: asleep",
+    ] {
+        assert!(log.contains(told), "{told}: {log}");
+    }
+    assert!(log.lines().count() <= 24, "{log}");
 }
 
 #[test]

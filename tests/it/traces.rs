@@ -20,7 +20,8 @@ use crate::support::config::Config;
 use crate::support::daemon::Daemon;
 use crate::support::kafka::{ConsumedRecord, Record, shared};
 use crate::support::memory_batch::{MemoryBatch, MemoryRecord};
-use crate::support::{record_loop, unique, wait_until};
+use crate::support::secured::make_certificates;
+use crate::support::{record_loop, scratch, unique, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const PARENT: &str = "00f067aa0ba902b7";
@@ -191,6 +192,45 @@ fn traces_go_on_in_records_and_spans_while_a_collector_is_configured_and_no_head
     let last = arrived.iter().find(|record| record.text() == "after").expect("it has arrived");
     assert_eq!(last.headers, untouched.headers);
     assert_eq!((collector.requests(), daemon.metric("millrace_spans_total", &[])), (requests, None));
+}
+
+#[test]
+fn spans_go_by_https_to_a_collector_whose_authority_is_trusted_and_to_no_other() {
+    let kafka = shared();
+    let [source, out] = ["traces-tls", "traces-tls-out"].map(unique);
+    [&source, &out].into_iter().for_each(|topic| kafka.create_topic(topic, 1, &[]));
+    let certificates = scratch("collector");
+    make_certificates(&certificates);
+    let [certificate, key] = ["broker.crt", "broker.key"].map(|name| certificates.join(name));
+    let collector = Collector::start_secure(&certificate, &key);
+    kafka.produce(&source, &[record("v", &[("traceparent", &traceparent(1, "01"))])]);
+    // What a process that trusts this authority says, from its start to its end.
+    let copy = |route: &str, authority: &str, arrived: usize| {
+        let routes = format!(
+            "telemetry: {{ otlp: \"{}\" }}
+routes:
+  {route}:
+    source: {{ topics: [{source}], start: earliest }}
+    destinations: [{{ topic: {out} }}]
+",
+            collector.url()
+        );
+        let config = Config::new(&kafka.bootstrap, &[], &routes);
+        let mut daemon = Daemon::start_with(config.path(), |command| {
+            command.env("SSL_CERT_FILE", certificates.join(authority));
+        });
+        kafka.await_records(&out, arrived, PATIENCE);
+        assert_eq!(daemon.sigterm_and_wait(PATIENCE), Some(0));
+        daemon.log()
+    };
+
+    let log = copy("wary", "other.pem", 1);
+    assert!(log.contains("the collector does not take spans") && log.contains("certificate verify failed"), "{log}");
+    assert_eq!(collector.spans(), []);
+
+    let log = copy("trusting", "ca.pem", 2);
+    let names: Vec<_> = collector.spans().iter().map(|span| span.text("name").to_owned()).collect();
+    assert_eq!(names, [format!("receive {source}"), format!("send {out}")], "{log}");
 }
 
 #[test]

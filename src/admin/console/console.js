@@ -129,21 +129,24 @@ function drawTopology(graph, status) {
   const edges = [];
   for (const route of graph.routes) {
     const at = place(lanes.route, route.name);
-    for (const topic of route.from) edges.push(["in", place(lanes.from, topic), at, false]);
-    for (const to of route.to) edges.push(["out", at, place(lanes.to, to.topic), false]);
-    if (route.dead_letters) edges.push(["out", at, place(lanes.to, route.dead_letters), true]);
+    for (const topic of route.from) edges.push(["in", place(lanes.from, topic), at, ""]);
+    for (const to of route.to) edges.push(["out", at, place(lanes.to, to.topic), ""]);
+    if (route.dead_letters) edges.push(["out", at, place(lanes.to, route.dead_letters), "dead"]);
+    if (!route.shadow) continue;
+    const beside = place(lanes.route, shadowOf(route));
+    for (const topic of route.from) edges.push(["in", place(lanes.from, topic), beside, "beside"]);
   }
   const rows = Math.max(1, lanes.from.size, lanes.route.size, lanes.to.size);
   const step = 64, width = 960, box = 230, height = rows * step + 10;
   const y = (lane, index) => (height - lane.size * step) / 2 + index * step + 5;
   const x = { from: 0, route: (width - box) / 2, to: width - box };
   const drawing = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": describe(graph) });
-  for (const [way, a, b, dead] of edges) {
+  for (const [way, a, b, kind] of edges) {
     const [x1, y1, x2, y2] = way === "in"
       ? [x.from + box, y(lanes.from, a) + 26, x.route, y(lanes.route, b) + 26]
       : [x.route + box, y(lanes.route, a) + 26, x.to, y(lanes.to, b) + 26];
     const middle = (x1 + x2) / 2;
-    drawing.append(svg("path", { d: `M${x1},${y1} C${middle},${y1} ${middle},${y2} ${x2},${y2}`, class: dead ? "dead" : "" }));
+    drawing.append(svg("path", { d: `M${x1},${y1} C${middle},${y1} ${middle},${y2} ${x2},${y2}`, class: kind }));
   }
   const draw = (kind, lane, left, name, index, small, state) => {
     const top = y(lane, index);
@@ -158,11 +161,15 @@ function drawTopology(graph, status) {
     drawing.append(group);
   };
   for (const [name, index] of lanes.from) draw("topic", lanes.from, x.from, name, index, lagOf(status, name));
-  for (const [name, index] of lanes.route) {
-    const route = status.routes[name];
-    const plugins = graph.routes.find((of) => of.name === name).through.join(" → ") || "no plugins";
-    const rate = (history.get(name) || { rate: [] }).rate.at(-1) || 0;
-    draw("route", lanes.route, x.route, name, index, `${number(rate)}/s · ${plugins}`, route && route.state);
+  for (const of of graph.routes) {
+    const route = status.routes[of.name];
+    const rate = (history.get(of.name) || { rate: [] }).rate.at(-1) || 0;
+    const at = (name) => lanes.route.get(name);
+    draw("route", lanes.route, x.route, of.name, at(of.name), `${number(rate)}/s · ${plugins(of)}`, route && route.state);
+    if (!of.shadow) continue;
+    const seen = route && route.shadow;
+    const differ = seen ? `${number(seen.differing)} of ${number(seen.compared)} differ · ` : "";
+    draw("beside", lanes.route, x.route, shadowOf(of), at(shadowOf(of)), differ + plugins(of.shadow));
   }
   for (const [name, index] of lanes.to) draw("topic", lanes.to, x.to, name, index, name.startsWith("^") ? "a plugin names the topic" : "topic");
   $("topology").replaceChildren(drawing);
@@ -178,8 +185,11 @@ function lagOf(status, topic) {
   return seen ? `lag ${number(records)}` : topic.startsWith("^") ? "pattern" : "topic";
 }
 
+const shadowOf = (route) => `shadow of ${route.name}`;
+const plugins = (of) => of.through.join(" → ") || "no plugins";
 const describe = (graph) => graph.routes
-  .map((route) => `${route.from.join(", ")} through ${route.name} (${route.through.join(", ") || "no plugins"}) to ${route.to.map((to) => to.topic).join(", ")}`)
+  .map((route) => `${route.from.join(", ")} through ${route.name} (${plugins(route)}) to ${route.to.map((to) => to.topic).join(", ")}` +
+    (route.shadow ? `, beside it its shadow (${plugins(route.shadow)})` : ""))
   .join("; ");
 
 function chart(title, values, unit) {

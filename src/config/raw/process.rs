@@ -121,11 +121,11 @@ fn otlp(node: &Node, problems: &mut Problems) -> Option<String> {
     let url = non_empty(node, "the address of a collector", problems)?;
     let (scheme, rest) = url.value.split_once("://").unwrap_or(("", &url.value));
     let host = rest.split('/').next().unwrap_or_default();
-    let why = match scheme {
-        "http" if !host.is_empty() && !host.contains('@') && !rest.contains(['?', '#', ' ']) => return Some(url.value),
-        "https" => "millrace speaks no TLS to a collector: send to one beside it, which goes on with TLS",
-        _ => "write an address of OTLP over HTTP: `http://127.0.0.1:4318`",
-    };
+    let is_plain = !host.is_empty() && !host.contains('@') && !rest.contains(['?', '#', ' ']);
+    if ["http", "https"].contains(&scheme) && is_plain {
+        return Some(url.value);
+    }
+    let why = "write an address of OTLP over HTTP: `http://127.0.0.1:4318`, or with `https://`";
     problems.push(Problem::at(&url.place, format!("{} is no collector to export to", url.shown())).help(why));
     None
 }

@@ -1,9 +1,11 @@
 //! An OpenTelemetry collector that keeps what it is sent: OTLP over HTTP, as JSON. Knows nothing of what spans should say.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use native_tls::{Identity, TlsAcceptor};
 use serde_json::Value;
 
 /// A span that has come, with the attributes of its process.
@@ -52,13 +54,31 @@ struct Seen {
 impl Collector {
     /// Starts one that is too busy for the first `busy` requests.
     pub(crate) fn start(busy: usize) -> Self {
+        let seen = Seen { busy, ..Seen::default() };
+        Self::listen("http", seen, serve)
+    }
+
+    /// Starts one that speaks TLS with this certificate and its key, both in files of PEM.
+    pub(crate) fn start_secure(certificate: &Path, key: &Path) -> Self {
+        let read = |path: &Path| std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let identity = Identity::from_pkcs8(&read(certificate), &read(key)).expect("a certificate and its key");
+        let acceptor = TlsAcceptor::new(identity).expect("TLS");
+        Self::listen("https", Seen::default(), move |stream, seen| {
+            // (who does not trust it goes away in the middle of the handshake)
+            if let Ok(stream) = acceptor.accept(stream) {
+                serve(stream, seen);
+            }
+        })
+    }
+
+    fn listen(scheme: &str, seen: Seen, serve: impl Fn(TcpStream, &Mutex<Seen>) + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let url = format!("http://{}", listener.local_addr().expect("an address"));
-        let seen = Arc::new(Mutex::new(Seen { busy, ..Seen::default() }));
+        let url = format!("{scheme}://{}", listener.local_addr().expect("an address"));
+        let (seen, serve) = (Arc::new(Mutex::new(seen)), Arc::new(serve));
         let keep = Arc::clone(&seen);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                let keep = Arc::clone(&keep);
+                let (keep, serve) = (Arc::clone(&keep), Arc::clone(&serve));
                 std::thread::spawn(move || serve(stream, &keep));
             }
         });
@@ -82,7 +102,7 @@ impl Collector {
 }
 
 /// Answers one request after the other, as long as the connection lasts.
-fn serve(stream: TcpStream, seen: &Mutex<Seen>) {
+fn serve(stream: impl Read + Write, seen: &Mutex<Seen>) {
     let mut reader = BufReader::new(stream);
     while let Some((head, body)) = request(&mut reader) {
         let is_for_us = head.starts_with("POST /v1/traces HTTP/1.1\r\n")
@@ -109,7 +129,7 @@ fn serve(stream: TcpStream, seen: &Mutex<Seen>) {
     }
 }
 
-fn request(reader: &mut BufReader<TcpStream>) -> Option<(String, Vec<u8>)> {
+fn request(reader: &mut BufReader<impl Read>) -> Option<(String, Vec<u8>)> {
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
         if reader.read_line(&mut head).ok()? == 0 {

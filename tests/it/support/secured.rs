@@ -156,7 +156,7 @@ impl Secured {
 
 /// Two authorities; certificates of the first for the broker, one that has expired, and for the user carol; of the second for
 /// mallory.
-fn make_certificates(dir: &Path) {
+pub(crate) fn make_certificates(dir: &Path) {
     fs::create_dir_all(dir).expect("a directory for them");
     let openssl = |arguments: &[&str]| run(Command::new("openssl").args(arguments).current_dir(dir));
     let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj"];
