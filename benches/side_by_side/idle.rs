@@ -60,7 +60,7 @@ pub(crate) fn run(job: &Job) {
     println!("{READY}");
     loop {
         consumers.iter().for_each(|consumer| _ = consumer.poll(Duration::ZERO));
-        producers.iter().for_each(|producer| _ = producer.poll(Duration::ZERO));
+        producers.iter().for_each(|producer| producer.poll(Duration::ZERO));
         pace(REST);
     }
 }

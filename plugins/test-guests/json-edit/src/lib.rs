@@ -17,7 +17,9 @@ impl Transform for JsonEdit {
     fn transform(&mut self, record: &Record<'_>, output: &mut Output) -> Verdict {
         match edit::edit(record.value().unwrap_or_default()) {
             Ok(edited) => {
-                edited.into_iter().for_each(|value| output.emit(DEFAULT, Some(&value)));
+                if let Some(value) = edited {
+                    output.emit(DEFAULT, Some(&value));
+                }
                 Verdict::Drop
             }
             Err(error) => Verdict::Refuse(format!("the value is not a JSON object: {error}")),
