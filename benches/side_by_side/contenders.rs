@@ -128,7 +128,8 @@ impl Drop for Running {
 fn yaml(job: &Job, plugins: &str, route: &str) -> String {
     let Job { bootstrap, source, target, group } = job;
     let dist = root().join("plugins/dist").display().to_string();
-    let plugins = if plugins.is_empty() { String::new() } else { format!("plugins: {plugins}\n").replace("DIST", &dist) };
+    let plugins =
+        if plugins.is_empty() { String::new() } else { format!("plugins: {plugins}\n").replace("DIST", &dist) };
     let route = if route.is_empty() { String::new() } else { format!("    {route}\n") };
     format!(
         "kafka: {{ prefix: bench, bootstrap.servers: \"{bootstrap}\" }}\nadmin: {{ listen: \"127.0.0.1:0\" }}\n{plugins}routes:\n  \

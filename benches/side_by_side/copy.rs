@@ -37,11 +37,7 @@ const CONTENDERS: &[Contender] = &[
     contender("bare loop that keeps timestamps", How::Loop { keeps: true, edits: false }, None),
     contender(NATIVELY, How::Loop { keeps: false, edits: true }, None),
     contender(NO_PLUGIN, PLAIN, None),
-    contender(
-        "millrace, a filter that keeps all",
-        plugin("{ p: { path: DIST/identity-pass.wasm } }"),
-        Some(NO_PLUGIN),
-    ),
+    contender("millrace, a filter that keeps all", plugin("{ p: { path: DIST/identity-pass.wasm } }"), Some(NO_PLUGIN)),
     contender("millrace, a filter that scans the value", plugin("{ p: { path: DIST/scan.wasm } }"), Some(NO_PLUGIN)),
     contender(
         "millrace, a transform that rewrites the value",
@@ -61,7 +57,8 @@ const CONTENDERS: &[Contender] = &[
 /// Each contender's rounds.
 type Runs = BTreeMap<&'static str, Vec<Measured>>;
 
-pub(crate) fn run(kafka: &Kafka, options: &Options) -> String {
+pub(crate) fn run(options: &Options) -> String {
+    let kafka = &Kafka::start();
     let rounds = options.rounds(5);
     let chosen: Vec<&Contender> = CONTENDERS.iter().filter(|contender| is_chosen(contender, options)).collect();
     let (mut told, mut bars) = (format!("{}\n", how(rounds)), Bars::default());
@@ -132,7 +129,8 @@ impl Bars {
             let rate = Spread::of_ratios(own, bare, |run| run.rate);
             let cpu = Spread::of_ratios(own, bare, |run| run.cpu).median;
             let [bar, low, high] = [rate.median, rate.lowest, rate.highest].map(|part| part * Self::WIDTH);
-            let (name, y, left, end) = (contender.name, self.y + 10, Self::LEFT, Self::LEFT as f64 + high.max(bar) + 10.0);
+            let (name, y, left, end) =
+                (contender.name, self.y + 10, Self::LEFT, Self::LEFT as f64 + high.max(bar) + 10.0);
             let (top, middle, from, to) = (y - 14, y - 5, left as f64 + low, left as f64 + high);
             body += &format!(
                 "<text x='10' y='{y}'>{name}</text><rect x='{left}' y='{top}' width='{bar:.0}' height='18' fill='#4a7fb5'/>\

@@ -29,7 +29,8 @@ struct Latency {
     cpu: f64,
 }
 
-pub(crate) fn run(kafka: &Kafka, options: &Options) -> String {
+pub(crate) fn run(options: &Options) -> String {
+    let kafka = &Kafka::start();
     let rounds = options.rounds(5);
     let mut contenders = vec![
         ("bare loop, commit every 100 ms", How::Loop { keeps: false, edits: false }),

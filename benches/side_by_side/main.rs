@@ -1,8 +1,8 @@
 //! millrace beside a bare librdkafka loop, and beside its peers where they are installed, on a real Apache Kafka, in one run
 //! on one machine: `make bench`.
 //!
-//! Four parts, each on a broker of its own, each with its section of the page: `copy`, `latency`, `peers`, `scale`. Each round
-//! runs every contender once, one after the other, on topics and groups of its own; what is told is the median of the rounds,
+//! Parts, each on a broker of its own, each with its section of the page: `copy`, `latency`, `peers`, `scale`; and `calls`, which
+//! only tells what another benchmark found. Each round runs every contender once, one after the other, on topics and groups of its own; what is told is the median of the rounds,
 //! each held against another contender of the same round, with the lowest and the highest.
 //!
 //! MILLRACE names the binary; else it is the one that is built with the tests' hooks.
@@ -11,6 +11,7 @@
 //!                                       [--write docs/performance.md]
 
 mod bare_loop;
+mod calls;
 mod contenders;
 mod copy;
 mod idle;
@@ -24,11 +25,14 @@ mod watch;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use records::Kafka;
-
-type Part = fn(&Kafka, &Options) -> String;
-const PARTS: [(&str, Part); 4] =
-    [("copy", copy::run), ("latency", latency::run), ("peers", peers::run), ("scale", scale::run)];
+type Part = fn(&Options) -> String;
+const PARTS: [(&str, Part); 5] = [
+    ("calls", calls::run),
+    ("copy", copy::run),
+    ("latency", latency::run),
+    ("peers", peers::run),
+    ("scale", scale::run),
+];
 
 struct Options {
     /// How often each contender runs, where it is said.
@@ -60,7 +64,7 @@ fn main() {
             continue;
         }
         let began = Instant::now();
-        let told = part(&Kafka::start(), &options);
+        let told = part(&options);
         eprintln!("{name}: {} s", began.elapsed().as_secs());
         println!("{told}");
         if let Some(path) = &options.write {

@@ -53,8 +53,7 @@ const fn benthos(edits: bool, in_flight: u32) -> Peer {
     Peer { name, tuning, installed_as: Some("benthos"), how, slow: true }
 }
 
-const JSON: How =
-    How::Millrace { plugins: "{ p: { path: DIST/json-edit.wasm } }", route: "pipeline: [{ plugin: p }]" };
+const JSON: How = How::Millrace { plugins: "{ p: { path: DIST/json-edit.wasm } }", route: "pipeline: [{ plugin: p }]" };
 
 /// A job, how many records of how many bytes it has (in parts of `--records`), and who does it.
 const JOBS: &[(&str, usize, usize, &[Peer])] = &[
@@ -65,14 +64,13 @@ const JOBS: &[(&str, usize, usize, &[Peer])] = &[
 /// The part of `--records` that slow ones get.
 const FEW: usize = 4;
 
-pub(crate) fn run(kafka: &Kafka, options: &Options) -> String {
+pub(crate) fn run(options: &Options) -> String {
+    let kafka = &Kafka::start();
     let rounds = options.rounds(3);
-    let mut told = format!(
-        "{} How many times as much as the peer's millrace does in the same round.\n",
-        how(rounds)
-    );
+    let mut told = format!("{} How many times as much as the peer's millrace does in the same round.\n", how(rounds));
     for (nth, (label, size, times, peers)) in JOBS.iter().enumerate() {
-        let present: Vec<&Peer> = peers.iter().filter(|peer| peer.installed_as.is_none_or(|it| missing(it).is_none())).collect();
+        let present: Vec<&Peer> =
+            peers.iter().filter(|peer| peer.installed_as.is_none_or(|it| missing(it).is_none())).collect();
         let (many, few) = (options.records * times, options.records / FEW);
         eprintln!("peers: {many} records, {label}, and {few} …");
         let [many, few] = [many, few].map(|count| kafka.fill(&format!("job-{nth}-{count}"), count, *size, false));
@@ -99,7 +97,9 @@ fn measure_one(kafka: &Kafka, peer: &Peer, source: &Source, counted: bool) -> Me
 
 fn table(told: &mut String, label: &str, present: &[&Peer], runs: &BTreeMap<&str, Vec<Measured>>) {
     let mut line = |line: String| writeln!(told, "{line}").expect("a text takes all");
-    line(format!("\n| {label} | records/s | records per CPU second | millrace: times its records/s | times its records per CPU second | tuning |"));
+    line(format!(
+        "\n| {label} | records/s | records per CPU second | millrace: times its records/s | times its records per CPU second | tuning |"
+    ));
     line("|---|---|---|---|---|---|".into());
     for peer in present {
         let (own, ours) = (&runs[peer.name], &runs[OURS]);

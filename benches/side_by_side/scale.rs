@@ -26,7 +26,8 @@ const IDLE: Duration = Duration::from_secs(20);
 const SETTLED: Duration = Duration::from_secs(10);
 const WITHIN: Duration = Duration::from_secs(120);
 
-pub(crate) fn run(kafka: &Kafka, options: &Options) -> String {
+pub(crate) fn run(options: &Options) -> String {
+    let kafka = &Kafka::start();
     let rounds = options.rounds(5);
     let mut lines = vec![how(rounds), String::new(), "| | |".to_owned(), "|---|---|".to_owned()];
     lines.extend([workers(kafka, options, rounds), check(rounds), start(kafka, rounds)]);
@@ -143,7 +144,12 @@ fn told(
     vec![
         format!("| {ROUTES} idle routes, CPU, {beside} | {} |", of(ours.cpu, bare.cpu, " % of a core")),
         format!("| the same, resident memory | {} |", of(ours.resident, bare.resident, " MB")),
-        format!("| the same, threads | {:.2} ({:.0}, {:.0}) |", ours.threads / bare.threads, ours.threads, bare.threads),
+        format!(
+            "| the same, threads | {:.2} ({:.0}, {:.0}) |",
+            ours.threads / bare.threads,
+            ours.threads,
+            bare.threads
+        ),
         format!(
             "| {ROUTES} routes ready after the start, {beside} | {} |",
             of(ready.as_secs_f64(), bare_ready.as_secs_f64(), " s")

@@ -35,12 +35,12 @@ impl fmt::Display for Spread {
 
 /// When and where, and how often.
 pub(crate) fn how(rounds: usize) -> String {
-    let now = jiff::Timestamp::now().to_string();
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    format!(
-        "{}, {cores} cores with the broker beside it, medians of {rounds} rounds (lowest–highest).",
-        &now[..10]
-    )
+    format!("{}, {cores} cores with the broker beside it, medians of {rounds} rounds (lowest–highest).", today())
+}
+
+pub(crate) fn today() -> String {
+    jiff::Timestamp::now().to_string()[..10].to_owned()
 }
 
 /// A rate to be read: `1,234,000`.
@@ -55,8 +55,7 @@ pub(crate) fn thousands(rate: f64) -> String {
 /// Puts what a part tells between its marks on the page.
 pub(crate) fn write(path: &Path, part: &str, told: &str) {
     let page = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    let (begin, end) =
-        (format!("<!-- begin {part}: make bench writes this -->"), format!("<!-- end {part} -->"));
+    let (begin, end) = (format!("<!-- begin {part}: make bench writes this -->"), format!("<!-- end {part} -->"));
     let (before, rest) = page.split_once(&begin).unwrap_or_else(|| panic!("{} has no {begin}", path.display()));
     let (_, after) = rest.split_once(&end).unwrap_or_else(|| panic!("{} has no {end}", path.display()));
     let page = format!("{before}{begin}\n{}\n{end}{after}", told.trim());
