@@ -16,8 +16,10 @@ use crate::{Options, pace, peers, watch};
 
 const RATE: u32 = 1_000;
 const SIZE: usize = 1024;
-/// After the first record has arrived: a JVM compiles what is hot.
-const WARM: Duration = Duration::from_secs(4);
+/// At once, at first: a JVM compiles what is hot.
+const BURST: u64 = 100_000;
+/// After that, at the pace that is measured.
+const WARM: Duration = Duration::from_secs(3);
 const MEASURED: Duration = Duration::from_secs(5);
 const WITHIN: Duration = Duration::from_secs(60);
 const STREAMS: &str = "Kafka Streams, commit every 100 ms";
@@ -49,7 +51,7 @@ pub(crate) fn run(options: &Options) -> String {
         }
     }
     let mut told = format!(
-        "{} {RATE} records/s of 1 KiB, {} s a round after {} s to get warm. Kafka Streams: exactly_once_v2, two threads, \
+        "{} {RATE} records/s of 1 KiB, {} s a round, after {BURST} records at once and {} s to get warm. Kafka Streams: exactly_once_v2, two threads, \
          the rest as it comes.\n\n| | p50, ms | p99, ms | CPU, % of a core | p50, of Streams' | p99, of Streams' |\n|---|---|---|---|---|---|\n",
         how(rounds),
         MEASURED.as_secs(),
@@ -115,6 +117,12 @@ fn produce(kafka: &Kafka, topic: &str, running: &mut Running, between: &Between)
             running.failed("lets nothing arrive");
         }
     }
+    paced.send_at_once(BURST);
+    while between.arrived.load(Relaxed) < paced.sent {
+        running.must_live();
+        pace(Duration::from_millis(5));
+    }
+    paced.resume();
     paced.send_for(WARM);
     let (from, before, cpu) = (now(), paced.sent, watch::cpu(running.id()));
     paced.send_for(MEASURED);
@@ -130,7 +138,8 @@ struct Paced<'a> {
     producer: BaseProducer,
     topic: &'a str,
     values: Values,
-    began: Instant,
+    /// When so many were sent, from where on the pace counts.
+    began: (Instant, u64),
     sent: u64,
 }
 
@@ -138,7 +147,7 @@ impl<'a> Paced<'a> {
     fn new(kafka: &Kafka, topic: &'a str) -> Self {
         let producer = kafka.filling().set("linger.ms", "0").set("compression.codec", "none").create();
         let producer = producer.expect("a producer");
-        Self { producer, topic, values: Values::new(SIZE), began: Instant::now(), sent: 0 }
+        Self { producer, topic, values: Values::new(SIZE), began: (Instant::now(), 0), sent: 0 }
     }
 
     fn send_for(&mut self, time: Duration) {
@@ -148,12 +157,27 @@ impl<'a> Paced<'a> {
         }
     }
 
+    fn send_at_once(&mut self, count: u64) {
+        (0..count).for_each(|_| self.send());
+        self.producer.flush(WITHIN).expect("the records are stored");
+    }
+
+    /// The pace, from now on.
+    fn resume(&mut self) {
+        self.began = (Instant::now(), self.sent);
+    }
+
     /// When it is due.
     fn send_next(&mut self) {
-        let due = self.began + Duration::from_secs(self.sent) / RATE;
+        let (began, before) = self.began;
+        let due = began + Duration::from_secs(self.sent - before) / RATE;
         while let Some(left) = due.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
             pace(left);
         }
+        self.send();
+    }
+
+    fn send(&mut self) {
         self.values.make(now());
         send(&self.producer, BaseRecord::to(self.topic).key(&self.values.key).payload(&self.values.value));
         self.producer.poll(Duration::ZERO);

@@ -42,6 +42,9 @@ pub(crate) fn watch(kafka: &Kafka, running: &mut Running, source: &Source, group
     loop {
         let (done, now, used) = (committed(), Instant::now(), Used::look(kafka, running));
         match first {
+            None if done >= source.count => {
+                running.failed(&format!("commits {} records before it is looked at twice: give it more", source.count));
+            }
             None if done > after => first = Some((done, now, used)),
             Some((before, since, first)) if done >= source.count => {
                 let (records, time) = ((done - before) as f64, (now - since).as_secs_f64());
