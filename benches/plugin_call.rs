@@ -110,7 +110,7 @@ fn replacing(criterion: &mut Criterion) {
 
 criterion_group! {
     name = plugin_call;
-    config = Criterion::default().measurement_time(Duration::from_secs(2)).warm_up_time(Duration::from_millis(500)).sample_size(50);
+    config = Criterion::default().measurement_time(Duration::from_secs(1)).warm_up_time(Duration::from_millis(300)).sample_size(30);
     targets = rust, languages, replacing
 }
 criterion_main!(plugin_call);
