@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use rdkafka::error::KafkaError;
 use rdkafka::message::Message as _;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+use serde_json::Value;
 
 use crate::contenders::{How, Running, binary, measure, millrace};
 use crate::records::{Kafka, Values, send};
@@ -261,6 +262,14 @@ impl Yaml<'_> {
     }
 }
 
+/// How many routes it has, if all of them are ready.
+fn ready_routes(agent: &ureq::Agent, url: &str) -> usize {
+    let Ok(mut answer) = agent.get(format!("{url}/readyz?routes=all")).call() else { return 0 };
+    let text = answer.body_mut().read_to_string().expect("it is read");
+    let answer: Value = serde_json::from_str(&text).expect("it is JSON");
+    answer["routes"].as_object().map_or(0, |routes| routes.len())
+}
+
 /// millrace, with an endpoint that can be asked.
 struct Daemon {
     running: Running,
@@ -289,7 +298,7 @@ impl Daemon {
         let mut running = Running::of(child, directory);
         let agent: ureq::Agent = ureq::Agent::config_builder().timeout_global(Some(WITHIN)).build().into();
         let url = format!("http://127.0.0.1:{admin}");
-        while agent.get(format!("{url}/readyz?routes=all")).call().is_err() {
+        while ready_routes(&agent, &url) < routes {
             running.must_live();
             if began.elapsed() > WITHIN {
                 running.failed("is not ready");
