@@ -120,6 +120,9 @@ fn produce(kafka: &Kafka, topic: &str, running: &mut Running, between: &Between)
     paced.send_at_once(BURST);
     while between.arrived.load(Relaxed) < paced.sent {
         running.must_live();
+        if began.elapsed() > 2 * WITHIN {
+            running.failed("does not let all arrive");
+        }
         pace(Duration::from_millis(5));
     }
     paced.resume();
