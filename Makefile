@@ -12,7 +12,8 @@
 #   SOAK_RECORDS=n                how many records `make soak-plugins` gives to each language (200000; to Rust 25 times as many)
 #   MILLRACE=file                 whose plugins `make language-table` measures (target/release/millrace)
 #   TARGET=name                   what `make fuzz` fuzzes, for MINUTES (10): guest_output (the default) or config
-#   ROUNDS=n, RECORDS=n           of `make bench`: how often each contender runs (5), over how many records of 1 KiB (1,000,000);
+#   ONLY=part,part                of `make bench`: calls, copy, latency, peers, scale; each writes its section of docs/performance.md (all)
+#   ROUNDS=n, RECORDS=n           of `make bench`: how often each contender runs (5; peers 3), over how many records of 1 KiB (1,000,000);
 #                                 of `make tap-cost`: 7, over 2,000,000 records of 100 B
 #   TAG=name                      of the image that `make image` builds
 
@@ -117,14 +118,28 @@ schemathesis: ## Try the admin endpoint with requests that nobody has thought of
 image: ## Build the container image (Containerfile)
 	@scripts/container build --tag '$(or $(TAG),millrace)'
 
+COMMA := ,
+BENCH_ALL := calls,copy,latency,peers,scale
+BENCH_PARTS := $(or $(ONLY),$(BENCH_ALL))
+
 .PHONY: bench
-bench: ## Measure the guest call, the record loop, reading a configuration; and millrace beside a bare loop on a real Kafka, into docs/performance.md
+bench: ## Measure the guest call, the record loop, reading a configuration; and millrace beside a bare loop and its peers on a real Kafka, into docs/performance.md
 	@scripts/setup test
 	@scripts/guests
-	cargo bench --locked --bench plugin_call --bench record_loop --bench config_loading
 	cargo build --locked --release --bin millrace
 	cp target/release/millrace target/release/millrace-plain
-	MILLRACE='$(CURDIR)/target/release/millrace-plain' cargo bench --locked --bench side_by_side -- --rounds $(or $(ROUNDS),5) --records $(or $(RECORDS),1000000) --write docs/performance.md
+	MILLRACE='$(CURDIR)/target/release/millrace-plain' scripts/languages javascript
+ifneq (,$(filter calls,$(subst $(COMMA), ,$(BENCH_PARTS))))
+	MILLRACE='$(CURDIR)/target/release/millrace-plain' scripts/languages bench
+	cargo bench --locked --bench plugin_call --bench record_loop --bench config_loading
+endif
+	MILLRACE='$(CURDIR)/target/release/millrace-plain' cargo bench --locked --bench side_by_side -- --only '$(BENCH_PARTS)' \
+	  $(if $(ROUNDS),--rounds '$(ROUNDS)') $(if $(RECORDS),--records '$(RECORDS)') --write docs/performance.md
+
+.PHONY: bench-peers
+bench-peers: ## Install the routers that `make bench` holds millrace against: Kafka Streams by Maven, Benthos by Go
+	@scripts/peers streams
+	@scripts/peers benthos
 
 .PHONY: tap-cost
 tap-cost: ## What a tap costs a route, beside a build without one: instructions of the record loop, and a real Kafka; into docs/console.md

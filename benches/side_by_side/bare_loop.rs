@@ -3,12 +3,15 @@
 #![expect(unsafe_code, reason = "librdkafka's batch calls are C")]
 
 use std::ffi::{CStr, CString};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rdkafka_sys as ffi;
 
-use crate::records::Kafka;
+use crate::contenders;
+
+#[path = "../../plugins/test-guests/json-edit/src/edit.rs"]
+mod edit;
 
 const VARIABLE: &str = "MILLRACE_BARE_LOOP";
 const COMMIT: Duration = Duration::from_millis(100);
@@ -22,24 +25,25 @@ pub(crate) struct Job {
     target: String,
     group: String,
     keeps: bool,
+    edits: bool,
 }
 
 impl Job {
     /// The job that this process was started for, if it was.
     pub(crate) fn of_environment() -> Option<Self> {
         let text = std::env::var(VARIABLE).ok()?;
-        let [bootstrap, source, target, group, keeps] = text.split('|').collect::<Vec<_>>().try_into().ok()?;
+        let [bootstrap, source, target, group, keeps, edits] = text.split('|').collect::<Vec<_>>().try_into().ok()?;
         let [bootstrap, source, target, group] = [bootstrap, source, target, group].map(str::to_owned);
-        Some(Self { bootstrap, source, target, group, keeps: keeps == "true" })
+        Some(Self { bootstrap, source, target, group, keeps: keeps == "true", edits: edits == "true" })
     }
 }
 
-/// Starts it as a process of its own, so that its CPU time can be told.
-pub(crate) fn start(kafka: &Kafka, source: &str, target: &str, group: &str, keeps: bool) -> Child {
+/// Runs it as a process of its own, so that its CPU time can be told.
+pub(crate) fn command(job: &contenders::Job, keeps: bool, edits: bool) -> Command {
+    let contenders::Job { bootstrap, source, target, group } = job;
     let mut command = Command::new(std::env::current_exe().expect("this program has a file"));
-    command.env(VARIABLE, format!("{}|{source}|{target}|{group}|{keeps}", kafka.bootstrap));
-    command.stdin(Stdio::null()).stdout(Stdio::null());
-    command.spawn().expect("the loop starts")
+    command.env(VARIABLE, format!("{bootstrap}|{source}|{target}|{group}|{keeps}|{edits}"));
+    command
 }
 
 /// Copies until it is killed.
@@ -72,6 +76,7 @@ unsafe fn copy(job: &Job, consumer: *mut ffi::rd_kafka_t, producer: *mut ffi::rd
 
         let mut messages = vec![std::ptr::null_mut(); BATCH];
         let mut outputs: Vec<ffi::rd_kafka_message_t> = Vec::with_capacity(BATCH);
+        let mut edited: Vec<Vec<u8>> = Vec::new();
         let mut next = [-1_i64; PARTITIONS as usize];
         let mut began: Option<Instant> = None;
         loop {
@@ -88,14 +93,21 @@ unsafe fn copy(job: &Job, consumer: *mut ffi::rd_kafka_t, producer: *mut ffi::rd
                 next[usize::try_from(message.partition).expect("a partition")] = message.offset + 1;
                 if job.keeps {
                     produce(producer, topic, message);
-                } else {
-                    let mut output: ffi::rd_kafka_message_t = std::mem::zeroed();
-                    (output.payload, output.len) = (message.payload, message.len);
-                    (output.key, output.key_len) = (message.key, message.key_len);
-                    outputs.push(output);
+                    continue;
                 }
+                let mut output: ffi::rd_kafka_message_t = std::mem::zeroed();
+                (output.payload, output.len) = (message.payload, message.len);
+                (output.key, output.key_len) = (message.key, message.key_len);
+                if job.edits {
+                    let value = std::slice::from_raw_parts(message.payload.cast(), message.len);
+                    let Some(mut value) = edit::edit(value).expect("it is JSON") else { continue };
+                    (output.payload, output.len) = (value.as_mut_ptr().cast(), value.len());
+                    edited.push(value);
+                }
+                outputs.push(output);
             }
             produce_all(producer, topic, &mut outputs);
+            edited.clear();
             got.iter().for_each(|message| ffi::rd_kafka_message_destroy(*message));
             ffi::rd_kafka_poll(producer, 0);
             if began.is_some_and(|began| began.elapsed() >= COMMIT) {

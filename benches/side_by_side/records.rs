@@ -1,13 +1,15 @@
 //! A Kafka of its own, the records of a run, and what a reader finds.
 
+use std::fmt::Write as _;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -15,24 +17,59 @@ use crate::{pace, root};
 
 const PARTITIONS: i32 = 4;
 const WITHIN: Duration = Duration::from_secs(30);
-const WORDS: [&str; 12] = [
+const WORDS: [&str; 45] = [
     "delivery",
     "customer",
     "invoice",
     "parcel",
     "address",
+    "between",
     "window",
     "requested",
+    "before",
     "noon",
+    "leave",
+    "with",
     "neighbour",
     "fragile",
-    "label",
+    "handle",
+    "carefully",
     "express",
+    "standard",
+    "return",
+    "label",
+    "printed",
+    "gift",
+    "wrap",
+    "discount",
+    "applied",
+    "loyalty",
+    "points",
+    "warehouse",
+    "north",
+    "south",
+    "pallet",
+    "damaged",
+    "replaced",
+    "weekend",
+    "signature",
+    "required",
+    "call",
+    "phone",
+    "first",
+    "second",
+    "floor",
+    "garden",
+    "gate",
+    "code",
+    "bell",
 ];
 
 /// A broker that lives as long as this.
 pub(crate) struct Kafka {
     pub(crate) bootstrap: String,
+    /// Its process.
+    pub(crate) broker: u32,
     _process: Child,
     _tied: ChildStdin,
     _directory: tempfile::TempDir,
@@ -58,10 +95,12 @@ impl Kafka {
             .expect("it prints the address");
         let bootstrap = bootstrap.trim().to_owned();
         assert!(!bootstrap.is_empty(), "Kafka does not start: see above");
-        Self { bootstrap, _process: process, _tied: tied, _directory: directory }
+        let broker = std::fs::read_to_string(directory.path().join("kafka/node1/pid")).expect("a process id");
+        let broker = broker.trim().parse().expect("a process id");
+        Self { bootstrap, broker, _process: process, _tied: tied, _directory: directory }
     }
 
-    fn config(&self) -> ClientConfig {
+    pub(crate) fn config(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &self.bootstrap);
         config
@@ -80,16 +119,24 @@ impl Kafka {
 
     /// Makes a topic.
     pub(crate) fn create(&self, topic: &str) {
-        let new = NewTopic::new(topic, PARTITIONS, TopicReplication::Fixed(1));
-        let made = wait(self.admin().create_topics([&new], &AdminOptions::new())).expect("it is asked");
+        self.create_all(&[topic], PARTITIONS);
+    }
+
+    /// Makes topics of so many partitions.
+    pub(crate) fn create_all(&self, topics: &[&str], partitions: i32) {
+        let new: Vec<_> =
+            topics.iter().map(|topic| NewTopic::new(topic, partitions, TopicReplication::Fixed(1))).collect();
+        let made = wait(self.admin().create_topics(&new, &AdminOptions::new())).expect("it is asked");
         made.into_iter().for_each(|made| _ = made.expect("the topic is made"));
         let asking = self.asking("asking", "read_uncommitted");
-        let is_there = || {
+        let is_there = |topic: &&str| {
             let found = asking.fetch_metadata(Some(topic), WITHIN).expect("metadata");
-            found.topics()[0].partitions().len() == PARTITIONS as usize
+            found.topics()[0].partitions().len() == partitions as usize
         };
-        while !is_there() {
-            pace(Duration::from_millis(20));
+        for topic in topics {
+            while !is_there(topic) {
+                pace(Duration::from_millis(20));
+            }
         }
     }
 
@@ -98,53 +145,65 @@ impl Kafka {
         let _ = wait(self.admin().delete_topics(&[topic], &AdminOptions::new()));
     }
 
-    /// A topic of so many records: JSON of `size` bytes, keys of 16, one header; the same in each run.
-    pub(crate) fn fill(&self, topic: &str, count: usize, size: usize) {
+    /// A topic of so many records: JSON of `size` bytes, keys of 16, with two headers or none; the same in each run.
+    pub(crate) fn fill(&self, topic: &str, count: usize, size: usize, headers: bool) -> Source {
         self.create(topic);
+        let producer: BaseProducer = self.filling().create().expect("a producer");
+        let mut values = Values::new(size);
+        let mut live = 0;
+        for _ in 0..count {
+            live += usize::from(values.make(now()));
+            let mut record = BaseRecord::to(topic).key(&values.key).payload(&values.value);
+            if headers {
+                let both = [("trace", "0123456789abcdef"), ("keep", "yes")];
+                let both = both.into_iter().fold(OwnedHeaders::new_with_capacity(2), |all, (key, value)| {
+                    all.insert(Header { key, value: Some(value) })
+                });
+                record = record.headers(both);
+            }
+            send(&producer, record);
+        }
+        producer.flush(4 * WITHIN).expect("the records are stored");
+        Source { topic: topic.to_owned(), count, live }
+    }
+
+    /// The settings of a producer that fills a topic.
+    pub(crate) fn filling(&self) -> ClientConfig {
         let mut config = self.config();
         config.set("compression.codec", "lz4").set("linger.ms", "10").set("partitioner", "murmur2_random");
         config.set("queue.buffering.max.kbytes", "262144").set("delivery.report.only.error", "true");
-        let producer: BaseProducer = config.create().expect("a producer");
-        let mut random = fastrand::Rng::with_seed(42);
-        for number in 0..count {
-            let key = format!("user-{:011}", random.u32(..100_000));
-            let value = value(&mut random, number, size);
-            let mut record = BaseRecord::to(topic).key(&key).payload(&value);
-            while let Err((error, back)) = producer.send(record) {
-                assert!(matches!(error, KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)), "{error}");
-                producer.poll(Duration::from_millis(10));
-                record = back;
-            }
-        }
-        producer.flush(4 * WITHIN).expect("the records are stored");
-    }
-
-    /// Where each partition ends for a `read_committed` reader.
-    pub(crate) fn ends(&self, topic: &str) -> Vec<i64> {
-        let asking = self.asking("asking", "read_committed");
-        (0..PARTITIONS).map(|at| asking.fetch_watermarks(topic, at, WITHIN).expect("watermarks").1).collect()
+        config
     }
 
     /// How many records a `read_committed` reader finds.
     pub(crate) fn committed_records(&self, topic: &str) -> usize {
-        let mut config = self.config();
-        config.set("group.id", "counting").set("isolation.level", "read_committed").set("fetch.queue.backoff.ms", "5");
-        config.set("enable.partition.eof", "true").set("enable.auto.commit", "false");
-        let consumer: BaseConsumer = config.create().expect("a consumer");
-        let mut all = TopicPartitionList::new();
-        for at in 0..PARTITIONS {
-            all.add_partition_offset(topic, at, Offset::Beginning).expect("an offset");
-        }
-        consumer.assign(&all).expect("it is assigned");
+        let consumer = self.reading(&[topic], PARTITIONS);
         let (mut count, mut ended) = (0, 0);
         while ended < PARTITIONS {
-            match consumer.poll(WITHIN).expect("a record or an end") {
-                Ok(_) => count += 1,
-                Err(KafkaError::PartitionEOF(_)) => ended += 1,
-                Err(error) => panic!("{error}"),
+            match consumer.poll(WITHIN) {
+                Some(Ok(_)) => count += 1,
+                Some(Err(KafkaError::PartitionEOF(_))) => ended += 1,
+                Some(Err(error)) => panic!("{error}"),
+                None => {} // (it also wakes for news of its own)
             }
         }
         count
+    }
+
+    /// A `read_committed` reader of all partitions, from their beginning, which tells their ends.
+    pub(crate) fn reading(&self, topics: &[&str], partitions: i32) -> BaseConsumer {
+        let mut config = self.config();
+        config.set("group.id", "reading").set("isolation.level", "read_committed").set("fetch.queue.backoff.ms", "5");
+        config.set("enable.partition.eof", "true").set("enable.auto.commit", "false");
+        let consumer: BaseConsumer = config.create().expect("a consumer");
+        let mut all = TopicPartitionList::new();
+        for topic in topics {
+            for at in 0..partitions {
+                all.add_partition_offset(topic, at, Offset::Beginning).expect("an offset");
+            }
+        }
+        consumer.assign(&all).expect("it is assigned");
+        consumer
     }
 
     /// Of which partitions a group's progress is asked.
@@ -155,17 +214,101 @@ impl Kafka {
     }
 }
 
-fn value(random: &mut fastrand::Rng, number: usize, size: usize) -> String {
-    let (a, b) = (random.u8(..), random.u8(..));
-    let mut value = format!("{{\"id\":\"{number:09}\",\"type\":\"order\",\"ip\":\"10.{a}.{b}.3\",\"note\":\"");
-    while value.len() + 14 < size {
-        value.push_str(WORDS[random.usize(..WORDS.len())]);
-        value.push(' ');
+/// A topic that was filled.
+pub(crate) struct Source {
+    pub(crate) topic: String,
+    pub(crate) count: usize,
+    /// Whose `status` is not `test`.
+    pub(crate) live: usize,
+}
+
+/// Sends one, waiting where the queue is full.
+pub(crate) fn send<'a>(producer: &BaseProducer, mut record: BaseRecord<'a, String, String>) {
+    while let Err((error, back)) = producer.send(record) {
+        assert!(matches!(error, KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)), "{error}");
+        producer.poll(Duration::from_millis(10));
+        record = back;
     }
-    while value.len() + 2 < size {
-        value.push('.');
+}
+
+/// Microseconds since 1970.
+pub(crate) fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later than 1970");
+    u64::try_from(since.as_micros()).expect("it is earlier than 500000")
+}
+
+/// Orders, the same in each run but for when they were made.
+pub(crate) struct Values {
+    random: fastrand::Rng,
+    size: usize,
+    number: usize,
+    pub(crate) key: String,
+    pub(crate) value: String,
+}
+
+impl Values {
+    pub(crate) fn new(size: usize) -> Self {
+        let random = fastrand::Rng::with_seed(42);
+        Self { random, size, number: 0, key: String::new(), value: String::new() }
     }
-    value + "\"}"
+
+    /// Makes the next, which begins with its time; says whether it is live.
+    pub(crate) fn make(&mut self, now: u64) -> bool {
+        let Self { random, size, number, key, value } = self;
+        *number += 1;
+        let live = random.bool();
+        let status = if live { "live" } else { "test" };
+        let ip = [(); 3].map(|()| random.u8(..));
+        key.clear();
+        value.clear();
+        write!(key, "user-{:011}", random.u32(..100_000)).expect("a text takes all");
+        write!(value, "{{\"ts\":{now},\"id\":\"{number:09}\",\"status\":\"{status}\",").expect("a text takes all");
+        write!(value, "\"ip\":\"10.{}.{}.{}\"", ip[0], ip[1], ip[2]).expect("a text takes all");
+        if *size >= 400 {
+            details(value, random);
+        }
+        value.push_str(",\"note\":\"");
+        while value.len() + 14 < *size {
+            value.push_str(WORDS[random.usize(..WORDS.len())]);
+            value.push(' ');
+        }
+        while value.len() + 2 < *size {
+            value.push('.');
+        }
+        value.push_str("\"}");
+        live
+    }
+}
+
+/// What a larger order has besides: some that is nested, and numbers.
+fn details(value: &mut String, random: &mut fastrand::Rng) {
+    let mut word = || WORDS[random.usize(..WORDS.len())];
+    let (kind, first, last) = (word(), word(), word());
+    let (trace, customer, amount) = (random.u128(..), random.u32(..100_000), random.u32(..100_000));
+    write!(
+        value,
+        ",\"type\":\"order.{kind}\",\"region\":\"eu-west-1\",\"trace\":\"{trace:032x}\",\"customer\":{{\"id\":{customer},\"name\":\
+         \"{first} {last}\",\"email\":\"u{customer}@example.org\",\"vip\":{}}},\"amount\":{}.{:02},\"currency\":\"EUR\",\"items\":[",
+        customer % 2 == 0,
+        amount / 100,
+        amount % 100
+    )
+    .expect("a text takes all");
+    for item in 0..2 + random.usize(..3) {
+        let comma = if item > 0 { "," } else { "" };
+        let (sku, count, price) = (random.u32(..5_000_000), random.u8(1..10), random.u32(..30_000));
+        let tags = [(); 2].map(|()| WORDS[random.usize(..WORDS.len())]);
+        write!(
+            value,
+            "{comma}{{\"sku\":\"SKU-{sku:07}\",\"qty\":{count},\"price\":{}.{:02},\"tags\":[\"{}\",\"{}\"]}}",
+            price / 100,
+            price % 100,
+            tags[0],
+            tags[1]
+        )
+        .expect("a text takes all");
+    }
+    value.push(']');
 }
 
 /// Drives a future that librdkafka's own thread completes.

@@ -3,11 +3,17 @@
 //!
 //! A figure that has risen is either a mistake or has a reason, which the commit that changes it here gives.
 
+use std::time::Duration;
+
+use millrace::pipeline::ports::Step;
 use millrace::pipeline::tap::{Tap, Wanted};
 use millrace::pipeline::task::Task;
 
 use crate::support::guests::engine;
+use crate::support::memory_batch::{MemoryBatch, MemoryRecord};
 use crate::support::record_loop::{BATCH, best_of_turns, prepare, run, source, task};
+
+const SECOND: Duration = Duration::from_secs(1);
 
 /// Allocations that one thousand records more cost.
 fn per_thousand(task: impl Fn() -> Task) -> f64 {
@@ -35,6 +41,34 @@ fn a_record_more_allocates_nothing_of_its_own_with_plugins_or_without() {
         let found = per_thousand(|| task(&plugins));
         println!("{what}: {found:.1} allocations for 1,000 records");
         assert!(found <= at_most, "{what}: {found:.1} allocations for 1,000 records, where {at_most} were enough");
+    }
+}
+
+/// Allocations of one call of a guest that has been called before.
+fn of_a_call(step: &mut impl Step, records: usize) -> u64 {
+    let record =
+        |number: usize| MemoryRecord::of_value(vec![b'a'; 100]).key(format!("{number:016}")).header("keep", "yes");
+    let mut items = MemoryBatch::numbered((0..records).map(record).collect()).items();
+    let mut call = || {
+        let output = step.call(&mut items, 0..records, SECOND).expect("a sound guest");
+        items.chunks.clear();
+        drop(output);
+    };
+    call();
+    allocation_counter::measure(call).count_total
+}
+
+#[test]
+fn a_call_of_a_guest_allocates_for_the_call_and_not_for_its_records() {
+    let engine = engine(None);
+    for (guest, at_most) in [("identity-pass", 9), ("header-filter", 10), ("scan", 9), ("rewrite", 12)] {
+        let mut step = prepare(&engine, guest).step();
+        let [few, many] = [16, 512].map(|records| of_a_call(&mut step, records));
+        println!("{guest}: {few} allocations for a call with 16 records, {many} with 512");
+        assert!(
+            many <= at_most,
+            "{guest}: {many} allocations for a call with 512 records, where {at_most} were enough"
+        );
     }
 }
 
