@@ -16,7 +16,7 @@ pub fn now() -> std::time::Instant {
 }
 
 #[cfg(feature = "testing")]
-pub use simulated::{SimulatedClock, now};
+pub use simulated::{SimulatedClock, is_simulated, now};
 
 #[cfg(feature = "testing")]
 mod simulated {
@@ -57,6 +57,11 @@ mod simulated {
         pub fn rule_this_thread(&self) {
             HERE.set(Some(self.clone()));
         }
+    }
+
+    /// Whether this thread goes by such a clock: nothing may happen beside it then, since whoever is quicker would tell.
+    pub fn is_simulated() -> bool {
+        HERE.with_borrow(Option::is_some)
     }
 
     /// Now.

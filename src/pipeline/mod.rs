@@ -10,6 +10,7 @@ mod desk;
 pub mod destinations;
 mod lag;
 mod lane;
+mod pieces;
 pub mod ports;
 pub mod rehearsal;
 pub mod report;

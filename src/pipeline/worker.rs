@@ -689,7 +689,7 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
     fn tell_spent(&mut self) {
         let before = std::mem::replace(&mut self.cpu, clock::thread_cpu());
         self.spent += self.broker.take_spent();
-        self.spent.cpu += self.cpu.saturating_sub(before);
+        self.spent.cpu += self.cpu.saturating_sub(before) + self.desk.take_cpu();
         self.desk.report.spent(&std::mem::take(&mut self.spent));
     }
 
