@@ -438,8 +438,10 @@ fn a_slow_plugin_of_several_sets_keeps_the_order_of_each_key_exactly_once_over_a
     kafka.create_topic(&target, 3, &[]);
     let record = |number: usize| Record::new(format!("k{}", number % 20), format!("{number:05}"));
     kafka.produce(&source, &(0..RECORDS).map(record).collect::<Vec<_>>());
+    // (of a name, so that nobody waits for the one that is killed)
     let yaml = format!(
-        "plugins:
+        "instance: pod-0
+plugins:
   slow: {{ path: {}, config: {{ rounds: 30000 }} }}
 routes:
   r:
