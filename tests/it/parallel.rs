@@ -481,4 +481,3 @@ routes:
     }
     assert_eq!(daemon.sigterm_and_wait(PATIENCE), Some(0));
 }
-
