@@ -12,7 +12,7 @@ mod memory_batch;
 #[path = "../tests/it/support/record_loop.rs"]
 #[allow(dead_code, reason = "the tests use more of it")]
 mod record_loop;
-use record_loop::{BATCH, prepare, run, source, task};
+use record_loop::{BATCH, chain, prepare, prepare_with, run, source, task};
 
 /// Polls that make a full transaction.
 const POLLS: usize = 10;
@@ -32,6 +32,21 @@ fn per_record(criterion: &mut Criterion) {
     ] {
         group.bench_function(name, |bencher| {
             let setup = || (source.clone(), task(plugins));
+            bencher.iter_batched(setup, |(source, mut task)| run(source, &mut task), BatchSize::LargeInput);
+        });
+    }
+    group.finish();
+    let slow = prepare_with(&engine, "slow", r#"{ "rounds": 300 }"#);
+    let source = record_loop::source(1);
+    let mut group = criterion.benchmark_group("a slow plugin");
+    group.sample_size(10).throughput(Throughput::Elements(BATCH as u64));
+    for sets in [1, 2, 4] {
+        group.bench_function(format!("{sets} sets"), |bencher| {
+            let setup = || {
+                let mut task = task(std::slice::from_ref(&slow));
+                task.chain.share_with((1..sets).map(|_| chain(std::slice::from_ref(&slow))).collect());
+                (source.clone(), task)
+            };
             bencher.iter_batched(setup, |(source, mut task)| run(source, &mut task), BatchSize::LargeInput);
         });
     }

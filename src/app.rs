@@ -335,6 +335,7 @@ fn announce(loaded: &Loaded, plan: &Plan, path: &Path, admin: SocketAddr) {
             delivery = route.delivery.as_str(),
             group = %route.source.group,
             workers = route.workers,
+            parallelism = (route.parallelism > 1).then_some(route.parallelism),
             shadow,
             "{} → [{}] → {}", from.join(", "), through.join(" → "), to.join(", ")
         );

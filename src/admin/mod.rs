@@ -321,6 +321,7 @@ mod tests {
             plugins: vec![PluginStatus { plugin: PluginName::new("p").unwrap(), sha256: Digest::of(b"") }],
             shadow: Some(ShadowFacts { plugins: vec![], one_in: 10, sums: Arc::default() }),
             workers: 1,
+            parallelism: 1,
             lag_alert: None,
         };
         let reports = ["good", "late"].map(|name| board.route(&RouteName::new(name).unwrap(), facts.clone()));

@@ -268,6 +268,8 @@ keys! {
         "Upper bounds of one plugin call.";
     WORKERS = "workers", Is::Number(RangeInclusive::new(1, 512)), By("1"), "2",
         "Consumers in the group, in this process, each on a thread of its own with its own producer and plugin instances. More than partitions stand idle. On a change only the share of those that come or go moves.";
+    PARALLELISM = "parallelism", Is::Number(RangeInclusive::new(1, 64)), By("1"), "4",
+        "Sets of plugin instances in each worker, which process records at the same time, those of one partition too: for plugins that take longer than all else. Order and what is promised stay as with one. More than the cores that are free for them are no use. See [slow plugins](performance.md#slow-plugins).";
     ON_ERROR = "on_error", Is::OneOf(&[Is::Word(|| vec!["stop", "skip"]), Is::Section(&DEAD_LETTER_KEYS), Is::Section(&RETRY_THEN_KEYS)]), By("stop"), "{ dead_letter: orders.dead }",
         "What happens to a record at fault: its partition stops before it, it is passed by and counted, it goes to a dead-letter topic in the same transaction, or it is tried again first.";
     LAG_ALERT = "lag_alert", Is::OneOf(&[Is::Duration(millis(1, u64::MAX)), Is::Number(RangeInclusive::new(1, u64::MAX))]), Nothing, "60s",
@@ -286,13 +288,14 @@ pub(super) static ROUTE_KEYS: Section = Section::new(
         &COMMIT_INTERVAL,
         &BATCH,
         &WORKERS,
+        &PARALLELISM,
         &ON_ERROR,
         &LAG_ALERT,
     ],
 );
 pub(super) static DEFAULT_KEYS: Section = Section::new(
     "What all routes share",
-    &[&ENABLED, &DELIVERY, &TRANSACTION, &COMMIT_INTERVAL, &BATCH, &WORKERS, &ON_ERROR, &LAG_ALERT],
+    &[&ENABLED, &DELIVERY, &TRANSACTION, &COMMIT_INTERVAL, &BATCH, &WORKERS, &PARALLELISM, &ON_ERROR, &LAG_ALERT],
 );
 
 keys! {

@@ -165,6 +165,7 @@ fn with_defaults(own: &RawOptions, defaults: &RawOptions) -> RawOptions {
         batch_records: own.batch_records.or(defaults.batch_records),
         batch_bytes: own.batch_bytes.or(defaults.batch_bytes),
         workers: own.workers.or(defaults.workers),
+        parallelism: own.parallelism.or(defaults.parallelism),
         on_error: own.on_error.clone().or_else(|| defaults.on_error.clone()),
         lag_alert: own.lag_alert.or(defaults.lag_alert),
     }
@@ -204,6 +205,7 @@ impl Meaning<'_> {
                 bytes: options.batch_bytes.unwrap_or(256 << 10),
             },
             workers: options.workers.unwrap_or(1),
+            parallelism: options.parallelism.unwrap_or(1),
             on_error: options.on_error.as_ref().map(|on_error| on_error.policy.clone()).unwrap_or_default(),
             lag_alert: options.lag_alert,
         })

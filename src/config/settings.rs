@@ -263,6 +263,8 @@ pub struct Route {
     pub batch: Batch,
     /// Consumers in the group, in this process; default 1.
     pub workers: u16,
+    /// Sets of plugin instances in each worker, at work at the same time; default 1.
+    pub parallelism: u16,
     /// What happens to a record at fault; default stop.
     pub on_error: OnError,
     /// When lag raises an alert.

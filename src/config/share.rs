@@ -1,7 +1,7 @@
 //! A worker's share of `memory`, and what of it is for what. Everything that can grow with the records has a part.
 
 use super::Settings;
-use super::settings::Route;
+use super::settings::{PipelineStep, Route};
 
 /// Less than this is no use to a worker: its clients alone hold as much.
 pub const SHARE_MIN: u64 = 4 << 20;
@@ -10,14 +10,19 @@ pub const SHARE_MIN: u64 = 4 << 20;
 /// docs/configuration.md, which tests/it/memory.rs holds.
 const PROCESS: u64 = 64 << 20;
 const WORKER: u64 = 2 << 20;
+/// A thread beside it that only runs plugins.
+const THREAD: u64 = 1 << 20;
 
 /// The sum below which the whole process stays, in bytes: `memory`, every plugin instance's own, and itself.
 pub fn process_ceiling(settings: &Settings) -> u64 {
     let route = |route: &Route| {
-        let shadow = route.shadow.iter().flat_map(|shadow| &shadow.pipeline);
-        let plugins = route.pipeline.iter().chain(shadow).filter_map(|step| settings.plugins.get(&step.plugin));
-        let instances: u64 = plugins.map(|plugin| plugin.limits.memory).sum();
-        u64::from(route.workers) * (WORKER + instances)
+        let instances = |steps: &[PipelineStep]| -> u64 {
+            let plugins = steps.iter().filter_map(|step| settings.plugins.get(&step.plugin));
+            plugins.map(|plugin| plugin.limits.memory).sum()
+        };
+        let shadow = route.shadow.as_ref().map_or(0, |shadow| instances(&shadow.pipeline));
+        let sets = u64::from(route.parallelism);
+        u64::from(route.workers) * (WORKER + sets * instances(&route.pipeline) + (sets - 1) * THREAD + shadow)
     };
     settings.memory + PROCESS + settings.routes.values().filter(|route| route.enabled).map(route).sum::<u64>()
 }

@@ -75,6 +75,8 @@ pub struct RouteFacts {
     pub shadow: Option<ShadowFacts>,
     /// How many workers it will have.
     pub workers: u16,
+    /// How many sets of plugin instances each of them has.
+    pub parallelism: u16,
     /// When its lag raises an alert.
     pub lag_alert: Option<LagAlert>,
 }
@@ -433,6 +435,7 @@ impl Route {
             plugins: self.facts.plugins.clone(),
             shadow: self.facts.shadow.as_ref().map(ShadowFacts::status),
             workers: self.workers.values().cloned().collect(),
+            parallelism: self.facts.parallelism,
             lag: self.lag.status(self.facts.lag_alert.is_some(), SystemTime::now()),
             last_fault: self.last_fault.clone(),
             totals: self.totals.snapshot(),
@@ -537,7 +540,8 @@ mod tests {
     fn facts(workers: u16) -> RouteFacts {
         let plugins = vec![PluginStatus { plugin: PluginName::new("redact").unwrap(), sha256: Digest::of(b"") }];
         let group = GroupId::new("millrace.r").unwrap();
-        RouteFacts { delivery: Delivery::ExactlyOnce, group, plugins, shadow: None, workers, lag_alert: None }
+        let delivery = Delivery::ExactlyOnce;
+        RouteFacts { delivery, group, plugins, shadow: None, workers, parallelism: 1, lag_alert: None }
     }
 
     fn at(seconds: u64) -> Time {
@@ -716,6 +720,7 @@ mod tests {
                 "group": "millrace.r",
                 "plugins": [{ "plugin": "redact", "sha256": Digest::of(b"").to_string() }],
                 "shadow": null,
+                "parallelism": 1,
                 "workers": [{
                     "worker": 0,
                     "generation": 0,

@@ -182,6 +182,7 @@ fn route(route: &Route, settings: &Settings, digests: &BTreeMap<&PluginName, &Di
         transaction,
         batch,
         workers,
+        parallelism,
         on_error,
         lag_alert,
     } = route;
@@ -231,6 +232,7 @@ fn route(route: &Route, settings: &Settings, digests: &BTreeMap<&PluginName, &Di
     keys.put("batch.records", records);
     keys.put("batch.bytes", bytes);
     keys.put("workers", workers);
+    keys.put("parallelism", parallelism);
     put_on_error(&mut keys, on_error);
     let lag_alert = lag_alert.map(|alert| match alert {
         LagAlert::Time(age) => show(&age),

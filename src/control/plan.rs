@@ -188,8 +188,7 @@ impl RoutePlan {
 
     /// What a worker does until `stop` is set, with plugin instances of its own, made already.
     pub fn task(&self, generation: u64, stop: &Stop) -> Task {
-        let ready = |step: &Arc<ReadyStep>| Box::new(step.prepared.ready_step()) as Box<dyn Step>;
-        let mut chain = self.chain(&self.steps, &self.route.pipeline, ready);
+        let mut chain = self.ready_chain();
         chain.heed(stop);
         Task {
             chain,
@@ -199,6 +198,21 @@ impl RoutePlan {
             bounds: self.bounds,
             generation,
         }
+    }
+
+    /// The same, with as many sets of instances as `parallelism` says.
+    pub(super) fn shared_task(&self, generation: u64, stop: &Stop) -> Task {
+        let mut task = self.task(generation, stop);
+        if !self.steps.is_empty() {
+            task.chain.share_with((1..self.route.parallelism).map(|_| self.ready_chain()).collect());
+            task.chain.heed(stop);
+        }
+        task
+    }
+
+    fn ready_chain(&self) -> Chain {
+        let ready = |step: &Arc<ReadyStep>| Box::new(step.prepared.ready_step()) as Box<dyn Step>;
+        self.chain(&self.steps, &self.route.pipeline, ready)
     }
 
     /// The shadow of one of its workers, if it has such, at work.
@@ -324,6 +338,7 @@ impl RoutePlan {
                 sums: Arc::clone(&plan.sums),
             }),
             workers: self.route.workers,
+            parallelism: self.route.parallelism,
             lag_alert: self.route.lag_alert,
         }
     }

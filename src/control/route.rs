@@ -94,7 +94,7 @@ struct Force {
 impl Force {
     /// What a worker does by a plan.
     fn task(&self, plan: &RoutePlan, worker: u16, generation: u64) -> Task {
-        let mut task = plan.task(generation, &self.stop);
+        let mut task = plan.shared_task(generation, &self.stop);
         task.chain.show(&self.tap);
         task.shadow = plan.start_shadow(worker, &self.metrics);
         task.chain.trace(&self.tracer);

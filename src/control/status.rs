@@ -141,6 +141,8 @@ pub struct RouteStatus {
     pub shadow: Option<ShadowStatus>,
     /// Its workers.
     pub workers: Vec<WorkerStatus>,
+    /// How many sets of plugin instances each of them has.
+    pub parallelism: u16,
     /// How far behind it is, as far as this process owns its partitions.
     pub lag: LagStatus,
     /// The last record at fault.

@@ -254,6 +254,7 @@ impl Supervisor {
                 plugins: Vec::new(),
                 shadow: None,
                 workers: route.workers,
+                parallelism: route.parallelism,
                 lag_alert: route.lag_alert,
             };
             let report =

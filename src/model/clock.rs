@@ -20,7 +20,7 @@ pub fn now() -> std::time::Instant {
 }
 
 #[cfg(feature = "testing")]
-pub use simulated::{SimulatedClock, now};
+pub use simulated::{SimulatedClock, is_simulated, now};
 
 #[cfg(feature = "testing")]
 mod simulated {
@@ -66,6 +66,11 @@ mod simulated {
     /// How far the clock has gone that rules this thread, if one does.
     pub(super) fn elapsed() -> Option<Duration> {
         HERE.with_borrow(|clock| clock.as_ref().map(SimulatedClock::elapsed))
+    }
+
+    /// Whether this thread goes by such a clock: nothing may happen beside it then, since whoever is quicker would tell.
+    pub fn is_simulated() -> bool {
+        HERE.with_borrow(Option::is_some)
     }
 
     /// Now.

@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::pieces::{self, Done, Piece};
 use super::ports::{CallError, CallOutput, Step, Usage, Verdict};
 use super::tap::{Stage, Tap};
 use super::task::Stop;
@@ -17,7 +18,7 @@ use crate::model::{Fault, FaultCode, Item, Items, PluginName, SourceBatch, clock
 use crate::policy::{Condition, Values};
 use crate::telemetry::Tracer;
 
-/// The plugins of one route, with instances that belong to one worker.
+/// The plugins of one route, with instances that belong to one worker: one set of them, or several that share the work.
 pub struct Chain {
     links: Vec<Link>,
     /// Most items of one call.
@@ -28,6 +29,8 @@ pub struct Chain {
     stop: Stop,
     tap: Tap,
     tracer: Tracer,
+    /// The same plugins with other instances, to be at work at the same time.
+    twins: Vec<Chain>,
 }
 
 struct Link {
@@ -124,7 +127,18 @@ impl Chain {
         let links = steps.into_iter().map(|(step, timeout)| Link { step, timeout, calls_of: records, when: None });
         let links = links.collect();
         let (stop, tap, tracer) = Default::default();
-        Self { links, records, bytes, spare: Vec::new(), stop, tap, tracer }
+        Self { links, records, bytes, spare: Vec::new(), stop, tap, tracer, twins: Vec::new() }
+    }
+
+    /// Chains of the same plugins, with instances of their own, which process records at the same time. From now on what is
+    /// said to this chain is said to them.
+    pub fn share_with(&mut self, twins: Vec<Self>) {
+        self.twins = twins;
+    }
+
+    /// How many sets of instances there are: this chain's, and its twins'.
+    pub fn sets(&self) -> usize {
+        1 + self.twins.len()
     }
 
     /// Gives each step its condition, in order.
@@ -136,11 +150,13 @@ impl Chain {
     pub fn heed(&mut self, stop: &Stop) {
         self.stop = stop.clone();
         self.links.iter_mut().for_each(|link| link.step.heed(stop));
+        self.twins.iter_mut().for_each(|twin| twin.heed(stop));
     }
 
     /// Shows what passes to who listens there.
     pub fn show(&mut self, tap: &Tap) {
         self.tap = tap.clone();
+        self.twins.iter_mut().for_each(|twin| twin.show(tap));
     }
 
     /// Where what passes is shown.
@@ -151,6 +167,7 @@ impl Chain {
     /// Continues the traces of records, and tells their spans there.
     pub fn trace(&mut self, tracer: &Tracer) {
         self.tracer = tracer.clone();
+        self.twins.iter_mut().for_each(|twin| twin.trace(tracer));
     }
 
     /// Where spans are told.
@@ -168,9 +185,14 @@ impl Chain {
         self.links.iter().map(|link| (link.step.plugin(), link.step.sha256()))
     }
 
-    /// What each step has used since the last time this was asked.
+    /// What each step has used since the last time this was asked, that of the twins included.
     pub fn take_usage(&mut self) -> impl Iterator<Item = (PluginName, Usage)> + '_ {
-        self.links.iter_mut().map(|link| (link.step.plugin().clone(), link.step.take_usage()))
+        let Self { links, twins, .. } = self;
+        links.iter_mut().enumerate().map(|(place, link)| {
+            let mut usage = link.step.take_usage();
+            twins.iter_mut().for_each(|twin| usage += twin.links[place].step.take_usage());
+            (link.step.plugin().clone(), usage)
+        })
     }
 
     /// Runs the records `range` of `source` through every step.
@@ -187,6 +209,23 @@ impl Chain {
         let is_traced = self.tracer.is_on();
         let traces = if is_traced { Traces::of(&*source, range.clone()) } else { Traces::default() };
         self.pass(Items::of(source, range), traces, isolate, budget)
+    }
+
+    /// Runs pieces through the chain and its twins at the same time. What is told of each is as [`Chain::apply`] would tell it; see
+    /// [`pieces::process`].
+    pub(super) fn apply_each(&mut self, pieces: &[Piece], budget: Budget, bytes: usize) -> Done {
+        let mut twins = std::mem::take(&mut self.twins);
+        let chains: Vec<&mut Self> = std::iter::once(&mut *self).chain(&mut twins).collect();
+        // (all of them together make as much as one would)
+        let each = budget.making(bytes / chains.len());
+        let done = pieces::process(chains, pieces, each, bytes);
+        self.twins = twins;
+        done
+    }
+
+    /// How many records a piece is to have, of so many in all.
+    pub(super) fn records_of_a_piece(&self, records: usize) -> usize {
+        pieces::records_each(records, self.sets(), self.records)
     }
 
     /// The same for items that are made already.
@@ -270,6 +309,14 @@ impl Chain {
     /// Ends all instances in good order.
     pub fn shutdown(&mut self) {
         self.links.iter_mut().for_each(|link| link.step.shutdown());
+        self.twins.iter_mut().for_each(Self::shutdown);
+    }
+}
+
+impl Processed {
+    /// Bytes that plugins made.
+    pub(super) fn bytes_made(&self) -> usize {
+        self.items.chunks.iter().map(Vec::capacity).sum()
     }
 }
 
@@ -307,7 +354,7 @@ impl Run {
         // What an earlier step could not get to is gone from the list already: the others go on through this step.
         let earlier_halt = self.done.halt.take();
         let faults_before = self.done.faults.len();
-        self.made = self.bytes_made();
+        self.made = self.done.bytes_made();
         self.set_aside(link);
         self.done.traces.enter(number, &self.done.items.list);
         let mut at = 0;
@@ -429,7 +476,7 @@ impl Run {
     /// has an end, since a plugin may make many items of one record, each with a time of its own.
     fn grant(&self, link: &Link, range: &Range<usize>) -> Grant {
         let nothing_complete = self.budget.is_fresh && self.done.items.list[range.start].source == self.first;
-        if self.stop.is_set() || (!nothing_complete && self.bytes_made() - self.made > self.budget.bytes) {
+        if self.stop.is_set() || (!nothing_complete && self.done.bytes_made() - self.made > self.budget.bytes) {
             return Grant::Nothing;
         }
         let left = self.part.left();
@@ -444,10 +491,6 @@ impl Run {
             (_, true) => Grant::OneByOne,
             (_, false) => Grant::Nothing,
         }
-    }
-
-    fn bytes_made(&self) -> usize {
-        self.done.items.chunks.iter().map(Vec::capacity).sum()
     }
 
     fn is_at_fault(&self, index: usize) -> bool {

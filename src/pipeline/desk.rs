@@ -3,11 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
 
-use super::chain::Budget;
+use super::chain::{Budget, Processed};
 use super::dead_letter::Origin;
 use super::destinations::Destinations;
 use super::lane::Lane;
+use super::pieces::{Done, Piece, cut};
 use super::ports::{LookUp, Trouble};
 use super::report::Report;
 use super::shadow::Shown;
@@ -24,12 +27,35 @@ pub(super) struct Desk<'a> {
     pub(super) destinations: Destinations,
     pub(super) report: &'a mut dyn Report,
     pub(super) lanes: BTreeMap<TopicPartition, Lane>,
+    /// CPU time of threads beside the worker's, which is not told yet.
+    cpu: Duration,
+    /// Bytes that plugins made of each byte, when pieces were processed last.
+    growth: f64,
+}
+
+/// A round in the making.
+struct Draft {
+    round: Round,
+    /// What it may still take up.
+    left: Room,
+    /// What the shadow is to see.
+    shown: Vec<Shown>,
 }
 
 impl<'a> Desk<'a> {
     pub(super) fn new(route: &'a RouteName, number: u16, task: &'a mut Task, report: &'a mut dyn Report) -> Self {
         let (plugins, destinations) = (plugins_of(task), Destinations::new(task.destinations.clone()));
-        Self { route, number, task, plugins, destinations, report, lanes: BTreeMap::new() }
+        Self {
+            route,
+            number,
+            task,
+            plugins,
+            destinations,
+            report,
+            lanes: BTreeMap::new(),
+            cpu: Duration::ZERO,
+            growth: 0.0,
+        }
     }
 
     /// From now on it does this. No round of the old task's may be left.
@@ -69,24 +95,29 @@ impl<'a> Desk<'a> {
         }
         let bounds = self.task.bounds;
         let mut budget = Budget::of(bounds.processing).making(bounds.bytes);
-        let mut left = room;
-        let mut round = Round { since: Some(clock::now()), ..Round::default() };
-        let mut shown = Vec::new();
+        let round = Round { since: Some(clock::now()), ..Round::default() };
+        let mut draft = Draft { round, left: room, shown: Vec::new() };
         // No partition is always first: one that keeps plugins busy must not starve the others.
         let first = fastrand::usize(0..partitions.len());
-        for partition in partitions[first..].iter().chain(&partitions[..first]) {
-            self.process_lane(partition, &mut budget, &mut left, &mut round, &mut shown, look_up)?;
-            if budget.is_spent() || left.is_none() {
-                break;
+        let in_turn = partitions[first..].iter().chain(&partitions[..first]);
+        if self.task.chain.sets() > 1 {
+            self.process_at_once(in_turn, budget, &mut draft, look_up)?;
+        } else {
+            for partition in in_turn {
+                self.process_lane(partition, &mut budget, &mut draft, look_up)?;
+                if budget.is_spent() || draft.left.is_none() {
+                    break;
+                }
             }
         }
+        let Draft { mut round, left, shown } = draft;
+        round.size = room.less(left);
         if let Some(shadow) = &self.task.shadow {
             shadow.show(shown);
         }
         for (plugin, usage) in self.task.chain.take_usage() {
             self.report.usage(&plugin, usage);
         }
-        round.size = room.less(left);
         // (only now: until here an error leaves all as it was)
         round.units.iter().for_each(|unit| self.take(unit));
         Ok(Some(round))
@@ -96,43 +127,111 @@ impl<'a> Desk<'a> {
         &mut self,
         partition: &TopicPartition,
         budget: &mut Budget,
-        left: &mut Room,
-        round: &mut Round,
-        shown: &mut Vec<Shown>,
+        draft: &mut Draft,
         look_up: &mut LookUp<'_>,
     ) -> Result<(), Trouble> {
         let lane = self.lanes.get(partition).expect("its name was taken from the map");
         let work: Vec<_> = lane.work().map(|(batch, range)| (batch.clone(), range)).collect();
-        let (attempts, has_begun) = (lane.attempts, lane.has_begun());
-        let before = round.units.len();
         for (batch, whole) in work {
             if budget.is_spent() {
                 return Ok(());
             }
-            let Some(range) = within(&*batch, whole.clone(), left) else { return Ok(()) };
+            let Some(range) = within(&*batch, whole, &mut draft.left) else { return Ok(()) };
             let isolate = self.lanes[partition].isolated(&*batch, range.clone());
             let processed = self.task.chain.apply(batch, range.clone(), isolate, *budget);
             *budget = budget.rest();
-            // What plugins make is held as well, until it is committed.
-            left.bytes = left.bytes.saturating_sub(processed.items.chunks.iter().map(Vec::capacity).sum());
-            let halted = processed.halt.is_some();
-            let faults = self.task.shadow.as_ref().map(|_| processed.faults.clone());
-            let unit = Unit::build(processed, range.clone(), attempts, &mut self.bench(look_up))?;
-            shown.extend(faults.map(|faults| unit.shown(faults)));
-            let complete = unit.range.end == whole.end && unit.after == After::Flow && !halted;
-            match round.units[before..].last_mut() {
-                _ if !unit.is_empty() => round.units.push(unit),
-                // What precedes it comes first: until that is committed, its own tries are what the lane has to count.
-                Some(preceding) => preceding.after = unit.after,
-                // (in a round that is under way: the record is given again once that is done)
-                None if has_begun => {}
-                None => self.lanes.get_mut(partition).expect("as above").follow(unit.after),
-            }
-            if !complete {
+            if !self.place(partition, processed, range, draft, look_up)? {
                 return Ok(());
             }
         }
         Ok(())
+    }
+
+    /// The same for all lanes, by all sets of instances at once: cut into pieces, which are put together again in their order.
+    fn process_at_once<'p>(
+        &mut self,
+        partitions: impl Iterator<Item = &'p TopicPartition>,
+        budget: Budget,
+        draft: &mut Draft,
+        look_up: &mut LookUp<'_>,
+    ) -> Result<(), Trouble> {
+        // (no more than there will be room for: what is left over was done for nothing)
+        let bytes = ((draft.left.bytes as f64 / (1.0 + self.growth)) as usize).max(1);
+        let pieces = self.pieces(partitions, Room { bytes, ..draft.left });
+        let Done { processed, cpu } = self.task.chain.apply_each(&pieces, budget, draft.left.bytes);
+        self.cpu += cpu;
+        let (mut read, mut made) = (0, 0);
+        // What follows a record that stops or waits is done again, once that is.
+        let mut cut_short = None;
+        for (Piece { batch, range, bytes, .. }, processed) in pieces.into_iter().zip(processed) {
+            let partition = batch.topic_partition();
+            if cut_short.as_ref() == Some(partition) {
+                continue;
+            }
+            draft.left = draft.left.less(Room { records: range.len(), bytes });
+            (read, made) = (read + bytes, made + processed.bytes_made());
+            if !self.place(partition, processed, range, draft, look_up)? {
+                cut_short = Some(partition.clone());
+            }
+        }
+        self.growth = made as f64 / read.max(1) as f64;
+        Ok(())
+    }
+
+    /// What these lanes have to do, as far as `left` goes, lane after lane.
+    fn pieces<'p>(&self, partitions: impl Iterator<Item = &'p TopicPartition>, mut left: Room) -> Vec<Piece> {
+        let work = partitions.flat_map(|partition| {
+            let lane = &self.lanes[partition];
+            lane.work().map(move |(batch, whole)| (lane, batch, whole))
+        });
+        let work: Vec<_> =
+            work.map_while(|(lane, batch, whole)| Some((lane, batch, within(&**batch, whole, &mut left)?))).collect();
+        let most = self.task.chain.records_of_a_piece(work.iter().map(|(.., range)| range.len()).sum());
+        let piece = |lane: &Lane, batch: &Arc<dyn SourceBatch>, range: Range<usize>| Piece {
+            batch: Arc::clone(batch),
+            bytes: range.clone().map(|index| batch.size(index)).sum(),
+            isolate: lane.isolated(&**batch, range.clone()),
+            range,
+        };
+        let pieces = work
+            .into_iter()
+            .flat_map(|(lane, batch, range)| cut(range, most).map(move |range| piece(lane, batch, range)));
+        pieces.collect()
+    }
+
+    /// Makes a unit of what the chain has made of these records, behind what the round has of their partition. Whether what
+    /// follows them may come next.
+    fn place(
+        &mut self,
+        partition: &TopicPartition,
+        processed: Processed,
+        range: Range<usize>,
+        draft: &mut Draft,
+        look_up: &mut LookUp<'_>,
+    ) -> Result<bool, Trouble> {
+        let lane = &self.lanes[partition];
+        let (attempts, has_begun, end) = (lane.attempts, lane.has_begun(), range.end);
+        // What plugins make is held as well, until it is committed.
+        draft.left.bytes = draft.left.bytes.saturating_sub(processed.bytes_made());
+        let halted = processed.halt.is_some();
+        let faults = self.task.shadow.as_ref().map(|_| processed.faults.clone());
+        let unit = Unit::build(processed, range, attempts, &mut self.bench(look_up))?;
+        draft.shown.extend(faults.map(|faults| unit.shown(faults)));
+        let complete = unit.range.end == end && unit.after == After::Flow && !halted;
+        match draft.round.units.last_mut().filter(|preceding| preceding.partition() == partition) {
+            _ if !unit.is_empty() => draft.round.units.push(unit),
+            // What precedes it comes first: until that is committed, its own tries are what the lane has to count.
+            Some(preceding) => preceding.after = unit.after,
+            // (in a round that is under way: the record is given again once that is done, and not before)
+            None if has_begun => self.lanes.get_mut(partition).expect("as above").take_no_more(),
+            None => self.lanes.get_mut(partition).expect("its name was taken from the map").follow(unit.after),
+        }
+        Ok(complete)
+    }
+
+    /// CPU time of threads beside this one since this was last asked.
+    pub(super) fn take_cpu(&mut self) -> Duration {
+        std::mem::take(&mut self.cpu)
     }
 
     /// The unit's records are in a round from now on.

@@ -123,6 +123,13 @@ impl Lane {
         self.taken = Some((next, flows));
     }
 
+    /// What follows those in a round waits until that is done.
+    pub(super) fn take_no_more(&mut self) {
+        if let Some((_, flows)) = &mut self.taken {
+            *flows = false;
+        }
+    }
+
     /// No record of it is in a round any more.
     pub(super) fn put_back(&mut self) {
         self.taken = None;

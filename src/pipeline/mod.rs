@@ -11,6 +11,7 @@ pub mod destinations;
 mod flight;
 mod lag;
 mod lane;
+mod pieces;
 pub mod ports;
 pub mod rehearsal;
 pub mod report;

@@ -88,6 +88,16 @@ pub struct Usage {
     pub memory: u64,
 }
 
+impl std::ops::AddAssign for Usage {
+    /// That of another instance.
+    fn add_assign(&mut self, other: Self) {
+        self.calls += other.calls;
+        self.cpu += other.cpu;
+        self.instances += other.instances;
+        self.memory += other.memory;
+    }
+}
+
 /// One member of a route's consumer group and the producer that serves it for life. Used from one thread only.
 ///
 /// A rebalance never finds an open transaction: the client serves it inside [`Broker::poll`], between transactions, or inside

@@ -111,11 +111,18 @@ impl Shadow {
     pub fn show(&self, mut shown: Vec<Shown>) {
         let mut left = self.bytes;
         let all = count(&shown, self.one_in);
+        let mut last: Option<Arc<dyn SourceBatch>> = None;
         // (another partition comes first each time: none is always left out)
         shown.retain(|shown| {
-            let bytes = bytes_of(shown);
+            let source = &shown.items.source;
+            // (pieces of one batch follow each other, and hold on to it once)
+            let is_held = last.as_ref().is_some_and(|last| Arc::ptr_eq(last, source));
+            let bytes = made(shown) + if is_held { 0 } else { bytes_of(&**source) };
             let fits = !shown.records.is_empty() && bytes <= left;
-            left -= if fits { bytes } else { 0 };
+            if fits {
+                left -= bytes;
+                last = Some(Arc::clone(source));
+            }
             fits
         });
         let fitting = count(&shown, self.one_in);
@@ -130,11 +137,14 @@ impl Drop for Shadow {
     }
 }
 
-/// What a look holds on to: the batch keeps all of its records.
-fn bytes_of(shown: &Shown) -> usize {
-    let source = &*shown.items.source;
-    let records: usize = (0..source.len()).map(|index| source.size(index)).sum();
-    records + shown.items.chunks.iter().map(Vec::capacity).sum::<usize>()
+/// What a look holds on to of a batch, which keeps all of its records.
+fn bytes_of(source: &dyn SourceBatch) -> usize {
+    (0..source.len()).map(|index| source.size(index)).sum()
+}
+
+/// And of what was made of some of them.
+fn made(shown: &Shown) -> usize {
+    shown.items.chunks.iter().map(Vec::capacity).sum()
 }
 
 fn is_sampled(source: &dyn SourceBatch, index: usize, one_in: u32) -> bool {

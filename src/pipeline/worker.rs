@@ -710,7 +710,7 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
         let spent = self.broker.take_spent();
         let producing = spent.producing.saturating_sub(std::mem::take(&mut self.waited));
         self.spent += Spent { producing, ..spent };
-        self.spent.cpu += self.cpu.saturating_sub(before);
+        self.spent.cpu += self.cpu.saturating_sub(before) + self.desk.take_cpu();
         self.desk.report.spent(&std::mem::take(&mut self.spent));
     }
 

@@ -1,20 +1,22 @@
 //! What a worker does while a transaction is under way: what comes meanwhile becomes a part of it, until it is sealed.
 
 use std::collections::VecDeque;
-use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::ops::{ControlFlow, Range};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use millrace::model::{ErrorId, Fault, Offset, OffsetMap, PluginName, RouteName, TopicName, TopicPartition};
 use millrace::pipeline::chain::Chain;
 use millrace::pipeline::ports::{
-    Broker, Event, Fetch, Flight, Outcome, Outputs, Step, TopicError, TopicInfo, Trouble, TroubleKind, Usage,
+    Broker, CallError, CallOutput, Event, Fetch, Flight, Outcome, Outputs, Step, TopicError, TopicInfo, Trouble,
+    TroubleKind, Usage, Verdict,
 };
 use millrace::pipeline::report::{Fate, Health, Report, Tally};
 use millrace::pipeline::task::Task;
 use millrace::pipeline::worker::{Exit, Order, RouteWorker};
+use millrace::policy::{OnError, Retry};
 
 use crate::bounds::slow;
 use crate::support::memory_batch::{MemoryBatch, MemoryRecord};
@@ -151,9 +153,7 @@ impl Report for Patient {
     fn transaction_begins(&mut self) {}
     fn transaction(&mut self, _: &'static str, _: Duration) {}
     fn committed(&mut self, _: &Tally) {}
-    fn fault(&mut self, _: &TopicPartition, _: Offset, _: ErrorId, fault: &Fault, _: Fate) {
-        panic!("{fault}");
-    }
+    fn fault(&mut self, _: &TopicPartition, _: Offset, _: ErrorId, _: &Fault, _: Fate) {}
     fn usage(&mut self, _: &PluginName, _: Usage) {}
     fn trouble(&mut self, _: &Trouble) {}
     fn lost(&mut self, _: &TopicPartition, _: u64, _: &str) {}
@@ -229,4 +229,42 @@ fn a_transaction_does_not_wait_for_plugins_at_work() {
     let told = transactions(script, vec![], 2, &mut task);
     assert_eq!(sizes(&told), [(1, 1), (1, 2)]);
     assert!(told[0].took < 300 * MS, "{told:?}");
+}
+
+/// A plugin that fails on the second record, and counts how often it is given it.
+struct Failing(PluginName, Arc<AtomicUsize>);
+
+impl Step for Failing {
+    fn plugin(&self) -> &PluginName {
+        &self.0
+    }
+    fn sha256(&self) -> &Digest {
+        static DIGEST: LazyLock<Digest> = LazyLock::new(|| Digest::of(b""));
+        &DIGEST
+    }
+    fn call(&mut self, items: &mut Items, range: Range<usize>, _: Duration) -> Result<CallOutput, CallError> {
+        if items.list[range.clone()].iter().any(|item| items.value(item) == Some(b"1")) {
+            self.1.fetch_add(1, SeqCst);
+            return Err(CallError::Fault { code: FaultCode::Trapped, message: "it always does".into() });
+        }
+        Ok(CallOutput { verdicts: vec![Verdict::Pass; range.len()], ..CallOutput::default() })
+    }
+    fn take_usage(&mut self) -> Usage {
+        Usage::default()
+    }
+    fn shutdown(&mut self) {}
+}
+
+#[test]
+fn a_record_that_fails_while_a_transaction_is_under_way_is_not_tried_again_before_that_has_ended() {
+    // (the transaction waits for more for a while, in which there is nothing to do)
+    let script = vec![Comes::Records(1), Comes::Records(1)];
+    let mut task = record_loop::task(&[]);
+    let calls = Arc::default();
+    let step: Box<dyn Step> = Box::new(Failing(PluginName::new("failing").unwrap(), Arc::clone(&calls)));
+    task.chain = Chain::new(vec![(step, PATIENCE)], 8, 1 << 20);
+    let retry = Retry { attempts: 3, backoff: PATIENCE, max_backoff: PATIENCE };
+    task.on_error = OnError { retry: Some(retry), ..OnError::default() };
+    assert_eq!(sizes(&transactions(script, vec![], 1, &mut task)), [(1, 1)]);
+    assert_eq!(calls.load(SeqCst), 1);
 }

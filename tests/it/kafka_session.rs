@@ -113,6 +113,7 @@ fn route(source: &str, destination: &str, delivery: Delivery) -> Route {
         transaction: Transaction { interval: Duration::from_millis(100), records: 1000, bytes: 1 << 20 },
         batch: Batch { records: 100, bytes: 1 << 18 },
         workers: 1,
+        parallelism: 1,
         on_error: OnError::default(),
         lag_alert: None,
     }

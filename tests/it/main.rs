@@ -29,6 +29,7 @@ mod memory;
 mod museum;
 mod newcomer;
 mod operate;
+mod parallel;
 mod plan;
 mod plugin_cli;
 mod plugin_contract;

@@ -103,6 +103,7 @@ pub(super) struct RawOptions {
     pub(super) batch_records: Option<u32>,
     pub(super) batch_bytes: Option<u64>,
     pub(super) workers: Option<u16>,
+    pub(super) parallelism: Option<u16>,
     pub(super) on_error: Option<RawOnError>,
     pub(super) lag_alert: Option<LagAlert>,
 }

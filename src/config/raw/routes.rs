@@ -53,6 +53,7 @@ fn options(fields: &mut Fields<'_>, problems: &mut Problems) -> RawOptions {
             .choice(&keys::DELIVERY, &Delivery::ALL.map(|delivery| (delivery.as_str(), delivery)), problems)
             .map(|at| at.value),
         workers: fields.number(&keys::WORKERS, problems).and_then(|at| u16::try_from(at.value).ok()),
+        parallelism: fields.number(&keys::PARALLELISM, problems).and_then(|at| u16::try_from(at.value).ok()),
         on_error: fields.entry(&keys::ON_ERROR).and_then(|entry| on_error(entry, problems)),
         lag_alert: fields.get(&keys::LAG_ALERT).and_then(|node| lag_alert(node, problems)),
         ..RawOptions::default()
@@ -61,9 +62,7 @@ fn options(fields: &mut Fields<'_>, problems: &mut Problems) -> RawOptions {
     if let Some(entry) = fields.entry(&keys::BATCH) {
         (options.batch_records, options.batch_bytes) = batch(entry, problems);
     }
-    for later in ["parallelism", "on_partition_change"] {
-        fields.not_yet(later, problems);
-    }
+    fields.not_yet("on_partition_change", problems);
     options
 }
 

@@ -1,6 +1,7 @@
 //! The real worker, policies, delivery modes and producer, on a simulated Kafka and simulated plugins. One seed decides
 //! everything: poll sizes, rebalances, lost assignments, every error of librdkafka's at every call and what it has really
-//! done, late requests, deaths between any two calls, twins, reloads, faults of plugins, and the time.
+//! done, late requests, deaths between any two calls, twins, reloads, faults of plugins, how many sets of them there are and
+//! which of these is how quick, and the time.
 //!
 //! After every step a checker looks at what a reader of the destinations sees; see [`checker`]. The simulated part begins
 //! below `millrace::kafka::seam`, one method of which is one call of librdkafka.
@@ -68,6 +69,7 @@ impl Scenario {
             asks_for_owners: true,
             round: [5, 24][rng.usize(0..2)],
             crashes,
+            parallelism: [1, 2, 4][rng.usize(0..3)],
         }
     }
 
@@ -172,6 +174,7 @@ fn every_promise_holds_whatever_fails_and_whenever() {
         "unknown, and it was not committed",
         "fetched while a transaction was under way",
         "a rebalance waited for the end of a transaction",
+        "worked by another set",
     ];
     let never: Vec<_> =
         faults.chain(moments).chain(others.map(String::from)).filter(|what| !met.contains_key(what)).collect();

@@ -74,9 +74,9 @@ fn process(actor: &Actor, instance: Option<&str>) {
         return;
     }
     let number = world.processes.len();
-    let Scenario { delivery, round, ref on_error, .. } = world.scenario;
+    let Scenario { delivery, round, parallelism, ref on_error, .. } = world.scenario;
     let (generation, maker, on_error) = (world.generation, actor.clone(), on_error.clone());
-    let make = move |generation| task(&maker, on_error.clone(), round, generation);
+    let make = move |generation| task(&maker, on_error.clone(), round, parallelism, generation);
     let first = make(generation);
     world.processes.push(Process {
         actor: actor.number(),
@@ -139,14 +139,18 @@ fn run_sessions(
     }
 }
 
-fn task(actor: &Actor, on_error: OnError, records: usize, generation: u64) -> Task {
-    let step = |name| {
-        let step = SimulatedStep::new(actor.clone(), name, generation);
-        (Box::new(step) as Box<dyn Step>, Duration::from_secs(1))
+fn task(actor: &Actor, on_error: OnError, records: usize, parallelism: usize, generation: u64) -> Task {
+    let chain = |set| {
+        let step = |name| {
+            let step = SimulatedStep::new(actor.clone(), name, generation, set);
+            (Box::new(step) as Box<dyn Step>, Duration::from_secs(1))
+        };
+        Chain::new(["first", "second"].map(step).into(), 16, 4096)
     };
-    let steps = ["first", "second"].map(step).into();
+    let mut first = chain(0);
+    first.share_with((1..parallelism).map(chain).collect());
     Task {
-        chain: Chain::new(steps, 16, 4096),
+        chain: first,
         shadow: None,
         destinations: vec![Destination {
             name: DestinationName::new("out").unwrap(),

@@ -184,13 +184,15 @@ pub(super) struct SimulatedStep {
     digest: Digest,
     /// Of the task that it belongs to: stamped on what it passes, as its timestamp.
     generation: u64,
+    /// Which of the sets it belongs to.
+    set: usize,
     asked_again: BTreeSet<Vec<u8>>,
 }
 
 impl SimulatedStep {
-    pub(super) fn new(actor: Actor, name: &str, generation: u64) -> Self {
+    pub(super) fn new(actor: Actor, name: &str, generation: u64, set: usize) -> Self {
         let (digest, asked_again) = (Digest::of(name.as_bytes()), BTreeSet::new());
-        Self { actor, name: PluginName::new(name).unwrap(), digest, generation, asked_again }
+        Self { actor, name: PluginName::new(name).unwrap(), digest, generation, set, asked_again }
     }
 }
 
@@ -204,7 +206,11 @@ impl Step for SimulatedStep {
     }
 
     fn call(&mut self, items: &mut Items, range: Range<usize>, _: Duration) -> Result<CallOutput, CallError> {
-        self.actor.call(Call::Plugin, |_| ());
+        self.actor.call(Call::Plugin, |world| {
+            if self.set > 0 {
+                world.meet("worked by another set");
+            }
+        });
         let mut output = CallOutput::default();
         let mut chunk = Vec::new();
         let acts = self.name.as_str() == "first";

@@ -46,6 +46,8 @@ pub(super) struct Scenario {
     /// Most records of one batch, and of one transaction.
     pub(super) batch: usize,
     pub(super) round: usize,
+    /// How many sets of plugins each process has.
+    pub(super) parallelism: usize,
     /// Whether the checker looks at who commits, and does not only see what comes of it.
     pub(super) asks_for_owners: bool,
     /// The calls before or after which a process dies: at the how manieth.
