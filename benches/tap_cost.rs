@@ -24,11 +24,16 @@ mod memory_batch;
 #[allow(dead_code, reason = "the tests use more of it")]
 mod record_loop;
 #[path = "side_by_side/records.rs"]
+#[allow(dead_code, reason = "the other bench uses more of it")]
 mod records;
+#[path = "side_by_side/running.rs"]
+mod running;
 #[path = "side_by_side/watch.rs"]
+#[allow(dead_code, reason = "the other bench uses more of it")]
 mod watch;
 
-use records::Kafka;
+use records::{Kafka, Source};
+use running::Running;
 use watch::Measured;
 
 /// Polls of the counted loop: full transactions.
@@ -115,12 +120,12 @@ const CONTENDERS: [(&str, &str, bool); 3] = [
 
 fn on_kafka(rounds: usize, count: usize) -> String {
     let kafka = Kafka::start();
-    kafka.fill("source", count, VALUE);
+    let source = kafka.fill("source", count, VALUE, false);
     let mut runs: BTreeMap<&str, Vec<Measured>> = BTreeMap::new();
     for round in 0..rounds {
         // (each comes first in its turn)
         for (name, binary, heard) in (0..CONTENDERS.len()).map(|nth| CONTENDERS[(nth + round) % CONTENDERS.len()]) {
-            let measured = measure(&kafka, binary, heard, count);
+            let measured = measure(&kafka, binary, heard, &source);
             eprintln!("round {}: {name}: {measured:?}", round + 1);
             runs.entry(name).or_default().push(measured);
         }
@@ -141,17 +146,19 @@ fn on_kafka(rounds: usize, count: usize) -> String {
     head + &CONTENDERS.map(line).concat()
 }
 
-fn measure(kafka: &Kafka, binary: &str, heard: bool, count: usize) -> Measured {
+fn measure(kafka: &Kafka, binary: &str, heard: bool, source: &Source) -> Measured {
+    let count = source.count;
     let run = format!("{:08x}", fastrand::u32(..));
     let (target, group) = (format!("out-{run}"), format!("bench.{run}"));
     kafka.create(&target);
     let directory = tempfile::tempdir().expect("a directory");
     let admin = TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a free port");
-    let mut child = millrace(directory.path(), binary, &yaml(kafka, admin, &target, &group));
+    let child = millrace(directory.path(), binary, &yaml(kafka, admin, &target, &group));
+    let mut running = Running::of(child, directory);
     let (ended, end) = channel();
     let listener = heard.then(|| std::thread::spawn(move || listen_slowly(admin, &end)));
-    let measured = watch::watch(kafka, &mut child, "source", &group, count);
-    watch::end(child);
+    let measured = watch::watch(kafka, &mut running, source, &group, 0);
+    running.end();
     drop(ended);
     let taken = listener.map(|listener| listener.join().expect("it listens to the end"));
     // (each record is seen twice, and takes more than its value)

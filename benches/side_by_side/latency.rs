@@ -9,8 +9,9 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::Message as _;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
-use crate::contenders::{How, Job, PLAIN, Running};
+use crate::contenders::{How, Job, PLAIN};
 use crate::records::{Kafka, Values, now, send};
+use crate::running::Running;
 use crate::table::{Spread, how};
 use crate::{Options, pace, peers, watch};
 

@@ -18,6 +18,7 @@ mod idle;
 mod latency;
 mod peers;
 mod records;
+mod running;
 mod scale;
 mod table;
 mod watch;

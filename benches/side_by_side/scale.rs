@@ -12,8 +12,9 @@ use rdkafka::message::Message as _;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use serde_json::Value;
 
-use crate::contenders::{How, Running, binary, measure, millrace};
+use crate::contenders::{How, binary, measure, millrace};
 use crate::records::{Kafka, Values, send};
+use crate::running::Running;
 use crate::table::{Spread, how};
 use crate::{Options, idle, pace, root, watch};
 

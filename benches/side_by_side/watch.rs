@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use rdkafka::Offset;
 use rdkafka::consumer::Consumer as _;
 
-use crate::contenders::Running;
 use crate::pace;
 use crate::records::{Kafka, Source};
+use crate::running::Running;
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(20);
