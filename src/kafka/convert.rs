@@ -11,6 +11,8 @@ use super::raw::{Client, Message, Messages, Place};
 pub(super) struct FetchedBatch {
     from: TopicPartition,
     messages: Messages,
+    /// Bytes of keys and values: asked for more than once, and reading them again is what takes the time.
+    bytes: usize,
 }
 
 impl SourceBatch for FetchedBatch {
@@ -19,6 +21,9 @@ impl SourceBatch for FetchedBatch {
     }
     fn len(&self) -> usize {
         self.messages.len()
+    }
+    fn bytes(&self) -> usize {
+        self.bytes
     }
     fn offset(&self, index: usize) -> Offset {
         self.messages.offset(index)
@@ -64,8 +69,9 @@ pub(super) fn batches(
     }
     let batch = |list: Vec<Message>| {
         let from = list.first()?.topic_partition().filter(&keep)?;
+        let bytes = list.iter().map(Message::bytes).sum();
         let messages = Messages::new(list, Arc::clone(client));
-        Some(Arc::new(FetchedBatch { from, messages }) as Arc<dyn SourceBatch>)
+        Some(Arc::new(FetchedBatch { from, messages, bytes }) as Arc<dyn SourceBatch>)
     };
     groups.into_iter().filter_map(batch).collect()
 }

@@ -1095,6 +1095,11 @@ impl Message {
             (code != Code::NONE).then(|| Error { message: message(), ..Error::of(code) })
         }
     }
+    /// Bytes of key and value.
+    pub(super) fn bytes(&self) -> usize {
+        // SAFETY: a live message.
+        unsafe { (*self.get()).key_len + (*self.get()).len }
+    }
     pub(super) fn place(&self) -> Place {
         // SAFETY: a live message.
         unsafe { ((*self.get()).rkt.addr(), (*self.get()).partition) }
@@ -1177,13 +1182,41 @@ impl Messages {
         }
     }
     fn headers(&self, index: usize) -> *mut ffi::rd_kafka_headers_t {
+        let peeks = peeks();
         let parse = |message: &Message| {
             let mut headers = ptr::null_mut();
+            // SAFETY: a live message, of a client of which this is known.
+            if peeks && unsafe { has_no_headers(message.get()) } {
+                return headers;
+            }
             // SAFETY: a live message that nobody else touches: `OnceLock` runs this once and makes others wait.
             unsafe { ffi::rd_kafka_message_headers(message.get(), &raw mut headers) };
             headers
         };
         self.headers.get_or_init(|| self.list.iter().map(parse).collect())[index]
+    }
+}
+
+/// Whether this is the librdkafka (2.12.1) whose consumer was read for [`has_no_headers`].
+fn peeks() -> bool {
+    // SAFETY: answers with a constant.
+    (unsafe { ffi::rd_kafka_version() }) == 0x020c_01ff
+}
+
+/// Whether a message surely has no headers, without parsing them: which takes librdkafka an allocation of half a kilobyte even
+/// where there are none.
+///
+/// In a record batch of version 2 (KIP-98) the count of headers follows the value, and the consumer leaves both where they
+/// were fetched for as long as a message lives. Older formats, in which nothing has to follow, have no leader epoch. An empty
+/// value is not in place.
+///
+/// # Safety
+/// A live message of a consumer, of the version that [`peeks`] knows.
+unsafe fn has_no_headers(message: *const ffi::rd_kafka_message_t) -> bool {
+    // SAFETY: the caller's promise, and as said above.
+    unsafe {
+        let (value, len) = ((*message).payload.cast::<u8>(), (*message).len);
+        len > 0 && ffi::rd_kafka_message_leader_epoch(message) >= 0 && *value.add(len) == 0
     }
 }
 

@@ -53,6 +53,10 @@ pub trait SourceBatch: Send + Sync + 'static {
     fn size(&self, index: usize) -> usize {
         self.key(index).map_or(0, <[u8]>::len) + self.value(index).map_or(0, <[u8]>::len)
     }
+    /// The same of all its records.
+    fn bytes(&self) -> usize {
+        (0..self.len()).map(|index| self.size(index)).sum()
+    }
     /// Where the record came from in the first place, if it is a dead letter that is sent through again.
     fn redriven(&self, _index: usize) -> Option<Redriven> {
         None

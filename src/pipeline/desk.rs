@@ -273,6 +273,11 @@ fn within(batch: &dyn SourceBatch, range: Range<usize>, left: &mut Room) -> Opti
     if left.is_none() {
         return None;
     }
+    let all = Room { records: batch.len(), bytes: batch.bytes() };
+    if range.len() == all.records && all.records <= left.records && all.bytes <= left.bytes {
+        *left = left.less(all);
+        return Some(range);
+    }
     let mut end = range.start;
     while end < range.end && left.records > 0 {
         let size = batch.size(end);

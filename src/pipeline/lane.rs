@@ -77,7 +77,7 @@ impl Lane {
 
     /// Takes records that follow those held. Returns how many they are and their bytes.
     pub(super) fn push(&mut self, batch: Arc<dyn SourceBatch>) -> (usize, usize) {
-        let bytes = (0..batch.len()).map(|index| batch.size(index)).sum();
+        let bytes = batch.bytes();
         let records = batch.len();
         self.bytes += bytes + records * RECORD;
         self.lag.reached(batch.offset(records - 1) + 1);
@@ -169,12 +169,14 @@ impl Lane {
         self.taken.take_if(|(taken, _)| *taken <= next);
         while let Some(front) = self.held.front_mut() {
             let rest = front.from..front.batch.len();
-            match rest.clone().find(|index| front.batch.offset(*index) >= next) {
+            // (as a rule all of it is done, which its last record tells)
+            let is_done = front.batch.offset(rest.end - 1) < next;
+            let mut left = if is_done { 0..0 } else { rest };
+            match left.find(|index| front.batch.offset(*index) >= next) {
                 Some(index) => return front.from = index,
                 None => {
                     let done = self.held.pop_front().expect("it was there a line ago");
-                    let bytes: usize = (0..done.batch.len()).map(|index| done.batch.size(index)).sum();
-                    self.bytes -= bytes + done.batch.len() * RECORD;
+                    self.bytes -= done.batch.bytes() + done.batch.len() * RECORD;
                 }
             }
         }

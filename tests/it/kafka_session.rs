@@ -439,8 +439,9 @@ fn keys_values_headers_and_timestamps_arrive_as_they_were() {
     let choices: [Option<Vec<u8>>; 4] = [None, Some(vec![]), Some(vec![0, 255, 10]), Some(b"text".to_vec())];
     let mut list = List::default();
     for key in &choices {
-        for value in &choices {
-            let headers = choices.iter().map(|value| (b"same name".to_vec(), value.clone())).collect();
+        // (without headers, with one, with all)
+        for (value, count) in choices.iter().flat_map(|value| [0, 1, choices.len()].map(|count| (value, count))) {
+            let headers = choices[..count].iter().map(|value| (b"same name".to_vec(), value.clone())).collect();
             let own =
                 Own { topic: slot, partition: 0, key: key.clone(), value: value.clone(), timestamp: 1234, headers };
             list.0.push(own);
