@@ -115,10 +115,13 @@ export class Output {
   }
 
   #group(destination, forward) {
-    const fits = (group, place) => place >= this.#at && group.destination === destination && group.forward === forward;
-    let place = this.#groups.findIndex(fits);
-    if (place === -1) {
-      place = this.#groups.length;
+    let place = this.#at;
+    while (place < this.#groups.length) {
+      const group = this.#groups[place];
+      if (group.destination === destination && group.forward === forward) break;
+      place++;
+    }
+    if (place === this.#groups.length) {
       this.#groups.push({ destination, forward, sources: [], values: new Column(), changes: [] });
     }
     this.#at = place;
@@ -275,38 +278,49 @@ class Columns {
     this.bytes = bytes;
     this.ends = ends;
     this.nulls = nulls.length === 0 ? null : new Set(nulls);
+    this.buffer = bytes.buffer;
+    this.offset = bytes.byteOffset;
   }
 
   get(index) {
-    if (this.nulls?.has(index)) return null;
-    return this.bytes.subarray(index === 0 ? 0 : this.ends[index - 1], this.ends[index]);
+    if (this.nulls !== null && this.nulls.has(index)) return null;
+    const start = index === 0 ? 0 : this.ends[index - 1];
+    // (`subarray` looks for the array's species first)
+    return new Uint8Array(this.buffer, this.offset + start, this.ends[index] - start);
   }
 }
 
-// The host's batch with the columns fetched so far.
+// The host's batch with the columns fetched so far. What each record does makes nothing anew, not even a function: JavaScript is
+// interpreted here.
 class Batch {
   #fetched = new Map();
+  #headers = new Map();
 
   constructor(host) {
     this.host = host;
     this.length = host.len();
   }
 
-  once(what, fetch = () => this.host[what]()) {
+  once(what) {
     let found = this.#fetched.get(what);
-    if (found === undefined) this.#fetched.set(what, (found = fetch()));
+    if (found === undefined) this.#fetched.set(what, (found = this.host[what]()));
     return found;
   }
 
   column(what) {
-    return this.once(what, () => {
-      const column = this.host[what](0, this.length);
-      return column.ends ? new Columns(column) : column;
-    });
+    let found = this.#fetched.get(what);
+    if (found === undefined) {
+      found = this.host[what](0, this.length);
+      if (found.ends) found = new Columns(found);
+      this.#fetched.set(what, found);
+    }
+    return found;
   }
 
   header(name) {
-    return this.once(`header ${name}`, () => new Columns(this.host.header(0, this.length, name)));
+    let found = this.#headers.get(name);
+    if (found === undefined) this.#headers.set(name, (found = new Columns(this.host.header(0, this.length, name))));
+    return found;
   }
 }
 
@@ -345,20 +359,20 @@ function processBatch(plugin, records, host) {
   for (let index = 0; index < batch.length; index++) {
     current = index;
     output.startRecord(index);
-    verdicts[index] = verdictOn(plugin, new Record(batch, index), output, (reason) => records.refuse(index, reason));
+    verdicts[index] = verdictOn(plugin, new Record(batch, index), output, records, index);
   }
   output.finish(host);
   return verdicts;
 }
 
-function verdictOn(plugin, record, output, refuse) {
+function verdictOn(plugin, record, output, records, index) {
   try {
     const verdict = plugin.transform(record, output);
     if (verdict !== KEEP && verdict !== DROP) throw new TypeError(`transform returned ${verdict}: return KEEP or DROP`);
     return verdict;
   } catch (error) {
     if (!(error instanceof Refuse)) throw error;
-    refuse(error.message);
+    records.refuse(index, error.message);
     return 2;
   }
 }
