@@ -574,29 +574,35 @@ fn a_restart_takes_compiled_plugins_from_the_cache_unless_others_could_have_writ
         cache.display(),
         plugin("stamp").display()
     );
-    let run = || {
-        let mut lonely = Lonely::start(&own);
-        assert_eq!(lonely.daemon.sigterm_and_wait(PATIENCE), Some(0));
-        let entries = fs::read_dir(&cache).expect("the cache").map(|entry| entry.expect("an entry").path());
-        let files: Vec<PathBuf> = entries.collect();
-        let [file] = &files[..] else { panic!("one plugin, one file: {files:?}") };
-        let inode = fs::metadata(file).expect("a file").ino();
-        (file.clone(), inode, fs::read(file).expect("a file"), lonely.daemon.log())
-    };
-    let (file, inode, code, _) = run();
-    let (again, same, ..) = run();
-    assert_eq!((&again, same), (&file, inode), "the file is the one of the first start");
+    // Of a core module both are kept: the machine code, and the component that it is of.
+    for kind in ["cwasm", "component"] {
+        let run = || {
+            let mut lonely = Lonely::start(&own);
+            assert_eq!(lonely.daemon.sigterm_and_wait(PATIENCE), Some(0));
+            let entries = fs::read_dir(&cache).expect("the cache").map(|entry| entry.expect("an entry").path());
+            let files: Vec<PathBuf> = entries.collect();
+            assert_eq!(files.len(), 2, "one plugin, two files: {files:?}");
+            let file = files.into_iter().find(|file| file.extension().is_some_and(|extension| extension == kind));
+            let file = file.expect("one of each");
+            let inode = fs::metadata(&file).expect("a file").ino();
+            let content = fs::read(&file).expect("a file");
+            (file, inode, content, lonely.daemon.log())
+        };
+        let (file, inode, code, _) = run();
+        let (again, same, ..) = run();
+        assert_eq!((&again, same), (&file, inode), "the file is the one of the first start");
 
-    let not_used = |why: &str| {
-        let (.., now, log) = run();
-        assert!(log.contains("is not used, and removed") && log.contains(why), "{why} is not in {log}");
-        assert!(now == code, "{why}: it is written anew");
-    };
-    let mut spoilt = code.clone();
-    spoilt[code.len() / 2] ^= 1;
-    fs::write(&file, spoilt).expect("a file");
-    not_used("its content is not what its name says");
-    fs::set_permissions(&file, Permissions::from_mode(0o666)).expect("a file");
-    not_used("others can write it");
+        let not_used = |why: &str| {
+            let (.., now, log) = run();
+            assert!(log.contains("is not used, and removed") && log.contains(why), "{why} is not in {log}");
+            assert!(now == code, "{why}: it is written anew");
+        };
+        let mut spoilt = code.clone();
+        spoilt[code.len() / 2] ^= 1;
+        fs::write(&file, spoilt).expect("a file");
+        not_used("its content is not what its name says");
+        fs::set_permissions(&file, Permissions::from_mode(0o666)).expect("a file");
+        not_used("others can write it");
+    }
     fs::remove_dir_all(cache).expect("the cache goes");
 }
