@@ -302,7 +302,8 @@ impl<C: ProducerClient> Producer<C> {
                 return Err(self.stopped(&error, began));
             }
             if clock::now() + RETRY_PAUSE >= deadline {
-                return Err(Stop::Abort(outcome()));
+                // (one that comes late to the group's coordinator must find a younger epoch)
+                return Err(Stop::AbortAndRenew(outcome()));
             }
             client.serve(RETRY_PAUSE);
         }
