@@ -175,12 +175,15 @@ async fn ready(
         one.as_deref() == Some(name.as_str()) || (all.is_some() && state != RouteState::Disabled)
     };
     let not_ready = states.iter().find(|(name, state)| asked(name, **state) && !state.is_ready());
+    // (a configuration is applied a moment before its routes are there)
+    let graph = context.sources.reloader.graph();
+    let missing = graph.routes.iter().find(|route| all.is_some() && !states.contains_key(&route.name));
     let reason = match not_ready {
         _ if !context.sources.board.ready() => {
             Some("no configuration is applied, or the process is shutting down".to_owned())
         }
         Some((name, state)) => Some(format!("route {name} is {}", state.as_str())),
-        None => None,
+        None => missing.map(|route| format!("route {} is not there yet", route.name)),
     };
     let status = if reason.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     json(status, &Readiness { ready: reason.is_none(), reason, routes: states })

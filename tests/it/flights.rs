@@ -7,7 +7,9 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
-use millrace::model::{ErrorId, Fault, Offset, OffsetMap, PluginName, RouteName, TopicName, TopicPartition};
+use millrace::model::{
+    Digest, ErrorId, Fault, FaultCode, Items, Offset, OffsetMap, PluginName, RouteName, TopicName, TopicPartition,
+};
 use millrace::pipeline::chain::Chain;
 use millrace::pipeline::ports::{
     Broker, CallError, CallOutput, Event, Fetch, Flight, Outcome, Outputs, Step, TopicError, TopicInfo, Trouble,
