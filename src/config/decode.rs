@@ -123,13 +123,6 @@ impl<'n> Fields<'n> {
         self.get(key).and_then(|node| choice(node, meanings, problems))
     }
 
-    /// A key that a later version knows.
-    pub(super) fn not_yet(&mut self, name: &'static str, problems: &mut Problems) {
-        if let Some(entry) = self.entry_beside(name) {
-            problems.push(not_available(&entry.key_place, name));
-        }
-    }
-
     /// Tells every key that nobody asked for.
     pub(super) fn finish(self, problems: &mut Problems) {
         let forgotten =
@@ -392,12 +385,6 @@ fn shorten(text: &str) -> String {
         None => format!("`{text}`"),
         Some((cut, _)) => format!("`{}…`", &text[..cut]),
     }
-}
-
-pub(super) fn not_available(place: &Place, what: &str) -> Problem {
-    Problem::at(place, format!("`{what}` is not available yet in this version of millrace"))
-        .code("not_available")
-        .help("leave it out")
 }
 
 pub(super) fn unknown_key(key: &str, place: &Place, known: &[&str]) -> Problem {

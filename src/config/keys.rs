@@ -272,6 +272,8 @@ keys! {
         "Sets of plugin instances in each worker, which process records at the same time, those of one partition too: for plugins that take longer than all else. Order and what is promised stay as with one. More than the cores that are free for them are no use. See [slow plugins](performance.md#slow-plugins).";
     ON_ERROR = "on_error", Is::OneOf(&[Is::Word(|| vec!["stop", "skip"]), Is::Section(&DEAD_LETTER_KEYS), Is::Section(&RETRY_THEN_KEYS)]), By("stop"), "{ dead_letter: orders.dead }",
         "What happens to a record at fault: its partition stops before it, it is passed by and counted, it goes to a dead-letter topic in the same transaction, or it is tried again first.";
+    ON_PARTITION_CHANGE = "on_partition_change", Is::Word(|| vec!["follow", "stop"]), By("follow"), "stop",
+        "What happens where a destination's topic has another number of partitions than before, so that a key may go to another one: the route goes by it from the next transaction on, or it fails until `millrace restart` accepts it.";
     LAG_ALERT = "lag_alert", Is::OneOf(&[Is::Duration(millis(1, u64::MAX)), Is::Number(RangeInclusive::new(1, u64::MAX))]), Nothing, "60s",
         "When the worst partition owned here is so old, or so many records, behind for 30 s, that is logged once and `millrace_lag_alert` is 1, until it is below the half. See [lag](metrics.md#lag).";
 }
@@ -290,12 +292,24 @@ pub(super) static ROUTE_KEYS: Section = Section::new(
         &WORKERS,
         &PARALLELISM,
         &ON_ERROR,
+        &ON_PARTITION_CHANGE,
         &LAG_ALERT,
     ],
 );
 pub(super) static DEFAULT_KEYS: Section = Section::new(
     "What all routes share",
-    &[&ENABLED, &DELIVERY, &TRANSACTION, &COMMIT_INTERVAL, &BATCH, &WORKERS, &PARALLELISM, &ON_ERROR, &LAG_ALERT],
+    &[
+        &ENABLED,
+        &DELIVERY,
+        &TRANSACTION,
+        &COMMIT_INTERVAL,
+        &BATCH,
+        &WORKERS,
+        &PARALLELISM,
+        &ON_ERROR,
+        &ON_PARTITION_CHANGE,
+        &LAG_ALERT,
+    ],
 );
 
 keys! {

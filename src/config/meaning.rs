@@ -167,6 +167,7 @@ fn with_defaults(own: &RawOptions, defaults: &RawOptions) -> RawOptions {
         workers: own.workers.or(defaults.workers),
         parallelism: own.parallelism.or(defaults.parallelism),
         on_error: own.on_error.clone().or_else(|| defaults.on_error.clone()),
+        on_partition_change: own.on_partition_change.or(defaults.on_partition_change),
         lag_alert: own.lag_alert.or(defaults.lag_alert),
     }
 }
@@ -207,6 +208,7 @@ impl Meaning<'_> {
             workers: options.workers.unwrap_or(1),
             parallelism: options.parallelism.unwrap_or(1),
             on_error: options.on_error.as_ref().map(|on_error| on_error.policy.clone()).unwrap_or_default(),
+            on_partition_change: options.on_partition_change.unwrap_or_default(),
             lag_alert: options.lag_alert,
         })
     }

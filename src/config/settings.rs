@@ -267,6 +267,8 @@ pub struct Route {
     pub parallelism: u16,
     /// What happens to a record at fault; default stop.
     pub on_error: OnError,
+    /// What happens where a destination has more or fewer partitions than before; default follow.
+    pub on_partition_change: OnPartitionChange,
     /// When lag raises an alert.
     pub lag_alert: Option<LagAlert>,
 }
@@ -347,6 +349,29 @@ pub enum OnOffsetLost {
     Earliest,
     /// Go on at the end, counting what was lost.
     Latest,
+}
+
+/// What to do where a destination's topic has another number of partitions than before, so that a key may go elsewhere.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OnPartitionChange {
+    /// Go by the new number from the next transaction on.
+    #[default]
+    Follow,
+    /// Stop the route until somebody accepts it.
+    Stop,
+}
+
+impl OnPartitionChange {
+    /// As they are written.
+    pub const ALL: [(&'static str, Self); 2] = [("follow", Self::Follow), ("stop", Self::Stop)];
+
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Follow => "follow",
+            Self::Stop => "stop",
+        }
+    }
 }
 
 /// One step of a pipeline.

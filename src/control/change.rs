@@ -94,7 +94,7 @@ impl ReloadClass {
     /// Of a key of a route.
     pub fn of_route(key: &str) -> Self {
         match key {
-            "delivery" => Self::Route,
+            "delivery" | "on_partition_change" => Self::Route,
             key if key.starts_with("source.") => Self::Route,
             _ => Self::InPlace,
         }

@@ -184,6 +184,7 @@ fn route(route: &Route, settings: &Settings, digests: &BTreeMap<&PluginName, &Di
         workers,
         parallelism,
         on_error,
+        on_partition_change,
         lag_alert,
     } = route;
     let mut keys = Collector(Keys::new());
@@ -234,6 +235,7 @@ fn route(route: &Route, settings: &Settings, digests: &BTreeMap<&PluginName, &Di
     keys.put("workers", workers);
     keys.put("parallelism", parallelism);
     put_on_error(&mut keys, on_error);
+    keys.put("on_partition_change", on_partition_change.as_str());
     let lag_alert = lag_alert.map(|alert| match alert {
         LagAlert::Time(age) => show(&age),
         LagAlert::Records(count) => count.to_string(),

@@ -195,6 +195,7 @@ impl Redrive {
             worker: 0,
             instance: &Instance::Named(MEMBER.to_owned()),
             left_out: &left_out,
+            counts: &Arc::default(),
             share: self.plan.share,
             yields: false,
         })?;

@@ -14,7 +14,7 @@ use super::plan::RoutePlan;
 use super::report::WorkerNews;
 use super::status::Time;
 use crate::config::Settings;
-use crate::kafka::{self, Cluster, Instance, LeftOut, Session, SessionOptions, Topics};
+use crate::kafka::{self, Cluster, Instance, LeftOut, PartitionCounts, Session, SessionOptions, Topics};
 use crate::model::{Mutation, RouteName};
 use crate::pipeline::ports::{Broker, Event, Trouble, TroubleKind};
 use crate::pipeline::report::{Health, Phase, Report};
@@ -78,6 +78,7 @@ pub(super) struct RunningRoute {
 struct Force {
     plan: ArcSwap<RoutePlan>,
     left_out: Arc<ArcSwap<LeftOut>>,
+    counts: Arc<PartitionCounts>,
     generation: AtomicU64,
     /// Workers that start find it so.
     paused: AtomicBool,
@@ -124,6 +125,7 @@ impl RunningRoute {
         let force = Arc::new(Force {
             plan: ArcSwap::new(Arc::clone(&plan)),
             left_out: Arc::new(ArcSwap::new(Arc::clone(&plan.left_out))),
+            counts: Arc::default(),
             generation: AtomicU64::new(generation),
             paused: AtomicBool::new(paused),
             start: Once::default(),
@@ -368,6 +370,7 @@ impl Life {
             worker: plan.first_worker + self.number,
             instance: &self.clients.instance,
             left_out: &self.force.left_out,
+            counts: &self.force.counts,
             share: plan.share,
             yields: self.yields,
         })

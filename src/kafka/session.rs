@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
-use crate::config::settings::Route;
+use crate::config::settings::{OnPartitionChange, Route};
 use crate::config::share::Share;
 use crate::config::times::Times;
 use crate::model::clock::thread_cpu;
@@ -22,6 +22,7 @@ use super::client_options;
 use super::committer::{Committer, CommitterOptions};
 use super::errors::{About, is_all_down, passing, says_away, trouble};
 use super::intake::{Intake, TOPIC_WITHIN};
+use super::partition_counts::PartitionCounts;
 use super::positions::configuration;
 use super::raw::{Client, ConsumerQueue, Context, Error, Kind, Known};
 use super::rebalance::{Assignment, list};
@@ -45,6 +46,8 @@ pub struct SessionOptions<'a> {
     pub instance: &'a Instance,
     /// What patterns leave out. Shared: a reload changes it while the session lives.
     pub left_out: &'a Arc<ArcSwap<LeftOut>>,
+    /// The partition counts that the route goes by. Shared by its workers, and outlives their sessions.
+    pub counts: &'a Arc<PartitionCounts>,
     /// What the clients may buffer is a part of it.
     pub share: Share,
     /// Whether a process with the same `instance` has taken the work over: it keeps it for as long as it lives.
@@ -78,6 +81,7 @@ pub struct Session {
     intake: Intake,
     committer: Committer<Arc<Client>>,
     left_out: Arc<ArcSwap<LeftOut>>,
+    counts: Arc<PartitionCounts>,
     subscribed: Vec<TopicName>,
     /// What subscription and slots were last compared with.
     seen: Option<(Arc<Topics>, Arc<LeftOut>)>,
@@ -134,6 +138,7 @@ impl Session {
             intake,
             committer,
             left_out: Arc::clone(options.left_out),
+            counts: Arc::clone(options.counts),
             subscribed: Vec::new(),
             seen: None,
             slots: HashMap::new(),
@@ -192,6 +197,15 @@ impl Session {
         if self.committer.take_stale_topics() {
             let _ = self.intake.cluster.refresh_now(TOPIC_WITHIN);
         }
+    }
+
+    /// The topic, unless the route is to stop at its number of partitions.
+    fn counted(&self, name: &TopicName, info: TopicInfo) -> Result<TopicInfo, TopicError> {
+        if self.intake.route.on_partition_change == OnPartitionChange::Follow {
+            return Ok(info);
+        }
+        self.counts.check(name, info.partitions).map_err(TopicError::Trouble)?;
+        Ok(info)
     }
 
     /// The same outcome; a twin that it tells of is named.
@@ -297,8 +311,8 @@ impl Broker for Session {
     }
 
     fn topic(&mut self, name: &TopicName) -> Result<TopicInfo, TopicError> {
-        if let Some(info) = self.slots.get(name) {
-            return if info.partitions > 0 { Ok(*info) } else { Err(TopicError::Unknown) };
+        if let Some(info) = self.slots.get(name).copied() {
+            return if info.partitions > 0 { self.counted(name, info) } else { Err(TopicError::Unknown) };
         }
         let mut topics = self.intake.cluster.topics().map_err(TopicError::Trouble)?;
         if topics.partitions(name.as_str()).is_none() {
@@ -315,7 +329,11 @@ impl Broker for Session {
         let slot = self.committer.add_topic(name, TOPIC_WITHIN).map_err(TopicError::Trouble)?;
         let info = TopicInfo { slot, partitions };
         self.slots.insert(name.clone(), info);
-        Ok(info)
+        self.counted(name, info)
+    }
+
+    fn accept(&mut self) {
+        self.counts.accept();
     }
 
     fn transact(&mut self, outputs: &dyn Outputs, offsets: &OffsetMap) -> Outcome {

@@ -122,6 +122,9 @@ pub trait Broker {
     /// [`TopicError`]: the topic does not exist, may not be seen, or the cluster cannot be asked now.
     fn topic(&mut self, name: &TopicName) -> Result<TopicInfo, TopicError>;
 
+    /// Goes by what is true of destinations now, where it had refused to: an operator accepts it.
+    fn accept(&mut self) {}
+
     /// Makes `outputs` and `offsets` (next offset to read, per partition) durable, as the route's delivery promises.
     /// May block as long as `transaction.timeout.ms`.
     fn transact(&mut self, outputs: &dyn Outputs, offsets: &OffsetMap) -> Outcome;

@@ -229,6 +229,7 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
     }
 
     fn restart(&mut self) {
+        self.broker.accept();
         self.desk.lanes.values_mut().for_each(|lane| {
             lane.wake(true);
         });

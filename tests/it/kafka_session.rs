@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use millrace::config::settings::{
-    Batch, Delivery, Destination, Kafka as Connection, OnOffsetLost, PropertyValue, Route, Source, Start, Target,
-    TopicSelector, Transaction,
+    Batch, Delivery, Destination, Kafka as Connection, OnOffsetLost, OnPartitionChange, PropertyValue, Route, Source,
+    Start, Target, TopicSelector, Transaction,
 };
 use millrace::config::share::Share;
 use millrace::kafka::{
@@ -115,6 +115,7 @@ fn route(source: &str, destination: &str, delivery: Delivery) -> Route {
         workers: 1,
         parallelism: 1,
         on_error: OnError::default(),
+        on_partition_change: OnPartitionChange::Follow,
         lag_alert: None,
     }
 }
@@ -128,8 +129,8 @@ fn session(
         destinations: route.destinations.clone(),
         dead_letters: Arc::default(),
     }));
-    let share = Share(256 << 20);
-    Session::open(&SessionOptions { cluster, route, worker: 0, instance, left_out, share, yields: false })
+    let (share, counts) = (Share(256 << 20), &Arc::default());
+    Session::open(&SessionOptions { cluster, route, worker: 0, instance, left_out, counts, share, yields: false })
 }
 
 fn topic(name: &str) -> TopicName {

@@ -150,6 +150,29 @@ fn topics_that_are_deleted_and_created_again_under_a_running_route_stop_its_sour
 }
 
 #[test]
+fn a_route_that_is_to_stop_at_a_destination_that_grows_waits_until_somebody_accepts_it() {
+    let kafka = shared();
+    let [source, target] = ["guarded", "guarded-out"].map(|name| topic(name, 1));
+    kafka.produce(&source, &records(&["before"]));
+    let config = config(&[(&source, &target)], "");
+    config.edit(|yaml| yaml.replace("    destinations:", "    on_partition_change: stop\n    destinations:"));
+    let daemon = Daemon::start(config.path());
+    daemon.await_consumed("r", 1, PATIENCE);
+    kafka.add_partitions(&target, 3);
+    wait_for(PATIENCE, "the growth is seen", || daemon.log().contains("the topic has more partitions").then_some(()));
+    kafka.produce(&source, &records(&["after"]));
+    let reason = daemon.await_state("r", "failed", PATIENCE);
+    for part in [&format!("topic \"{target}\" has 3 partitions instead of 1"), "millrace restart"] {
+        assert!(reason.contains(part), "{reason}");
+    }
+    assert_eq!(texts(&target), ["before"]);
+    assert_eq!(daemon.post("/api/v1/routes/r/restart").status, 200);
+    daemon.await_consumed("r", 2, PATIENCE);
+    daemon.await_state("r", "running", PATIENCE);
+    assert_eq!(texts(&target).len(), 2);
+}
+
+#[test]
 fn a_destination_that_grows_is_used_whole_from_then_on_and_the_log_says_so() {
     let kafka = shared();
     let [source, target] = ["growing", "growing-out"].map(|name| topic(name, 1));

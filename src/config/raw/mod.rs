@@ -17,8 +17,8 @@ use super::keys::{self, Section};
 use super::problem::{Problem, Problems};
 use super::properties::RawProperty;
 use super::settings::{
-    Capability, Delivery, LagAlert, LogFormat, LogLevel, OnOffsetLost, PluginConfig, PropertyValue, Start, Target,
-    TopicSelector, WatchMethod,
+    Capability, Delivery, LagAlert, LogFormat, LogLevel, OnOffsetLost, OnPartitionChange, PluginConfig, PropertyValue,
+    Start, Target, TopicSelector, WatchMethod,
 };
 use super::source::Place;
 use super::test_cases::{RawTest, test};
@@ -105,6 +105,7 @@ pub(super) struct RawOptions {
     pub(super) workers: Option<u16>,
     pub(super) parallelism: Option<u16>,
     pub(super) on_error: Option<RawOnError>,
+    pub(super) on_partition_change: Option<OnPartitionChange>,
     pub(super) lag_alert: Option<LagAlert>,
 }
 

@@ -7,7 +7,7 @@ use super::super::decode::{
 };
 use super::super::keys;
 use super::super::problem::{Problem, Problems};
-use super::super::settings::{Delivery, LagAlert, OnOffsetLost, Start, TopicSelector};
+use super::super::settings::{Delivery, LagAlert, OnOffsetLost, OnPartitionChange, Start, TopicSelector};
 use super::super::tree::{Entry, Node, Typed, Value};
 use super::super::units::parse_duration;
 use super::destinations::destinations;
@@ -55,6 +55,9 @@ fn options(fields: &mut Fields<'_>, problems: &mut Problems) -> RawOptions {
         workers: fields.number(&keys::WORKERS, problems).and_then(|at| u16::try_from(at.value).ok()),
         parallelism: fields.number(&keys::PARALLELISM, problems).and_then(|at| u16::try_from(at.value).ok()),
         on_error: fields.entry(&keys::ON_ERROR).and_then(|entry| on_error(entry, problems)),
+        on_partition_change: fields
+            .choice(&keys::ON_PARTITION_CHANGE, &OnPartitionChange::ALL, problems)
+            .map(|at| at.value),
         lag_alert: fields.get(&keys::LAG_ALERT).and_then(|node| lag_alert(node, problems)),
         ..RawOptions::default()
     };
@@ -62,7 +65,6 @@ fn options(fields: &mut Fields<'_>, problems: &mut Problems) -> RawOptions {
     if let Some(entry) = fields.entry(&keys::BATCH) {
         (options.batch_records, options.batch_bytes) = batch(entry, problems);
     }
-    fields.not_yet("on_partition_change", problems);
     options
 }
 
