@@ -230,6 +230,13 @@ impl<C: ProducerClient> Producer<C> {
         if is_rejection(error.code) {
             return Err(Stop::Abort(Outcome::Rejected { output: Some(index), message: rejection(error.code, None) }));
         }
+        if error.code == Known::RD_KAFKA_RESP_ERR__STATE.into()
+            && let Some(client) = self.live.as_ref().map(|live| live.client.clone())
+        {
+            // As a rule an output before it was refused, which tells more.
+            client.serve(Duration::ZERO);
+            self.delivered(&client, began)?;
+        }
         Err(match error.code.known() {
             Known::RD_KAFKA_RESP_ERR__FATAL | Known::RD_KAFKA_RESP_ERR__STATE => self.stopped(&error, began),
             _ => {

@@ -210,7 +210,7 @@ impl<'a> Desk<'a> {
         look_up: &mut LookUp<'_>,
     ) -> Result<bool, Trouble> {
         let lane = &self.lanes[partition];
-        let (attempts, has_begun, end) = (lane.attempts, lane.has_begun(), range.end);
+        let (attempts, end) = (lane.attempts, range.end);
         // What plugins make is held as well, until it is committed.
         draft.left.bytes = draft.left.bytes.saturating_sub(processed.bytes_made());
         let halted = processed.halt.is_some();
@@ -222,9 +222,7 @@ impl<'a> Desk<'a> {
             _ if !unit.is_empty() => draft.round.units.push(unit),
             // What precedes it comes first: until that is committed, its own tries are what the lane has to count.
             Some(preceding) => preceding.after = unit.after,
-            // (in a round that is under way: the record is given again once that is done, and not before)
-            None if has_begun => self.lanes.get_mut(partition).expect("as above").take_no_more(),
-            None => self.lanes.get_mut(partition).expect("its name was taken from the map").follow(unit.after),
+            None => self.lanes.get_mut(partition).expect("its name was taken from the map").decide(unit.after),
         }
         Ok(complete)
     }

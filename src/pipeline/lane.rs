@@ -26,6 +26,8 @@ pub(super) struct Lane {
     bytes: usize,
     /// Records before this offset are in a round; and whether those behind may be.
     taken: Option<(Offset, bool)>,
+    /// What was decided about the record behind those: to be followed once they are done.
+    decided: Option<After>,
     state: State,
     pub(super) attempts: Attempts,
     /// Records before this offset are given to plugins so that those which fail alone are found.
@@ -66,6 +68,7 @@ impl Lane {
             held: VecDeque::new(),
             bytes: 0,
             taken: None,
+            decided: None,
             state: State::Flowing,
             attempts: Attempts::default(),
             isolate_before: 0,
@@ -123,21 +126,20 @@ impl Lane {
         self.taken = Some((next, flows));
     }
 
-    /// What follows those in a round waits until that is done.
-    pub(super) fn take_no_more(&mut self) {
-        if let Some((_, flows)) = &mut self.taken {
-            *flows = false;
+    /// Takes up what was decided about the first record that is in no round: at once, or when those before it are done.
+    pub(super) fn decide(&mut self, after: After) {
+        match &mut self.taken {
+            None => self.follow(after),
+            Some((_, flows)) => {
+                *flows = false;
+                self.decided = Some(after);
+            }
         }
     }
 
     /// No record of it is in a round any more.
     pub(super) fn put_back(&mut self) {
-        self.taken = None;
-    }
-
-    /// Whether records of it are in a round.
-    pub(super) fn has_begun(&self) -> bool {
-        self.taken.is_some()
+        (self.taken, self.decided) = (None, None);
     }
 
     /// The first record that is not done, by its index in its batch.
@@ -166,7 +168,15 @@ impl Lane {
 
     /// Forgets the records before `next`, which are committed.
     pub(super) fn advance(&mut self, next: Offset) {
-        self.taken.take_if(|(taken, _)| *taken <= next);
+        self.forget(next);
+        if self.taken.take_if(|(taken, _)| *taken <= next).is_some()
+            && let Some(after) = self.decided.take()
+        {
+            self.follow(after);
+        }
+    }
+
+    fn forget(&mut self, next: Offset) {
         while let Some(front) = self.held.front_mut() {
             let rest = front.from..front.batch.len();
             // (as a rule all of it is done, which its last record tells)
