@@ -338,7 +338,10 @@ impl Drop for Client {
             }
             drop(context);
         };
-        let _ = std::thread::Builder::new().name("kafka-destroy".into()).spawn(destroy);
+        if std::thread::Builder::new().name("kafka-destroy".into()).spawn(destroy).is_err() {
+            // (its callbacks, and what it was lent, leak with it)
+            std::mem::forget(Arc::clone(&self.context));
+        }
     }
 }
 
