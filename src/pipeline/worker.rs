@@ -188,11 +188,12 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
         if self.trouble.as_ref().is_some_and(|backoff| backoff.until > clock::now()) {
             return Turn::Again;
         }
-        if self.rounds.is_empty() && !*self.paused {
-            if let Err(trouble) = self.process() {
-                self.back_off(trouble);
-                return Turn::Again;
-            }
+        if self.rounds.is_empty()
+            && !*self.paused
+            && let Err(trouble) = self.process()
+        {
+            self.back_off(trouble);
+            return Turn::Again;
         }
         // (an order to drain says whether there is the time for a transaction)
         if self.is_to_stop() { Turn::Again } else { self.commit_first() }
