@@ -43,7 +43,8 @@ pub trait ProducerClient: Clone {
     /// No answer in time, or the topic may not be seen.
     fn look_up(&self, topic: &Self::Topic, wait: Duration) -> Result<(), Error>;
 
-    /// Queues one record; never blocks. It is copied, but for a value that has a keeper. `index` comes back in [`Failure`] if it is not delivered.
+    /// Queues one record; never blocks. It is copied, but for a value that has a keeper. `index` comes back in [`Failure`] if
+    /// it is not delivered.
     ///
     /// # Errors
     /// It was not queued. The transaction can be committed all the same, without it.

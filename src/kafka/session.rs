@@ -1,7 +1,8 @@
 //! One member of a route's group and the producer that serves it for life: the data plane's [`Broker`], on Kafka.
 //!
 //! All but a transaction happens on the thread that owns the session. A rebalance, which is served inside `poll` or `fetch`,
-//! waits until no transaction is open. Knows nothing of plugins, retries or back-offs: it says what became of each thing, the worker decides.
+//! waits until no transaction is open. Knows nothing of plugins, retries or back-offs: it says what became of each thing,
+//! the worker decides.
 
 use std::collections::HashMap;
 use std::sync::{Arc, mpsc};

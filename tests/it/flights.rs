@@ -7,15 +7,12 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
-use millrace::model::{
-    Digest, ErrorId, Fault, FaultCode, Items, Offset, OffsetMap, PluginName, RouteName, TopicName, TopicPartition,
-};
+use millrace::model::{Digest, FaultCode, Items, Offset, OffsetMap, PluginName, RouteName, TopicName, TopicPartition};
 use millrace::pipeline::chain::Chain;
 use millrace::pipeline::ports::{
     Broker, CallError, CallOutput, Event, Fetch, Flight, Outcome, Outputs, Step, TopicError, TopicInfo, Trouble,
     TroubleKind, Usage, Verdict,
 };
-use millrace::pipeline::report::{Fate, Health, Report, Tally};
 use millrace::pipeline::task::Task;
 use millrace::pipeline::worker::{Exit, Order, RouteWorker};
 use millrace::policy::{OnError, Retry};
@@ -146,22 +143,6 @@ impl Fetch for UnderWay<'_> {
     }
 }
 
-/// To whom troubles are told that pass.
-struct Patient;
-
-impl Report for Patient {
-    fn taken_up(&mut self, _: &Task) {}
-    fn health(&mut self, _: &Health) {}
-    fn transaction_begins(&mut self) {}
-    fn transaction(&mut self, _: &'static str, _: Duration) {}
-    fn committed(&mut self, _: &Tally) {}
-    fn fault(&mut self, _: &TopicPartition, _: Offset, _: ErrorId, _: &Fault, _: Fate) {}
-    fn usage(&mut self, _: &PluginName, _: Usage) {}
-    fn trouble(&mut self, _: &Trouble) {}
-    fn lost(&mut self, _: &TopicPartition, _: u64, _: &str) {}
-    fn rebalanced(&mut self) {}
-}
-
 /// The transactions of a worker to whom this comes, until the offset `end` is committed.
 fn transactions(script: Vec<Comes>, outcomes: Vec<Outcome>, end: Offset, task: &mut Task) -> Vec<Transaction> {
     let (orders, mailbox) = channel();
@@ -169,7 +150,7 @@ fn transactions(script: Vec<Comes>, outcomes: Vec<Outcome>, end: Offset, task: &
     let (script, outcomes) = (script.into(), outcomes.into());
     let broker = Threaded { script, next: 0, assigned: false, outcomes, end, told: Arc::clone(&told), orders };
     let route = RouteName::new("r").unwrap();
-    let (mut paused, mut report) = (false, Patient);
+    let (mut paused, mut report) = (false, record_loop::Quiet);
     let worker = RouteWorker::new(broker, &route, 0, task, &mut paused, &mailbox, &mut report);
     assert_eq!(worker.run(), Exit::Drained);
     let told = told.lock().unwrap();

@@ -6,12 +6,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
-use millrace::model::{
-    ErrorId, Fault, Offset, OffsetMap, PluginName, RouteName, SourceBatch, TopicName, TopicPartition,
-};
-use millrace::pipeline::ports::{Broker, Event, Outcome, Outputs, TopicError, TopicInfo, Trouble, TroubleKind, Usage};
-use millrace::pipeline::report::{Fate, Health, Report, Tally};
-use millrace::pipeline::task::Task;
+use millrace::model::{OffsetMap, RouteName, SourceBatch, TopicName, TopicPartition};
+use millrace::pipeline::ports::{Broker, Event, Outcome, Outputs, TopicError, TopicInfo, Trouble, TroubleKind};
 use millrace::pipeline::worker::{Exit, Order, RouteWorker};
 use millrace::telemetry::{Exporter, Metrics, Tracer};
 
@@ -246,7 +242,7 @@ fn what_is_given_again_in_halves_after_an_abort_says_the_same_and_is_told_once_w
     let mut task = record_loop::task(&[]);
     task.chain.trace(&tracer);
     let route = RouteName::new("r").expect("a name");
-    let (mut paused, mut report) = (false, Quiet);
+    let (mut paused, mut report) = (false, record_loop::Quiet);
     let worker = RouteWorker::new(&mut broker, &route, 0, &mut task, &mut paused, &mailbox, &mut report);
     assert_eq!(worker.run(), Exit::Drained);
     tracer.finish(PATIENCE);
@@ -302,20 +298,4 @@ impl Broker for &mut Aborting {
         unreachable!("nothing is unknown here")
     }
     fn close(&mut self, _: bool, _: Duration) {}
-}
-
-/// Tells nobody anything.
-struct Quiet;
-
-impl Report for Quiet {
-    fn taken_up(&mut self, _: &Task) {}
-    fn health(&mut self, _: &Health) {}
-    fn transaction_begins(&mut self) {}
-    fn transaction(&mut self, _: &'static str, _: Duration) {}
-    fn committed(&mut self, _: &Tally) {}
-    fn fault(&mut self, _: &TopicPartition, _: Offset, _: ErrorId, _: &Fault, _: Fate) {}
-    fn usage(&mut self, _: &PluginName, _: Usage) {}
-    fn trouble(&mut self, _: &Trouble) {}
-    fn lost(&mut self, _: &TopicPartition, _: u64, _: &str) {}
-    fn rebalanced(&mut self) {}
 }

@@ -88,7 +88,7 @@ impl Broker for MemoryBroker<'_> {
     fn close(&mut self, _: bool, _: Duration) {}
 }
 
-/// Tells nobody anything.
+/// Tells nobody anything, and takes faults and troubles for bugs.
 pub(crate) struct Silent;
 
 impl Report for Silent {
@@ -106,6 +106,22 @@ impl Report for Silent {
     fn trouble(&mut self, trouble: &Trouble) {
         panic!("{}", trouble.message);
     }
+    fn lost(&mut self, _: &TopicPartition, _: u64, _: &str) {}
+    fn rebalanced(&mut self) {}
+}
+
+/// Tells nobody anything, where faults and troubles are to come.
+pub(crate) struct Quiet;
+
+impl Report for Quiet {
+    fn taken_up(&mut self, _: &Task) {}
+    fn health(&mut self, _: &Health) {}
+    fn transaction_begins(&mut self) {}
+    fn transaction(&mut self, _: &'static str, _: Duration) {}
+    fn committed(&mut self, _: &Tally) {}
+    fn fault(&mut self, _: &TopicPartition, _: Offset, _: ErrorId, _: &Fault, _: Fate) {}
+    fn usage(&mut self, _: &PluginName, _: Usage) {}
+    fn trouble(&mut self, _: &Trouble) {}
     fn lost(&mut self, _: &TopicPartition, _: u64, _: &str) {}
     fn rebalanced(&mut self) {}
 }
