@@ -1,9 +1,9 @@
 //! A running route: its workers, each on a thread of its own, and the sessions that they go through.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -69,7 +69,7 @@ pub(super) struct RunningRoute {
     force: Arc<Force>,
     report: RouteReport,
     ended: Arc<dyn Fn() + Send + Sync>,
-    workers: Vec<Sender<Order>>,
+    workers: Vec<Line>,
     /// Workers that have not ended, those among them that were told to go.
     alive: usize,
 }
@@ -100,6 +100,36 @@ impl Force {
         task.shadow = plan.start_shadow(worker, &self.metrics);
         task.chain.trace(&self.tracer);
         task
+    }
+}
+
+/// By which a worker is given orders.
+struct Line {
+    orders: Sender<Order>,
+    bell: Bell,
+}
+
+impl Line {
+    fn give(&self, order: Order) {
+        // A worker that is gone has nothing left to obey.
+        let _ = self.orders.send(order);
+        self.bell.ring();
+    }
+}
+
+/// Wakes a worker that waits for records, so that it need not look for orders all the time.
+#[derive(Clone, Default)]
+struct Bell(Arc<Mutex<Option<Box<dyn Fn() + Send>>>>);
+
+impl Bell {
+    /// The worker's session is this, or there is none.
+    fn hang(&self, wake: Option<Box<dyn Fn() + Send>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = wake;
+    }
+    fn ring(&self) {
+        if let Some(wake) = &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            wake();
+        }
     }
 }
 
@@ -156,7 +186,7 @@ impl RunningRoute {
         }
     }
 
-    fn start_worker(&self, number: u16, generation: u64) -> Sender<Order> {
+    fn start_worker(&self, number: u16, generation: u64) -> Line {
         let (plan, route) = (&self.plan, &self.plan.route);
         let mut metrics = self.force.metrics.route(&route.name);
         metrics.follow(
@@ -167,12 +197,14 @@ impl RunningRoute {
         let status = self.report.worker(number);
         status.taken_up(generation);
         let (orders, mailbox) = channel();
+        let bell = Bell::default();
         let life = Life {
             route: route.name.clone(),
             task: self.force.task(plan, number, generation),
             force: Arc::clone(&self.force),
             clients: Arc::clone(&self.clients),
             number,
+            bell: bell.clone(),
             news: WorkerNews::new(route.name.clone(), number, metrics, status),
             paused: self.force.paused.load(Relaxed),
             tries: 0,
@@ -188,7 +220,7 @@ impl RunningRoute {
         if let Err(error) = thread {
             tracing::error!(route = %route.name, worker = number, "the worker's thread cannot be started: {error}");
         }
-        orders
+        Line { orders, bell }
     }
 
     /// What it runs.
@@ -209,11 +241,10 @@ impl RunningRoute {
         self.report.changed(plan.facts());
         let stay = self.workers.len().min(usize::from(plan.route.workers));
         for worker in self.workers.drain(stay..) {
-            let _ = worker.send(Order::Drain { leave: true, within });
+            worker.give(Order::Drain { leave: true, within });
         }
         for (number, worker) in (0..).zip(&self.workers) {
-            // (as with any order)
-            let _ = worker.send(Order::Swap(Box::new(self.force.task(&plan, number, generation))));
+            worker.give(Order::Swap(Box::new(self.force.task(&plan, number, generation))));
         }
         self.plan = plan;
         self.fill(generation);
@@ -275,8 +306,7 @@ impl RunningRoute {
     /// Gives each worker an order.
     fn order(&self, order: impl Fn() -> Order) {
         for worker in &self.workers {
-            // A worker that is gone has nothing left to obey.
-            let _ = worker.send(order());
+            worker.give(order());
         }
     }
 
@@ -299,6 +329,7 @@ struct Life {
     force: Arc<Force>,
     clients: Arc<Clients>,
     number: u16,
+    bell: Bell,
     news: WorkerNews,
     task: Task,
     paused: bool,
@@ -310,7 +341,10 @@ struct Life {
 impl Life {
     fn run(mut self, orders: &Receiver<Order>) {
         loop {
-            self.tell(Phase::Starting);
+            // (one that tries again is waiting, or failed, until it has joined)
+            if self.tries == 0 {
+                self.tell(Phase::Starting);
+            }
             let began = Instant::now();
             let trouble = match self.session(orders) {
                 Exit::Drained => return,
@@ -335,9 +369,11 @@ impl Life {
                 }
                 Err(trouble) => return Exit::Broken(trouble),
             };
+            self.bell.hang(Some(Box::new(session.waker())));
             let Self { route, number, task, paused, news, .. } = self;
             RouteWorker::new(session, route, *number, task, paused, orders, news).run()
         }));
+        self.bell.hang(None);
         worked.unwrap_or_else(|panic| {
             // Nobody knows in which state it left its plugins, nor which orders it had taken.
             self.task = self.force.task(&self.force.plan.load(), self.number, self.force.generation.load(Relaxed));

@@ -125,7 +125,7 @@ impl<C: ProducerClient> Committer<C> {
         work: &dyn Flight,
         ids: &TopicIds,
     ) -> Outcome {
-        if self.delivery == Delivery::AtMostOnce {
+        if self.delivery == Delivery::AtMostOnce || Mutation::OffsetsOutside.is_on() {
             // (its offsets come before its outputs)
             work.seal();
         }

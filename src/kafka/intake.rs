@@ -339,7 +339,13 @@ impl Intake {
             Err(error) if error.code == Known::RD_KAFKA_RESP_ERR__TIMED_OUT.into() => return,
             Err(error) => return self.on_error(&error, None, events),
         };
+        let partitions: Vec<_> = found.iter().map(|found| found.at.clone()).collect();
+        self.assignment.take_notes(&found);
+        self.compare_topic_ids(&partitions, events);
         for Committed { at, offset, .. } in found {
+            if self.to_resolve.contains_key(&at) {
+                continue;
+            }
             match self.go_on(&at, offset) {
                 Ok(ended) => events.extend(ended),
                 Err(error) => self.on_error(&error, Some(at), events),

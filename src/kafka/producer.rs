@@ -188,19 +188,8 @@ impl<C: ProducerClient> Producer<C> {
         let client = live.client.clone();
         let _ = client.take_failures();
         client.begin_transaction().map_err(|error| self.stopped(&error, began))?;
-        self.produce(outputs, began + self.times.delivery, began)?;
-        let produced = clock::now();
-        self.spent.producing += produced - began;
-        let is_flushed = flush(&client, deadline.min(began + self.times.delivery + Duration::from_secs(1)));
-        let flushed = clock::now();
-        self.spent.delivering += flushed - produced;
-        if !is_flushed {
-            let message = format!("outputs were not acknowledged within {:?}", self.times.delivery);
-            let slow = passing(Known::RD_KAFKA_RESP_ERR__MSG_TIMED_OUT, message);
-            // Who does not take outputs does not answer an abort either: the next producer's epoch ends the transaction.
-            return Err(Stop::Discard(Outcome::Aborted(slow)));
-        }
-        self.delivered(&client, began)?;
+        self.deliver(&client, outputs, deadline, began)?;
+        let delivered = clock::now();
         let offsets = offsets();
         if !offsets.is_empty() {
             let member = member().ok_or_else(|| Stop::Abort(Outcome::Aborted(left())))?;
@@ -208,19 +197,50 @@ impl<C: ProducerClient> Producer<C> {
             self.send_offsets(&client, send, deadline, began)?;
         }
         let committed = self.commit(&client, deadline, began);
-        self.spent.committing += clock::now() - flushed;
+        self.spent.committing += clock::now() - delivered;
         committed
     }
 
-    /// Queues every output. The first that is not taken ends it: a transaction without it would commit all the same.
-    fn produce(&mut self, outputs: &dyn Outputs, deadline: Instant, began: Instant) -> Result<(), Stop> {
+    /// Has every output acknowledged: those that there are, then those that have come meanwhile. The broker takes the first
+    /// ones of a transaction some 20 ms after the last one's end (it tells librdkafka to try again then), so that this is when
+    /// those of a thin flow come together.
+    fn deliver(&mut self, client: &C, outputs: &dyn Outputs, deadline: Instant, began: Instant) -> Result<(), Stop> {
+        let flush_by = deadline.min(began + self.times.delivery + Duration::from_secs(1));
         let mut index = 0;
+        loop {
+            let asked = clock::now();
+            self.produce(outputs, &mut index, began + self.times.delivery, began)?;
+            let produced = clock::now();
+            let is_flushed = flush(client, flush_by);
+            self.spent.producing += produced - asked;
+            self.spent.delivering += clock::now() - produced;
+            if !is_flushed {
+                let message = format!("outputs were not acknowledged within {:?}", self.times.delivery);
+                let slow = passing(Known::RD_KAFKA_RESP_ERR__MSG_TIMED_OUT, message);
+                // Who does not take outputs does not answer an abort either: the next producer's epoch ends the transaction.
+                return Err(Stop::Discard(Outcome::Aborted(slow)));
+            }
+            self.delivered(client, began)?;
+            if !outputs.close() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Queues every output. The first that is not taken ends it: a transaction without it would commit all the same.
+    fn produce(
+        &mut self,
+        outputs: &dyn Outputs,
+        index: &mut usize,
+        deadline: Instant,
+        began: Instant,
+    ) -> Result<(), Stop> {
         let mut refused = None;
         outputs.for_each(&mut |output| {
-            match self.produce_one(&output, index, deadline) {
+            match self.produce_one(&output, *index, deadline) {
                 Err(error) if !Mutation::IgnoreProduceResult.is_on() => refused = Some(error),
                 _ => {
-                    index += 1;
+                    *index += 1;
                     return ControlFlow::Continue(());
                 }
             }
@@ -228,7 +248,7 @@ impl<C: ProducerClient> Producer<C> {
         });
         let Some(error) = refused else { return Ok(()) };
         if is_rejection(error.code) {
-            return Err(Stop::Abort(Outcome::Rejected { output: Some(index), message: rejection(error.code, None) }));
+            return Err(Stop::Abort(Outcome::Rejected { output: Some(*index), message: rejection(error.code, None) }));
         }
         if error.code == Known::RD_KAFKA_RESP_ERR__STATE.into()
             && let Some(client) = self.live.as_ref().map(|live| live.client.clone())
@@ -430,32 +450,38 @@ impl<C: ProducerClient> Producer<C> {
         let client = self.live()?.client.clone();
         let _ = client.take_failures();
         let (mut index, mut refused) = (0, Vec::new());
-        outputs.for_each(&mut |output| {
-            if let Err(error) = self.produce_one(&output, index, deadline) {
-                let topic = self.topics.get(usize::from(output.topic)).cloned();
-                refused.push(Failure { index, topic, code: error.code });
-                if in_order {
-                    return ControlFlow::Break(());
+        let failures = loop {
+            let asked = clock::now();
+            outputs.for_each(&mut |output| {
+                if let Err(error) = self.produce_one(&output, index, deadline) {
+                    let topic = self.topics.get(usize::from(output.topic)).cloned();
+                    refused.push(Failure { index, topic, code: error.code });
+                    if in_order {
+                        return ControlFlow::Break(());
+                    }
                 }
+                index += 1;
+                ControlFlow::Continue(())
+            });
+            let produced = clock::now();
+            let flushed = flush(&client, deadline + Duration::from_secs(1));
+            self.spent.producing += produced - asked;
+            self.spent.delivering += clock::now() - produced;
+            let mut failures = client.take_failures();
+            failures.count += refused.len() as u64;
+            refused.append(&mut failures.first);
+            failures.first = std::mem::take(&mut refused);
+            self.stale_topics |= failures.first.iter().any(|failure| should_refresh(failure.code));
+            if !flushed {
+                // What is still under way may or may not arrive; it must not mix with what comes next.
+                self.discard();
+                let message = format!("outputs were not acknowledged within {:?}", self.times.delivery);
+                return Err(passing(Known::RD_KAFKA_RESP_ERR__MSG_TIMED_OUT, message));
             }
-            index += 1;
-            ControlFlow::Continue(())
-        });
-        let produced = clock::now();
-        let flushed = flush(&client, deadline + Duration::from_secs(1));
-        self.spent.producing += produced - began;
-        self.spent.delivering += clock::now() - produced;
-        let mut failures = client.take_failures();
-        failures.count += refused.len() as u64;
-        refused.append(&mut failures.first);
-        failures.first = refused;
-        self.stale_topics |= failures.first.iter().any(|failure| should_refresh(failure.code));
-        if !flushed {
-            // What is still under way may or may not arrive; it must not mix with what comes next.
-            self.discard();
-            let message = format!("outputs were not acknowledged within {:?}", self.times.delivery);
-            return Err(passing(Known::RD_KAFKA_RESP_ERR__MSG_TIMED_OUT, message));
-        }
+            if failures.count > 0 || !outputs.close() {
+                break failures;
+            }
+        };
         if failures.count > 0 && client.fatal_error().is_some() {
             self.discard();
         }

@@ -97,6 +97,10 @@ impl Assignment {
     pub(super) fn start(&self, partition: &TopicPartition) {
         lock(&self.state).stopped.remove(partition);
     }
+    pub(super) fn take_notes(&self, committed: &[Committed]) {
+        let noted = committed.iter().filter(|found| !found.note.is_empty());
+        lock(&self.state).notes.extend(noted.map(|found| (found.at.clone(), found.note.clone())));
+    }
     /// What stood beside the group's committed offset when the partition became ours.
     pub(super) fn note(&self, partition: &TopicPartition) -> Option<String> {
         lock(&self.state).notes.get(partition).cloned()
@@ -151,8 +155,7 @@ impl Assignment {
                     .iter()
                     .map(|found| (found.at.clone(), Some(found.offset).filter(|at| *at >= 0)))
                     .collect();
-                let noted = committed.iter().filter(|found| !found.note.is_empty());
-                lock(&self.state).notes.extend(noted.map(|found| (found.at.clone(), found.note.clone())));
+                self.take_notes(&committed);
                 let or_beginning = |found: Committed| {
                     let is_new = found.offset == OFFSET_INVALID;
                     (found.at, if is_new { OFFSET_BEGINNING } else { found.offset })
@@ -180,7 +183,8 @@ impl Assignment {
         }
     }
 
-    fn give_away(&self, consumer: &Handle, partitions: Vec<TopicPartition>) {
+    /// `all`: whatever the client thinks is assigned.
+    fn give_away(&self, consumer: &Handle, partitions: Vec<TopicPartition>, all: bool) {
         // A pause flag would survive in the client and hold the partition when it comes back.
         let mut paused = self.resume(&partitions);
         {
@@ -191,7 +195,7 @@ impl Assignment {
         if !paused.is_empty() {
             let _ = consumer.resume(&list(&paused));
         }
-        let result = match consumer.is_cooperative() {
+        let result = match consumer.is_cooperative() && !all {
             true => consumer.incremental_unassign(&list(&partitions)),
             false => consumer.unassign(),
         };
@@ -214,19 +218,10 @@ impl Rebalance for Arc<Assignment> {
         self.wait();
         match change {
             Ok(true) => self.take_up(consumer, partitions),
-            Ok(false) => self.give_away(consumer, partitions),
+            Ok(false) => self.give_away(consumer, partitions, false),
             Err(code) => {
-                let _ = consumer.unassign();
-                let mut state = lock(&self.state);
-                let owned: Vec<_> = std::mem::take(&mut state.owned).into_iter().collect();
-                state.paused.clear();
-                state.stopped.clear();
-                state.notes.clear();
-                state.unresolved.clear();
-                if !owned.is_empty() {
-                    state.changes.push(Change::Revoked(owned));
-                }
-                state.changes.push(Change::Failed(code));
+                self.give_away(consumer, self.owned(), true);
+                lock(&self.state).changes.push(Change::Failed(code));
             }
         }
     }

@@ -152,6 +152,12 @@ impl Session {
         Ok(session)
     }
 
+    /// Ends the wait of a [`Broker::poll`] early, from whatever thread. Keeps its client.
+    pub fn waker(&self) -> impl Fn() + Send + use<> {
+        let waker = self.intake.queue.waker();
+        move || waker.wake()
+    }
+
     /// Takes up what has changed about the cluster's topics: the subscription, and the destinations' partitions.
     fn follow_topics(&mut self) -> Result<(), Trouble> {
         let topics = self.intake.cluster.topics()?;

@@ -42,6 +42,8 @@ struct State {
     waiting: VecDeque<Unit>,
     size: Room,
     sealed: bool,
+    /// Nothing more is there at this moment.
+    idle: bool,
     /// For how long the transaction has waited for more.
     waited: Duration,
 }
@@ -70,6 +72,7 @@ impl Growing {
         }
         state.size += more.size;
         state.waiting.extend(more.units);
+        state.idle = false;
         self.changed.notify_one();
         Ok(())
     }
@@ -88,15 +91,21 @@ impl Growing {
         (Round { units, size, since: self.since }, state.waited)
     }
 
-    /// The next unit, once there is one; none when there will be none.
+    /// Nothing more is there at this moment: what there is need not wait for more.
+    fn idle(&self) {
+        self.state().idle = true;
+        self.changed.notify_one();
+    }
+
+    /// The next unit, once there is one; none when nothing has come for a while, or will.
     fn next(&self) -> Option<Unit> {
         let mut state = self.state();
         let began = clock::now();
         let patience = self.until.min(began + PATIENCE);
         loop {
             let now = clock::now();
-            state.sealed |= now >= if state.waiting.is_empty() { patience } else { self.until };
-            if state.sealed || !state.waiting.is_empty() {
+            state.sealed |= now >= self.until;
+            if state.sealed || state.idle || now >= patience || !state.waiting.is_empty() {
                 state.waited += now - began;
                 return state.waiting.pop_front();
             }
@@ -113,6 +122,7 @@ impl Flight for Growing {
 
     fn offsets(&self) -> OffsetMap {
         let state = self.state();
+        assert!(state.sealed, "offsets of a transaction to which more may be added");
         state.given.iter().chain(&state.waiting).map(|unit| (unit.partition().clone(), unit.next_offset())).collect()
     }
 
@@ -139,6 +149,12 @@ impl Outputs for Growing {
             }
         }
     }
+
+    fn close(&self) -> bool {
+        let mut state = self.state();
+        state.sealed = true;
+        !state.waiting.is_empty()
+    }
 }
 
 /// What a worker does while a transaction is under way: fetches, runs the plugins, and adds what comes of it to the
@@ -152,12 +168,14 @@ pub(super) struct Meanwhile<'w, 'a> {
     pub(super) events: Vec<Event>,
     /// Whether records have come.
     pub(super) fetched: bool,
+    /// There were none the last time.
+    idle: bool,
     pub(super) spent: Spent,
 }
 
 impl<'w, 'a> Meanwhile<'w, 'a> {
     pub(super) fn new(desk: &'w mut Desk<'a>, growing: &'w Growing, events: Vec<Event>) -> Self {
-        Self { desk, growing, next: Round::default(), events, fetched: false, spent: Spent::default() }
+        Self { desk, growing, next: Round::default(), events, fetched: false, idle: false, spent: Spent::default() }
     }
 
     /// Until the transaction has ended, or nothing more can be done before it has.
@@ -178,13 +196,18 @@ impl<'w, 'a> Meanwhile<'w, 'a> {
         if !self.process(left) || session.has_ended() || self.desk.held().0 >= bounds.held {
             return false;
         }
-        let wait = if size.is_some() { Duration::ZERO } else { WAIT };
+        let is_thick = size.is_some_and(|size| size.records >= THICK);
+        let wait = if size.is_some() && !self.idle { Duration::ZERO } else { WAIT };
         let mut got = self.fetch(session, wait);
-        if got == 0 && size.is_some_and(|size| size.records >= THICK) {
+        if got == 0 && is_thick {
             got = self.fetch(session, MOMENT);
         }
-        if got == 0 {
-            self.growing.seal();
+        self.idle = got == 0;
+        match (self.idle, is_thick) {
+            (false, _) => {}
+            (true, true) => self.growing.seal(),
+            // (while the first outputs are on their way, more may come: it goes with them)
+            (true, false) => self.growing.idle(),
         }
         self.events.is_empty() && !self.desk.task.chain.stop().is_set()
     }

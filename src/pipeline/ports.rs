@@ -319,14 +319,19 @@ pub trait Outputs: Sync {
     }
     /// Hands each to `produce`, in order, until it breaks.
     fn for_each(&self, produce: &mut dyn FnMut(Output<'_>) -> ControlFlow<()>);
+    /// Takes no more. True: some have come since `for_each` ended, which hands those out when it is called again.
+    fn close(&self) -> bool {
+        false
+    }
 }
 
 /// The work of a transaction to which more may be added while it is under way. [`Outputs::for_each`] of its outputs waits for
-/// more, until it is sealed or nothing has come for a while.
+/// more, until it is sealed or nothing has come for a while. What comes after that, while those outputs are on their way, is
+/// handed out after [`Outputs::close`].
 pub trait Flight: Sync {
     /// What is to be produced.
     fn outputs(&self) -> &dyn Outputs;
-    /// The next offset of every partition, of all that was added.
+    /// The next offset of every partition, of all that was added; to be asked for once nothing more is.
     fn offsets(&self) -> OffsetMap;
     /// Nothing is added any more.
     fn seal(&self);

@@ -23,7 +23,7 @@ use crate::config::times::CLOSE;
 use crate::model::{Fault, FaultCode, Items, Mutation, RouteName, TopicName, TopicPartition, clock};
 
 /// Longest a poll waits, so that orders from outside are taken soon.
-const POLL_LONGEST: Duration = Duration::from_millis(100);
+const POLL_LONGEST: Duration = Duration::from_millis(500);
 /// Most records of one poll: what is gathered between two looks at the clock.
 const POLL_RECORDS: usize = 8192;
 /// The same where a round is ready.
@@ -513,7 +513,8 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
     /// Whether nothing speaks against adding to the first round, which is out of `rounds`, while it is under way.
     fn can_grow(&self) -> bool {
         let is_quiet = self.rounds.is_empty() && self.skips.is_empty() && self.passing.is_none();
-        is_quiet && self.trouble.is_none() && !*self.paused && !self.is_to_stop()
+        let drains = self.told.as_ref().is_some_and(|told| matches!(told.phase, Phase::Draining));
+        is_quiet && !drains && self.trouble.is_none() && !*self.paused && !self.is_to_stop()
     }
 
     /// Gives the round to the broker, with all that comes meanwhile and still finds room in it. What does not is the `next`.

@@ -19,7 +19,7 @@ use millrace::policy::{OnError, Retry};
 
 use crate::bounds::slow;
 use crate::support::memory_batch::{MemoryBatch, MemoryRecord};
-use crate::support::record_loop;
+use crate::support::{record_loop, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const MS: Duration = Duration::from_millis(1);
@@ -28,6 +28,8 @@ const MS: Duration = Duration::from_millis(1);
 enum Comes {
     /// So many records.
     Records(usize),
+    /// So many records, once the outputs of those before are on their way.
+    Later(usize),
     /// The partition is revoked, once the transaction has ended.
     Revoke,
 }
@@ -76,12 +78,22 @@ impl Threaded {
 }
 
 fn count(outputs: &dyn Outputs) -> usize {
+    count_with(outputs, || {})
+}
+
+/// `acknowledged` is called whenever there is nothing more to hand out.
+fn count_with(outputs: &dyn Outputs, acknowledged: impl Fn()) -> usize {
     let mut count = 0;
-    outputs.for_each(&mut |_| {
-        count += 1;
-        ControlFlow::Continue(())
-    });
-    count
+    loop {
+        outputs.for_each(&mut |_| {
+            count += 1;
+            ControlFlow::Continue(())
+        });
+        acknowledged();
+        if !outputs.close() {
+            return count;
+        }
+    }
 }
 
 impl Broker for Threaded {
@@ -103,13 +115,21 @@ impl Broker for Threaded {
     }
     fn transact_while(&mut self, work: &dyn Flight, meanwhile: &mut dyn FnMut(&mut dyn Fetch)) -> Outcome {
         let (ended, began) = (AtomicBool::new(false), Instant::now());
+        let (on_their_way, have_come) = (AtomicBool::new(false), AtomicBool::new(false));
         let outputs = std::thread::scope(|scope| {
-            let thread = scope.spawn(|| {
-                let outputs = count(work.outputs());
+            // (those that come later come now)
+            let comes_later = self.script.iter().any(|comes| matches!(comes, Comes::Later(_)));
+            have_come.store(!comes_later, SeqCst);
+            let (ended, began, on_their_way, have_come) = (&ended, &began, &on_their_way, &have_come);
+            let thread = scope.spawn(move || {
+                let outputs = count_with(work.outputs(), || {
+                    on_their_way.store(true, SeqCst);
+                    wait_until(PATIENCE, "more has come", || have_come.load(SeqCst));
+                });
                 ended.store(true, SeqCst);
                 (outputs, began.elapsed())
             });
-            meanwhile(&mut UnderWay { broker: self, ended: &ended });
+            meanwhile(&mut UnderWay { broker: self, ended, on_their_way, have_come });
             thread.join().unwrap()
         });
         self.end(Instant::now() - outputs.1, outputs.0, &work.offsets())
@@ -123,12 +143,21 @@ impl Broker for Threaded {
 struct UnderWay<'a> {
     broker: &'a mut Threaded,
     ended: &'a AtomicBool,
+    on_their_way: &'a AtomicBool,
+    /// Nothing more comes.
+    have_come: &'a AtomicBool,
 }
 
 impl Fetch for UnderWay<'_> {
     fn fetch(&mut self, _: Duration, _: usize, events: &mut Vec<Event>) {
+        if matches!(self.broker.script.front(), Some(Comes::Later(_))) && !self.on_their_way.load(SeqCst) {
+            return;
+        }
         match self.broker.script.pop_front() {
-            Some(Comes::Records(0)) | None => {}
+            // (what came with the call before has been added since)
+            None => self.have_come.store(true, SeqCst),
+            Some(Comes::Records(0)) => {}
+            Some(Comes::Later(count)) => events.push(self.broker.records(count)),
             Some(Comes::Records(count)) => events.push(self.broker.records(count)),
             Some(Comes::Revoke) => {
                 while !self.has_ended() {
@@ -175,6 +204,12 @@ fn a_transaction_of_a_thin_flow_ends_as_soon_as_nothing_more_is_there() {
     assert_eq!(sizes(&told), [(1, 1)]);
     // (well before it would for want of work)
     assert!(told[0].took < 10 * MS, "{told:?}");
+}
+
+#[test]
+fn records_that_come_while_the_first_of_a_thin_flow_are_on_their_way_are_committed_with_them() {
+    let script = vec![Comes::Records(1), Comes::Records(0), Comes::Later(2), Comes::Later(1)];
+    assert_eq!(sizes(&transactions(script, vec![], 4, &mut record_loop::task(&[]))), [(4, 4)]);
 }
 
 #[test]

@@ -313,6 +313,25 @@ fn records_are_fetched_while_a_transaction_is_under_way_and_its_end_ends_the_wai
 }
 
 #[test]
+fn a_wait_for_records_ends_when_the_session_is_woken() {
+    let bench = Bench::new(1, Delivery::ExactlyOnce);
+    let mut session = bench.start();
+    let wake = session.waker();
+    let mut seen = Seen::default();
+    seen.poll(&mut session, "a partition", |seen| !seen.assigned.is_empty());
+    let mut waits = |wait: Duration| {
+        let began = Instant::now();
+        session.poll(wait, 1, &mut Vec::new());
+        began.elapsed()
+    };
+    wait_until(PATIENCE, "nothing else ends a wait", || {
+        waits(Duration::from_millis(300)) >= Duration::from_millis(300)
+    });
+    wake();
+    assert!(waits(PATIENCE) < PATIENCE / 2);
+}
+
+#[test]
 fn a_rebalance_waits_for_the_end_of_the_transaction_that_is_under_way() {
     let bench = Bench::new(2, Delivery::ExactlyOnce);
     shared().produce(&bench.source, &numbers(0..5));

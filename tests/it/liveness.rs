@@ -1,5 +1,6 @@
 //! What goes on by itself, and how soon: nothing that passes ends the process or a route, and nothing is left behind.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -297,4 +298,26 @@ fn a_partition_that_gets_nothing_although_its_log_goes_on_is_told_and_gets_a_new
             &blocked,
         ],
     );
+}
+
+#[test]
+fn a_route_that_tries_again_by_itself_is_waiting_all_along() {
+    let config = Config::new(
+        &shared().bootstrap,
+        &[],
+        &format!(
+            "routes:\n  r: {{ source: {{ topics: [{}], start: earliest }}, destinations: [{{ topic: out }}] }}\n",
+            unique("missing")
+        ),
+    );
+    let daemon = Daemon::start(config.path());
+    daemon.await_state("r", "waiting", PATIENCE);
+    let (mut attempts, until) = (BTreeSet::new(), Instant::now() + PATIENCE);
+    // (an attempt takes a moment, so it is asked without a pause)
+    while attempts.len() <= 5 {
+        let route = daemon.route("r");
+        assert_eq!(route["state"], "waiting", "{route}");
+        attempts.insert(route["next_attempt"].to_string());
+        assert!(Instant::now() < until, "{attempts:?}");
+    }
 }

@@ -1,23 +1,32 @@
 //! What a worker's producer asks of the client library, call by call, on a client that a test writes down: what no broker
 //! can be brought to do at will.
 
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use millrace::config::settings::Delivery;
 use millrace::config::times::Times;
-use millrace::kafka::seam::{Committer, CommitterOptions, Error, Failures, GroupClient, ProducerClient, TopicIds};
+use millrace::kafka::seam::{
+    Committer, CommitterOptions, Error, Failure, Failures, GroupClient, Known, ProducerClient, TopicIds,
+};
 use millrace::model::{GroupId, Offset, OffsetMap, TopicName, TopicPartition, clock::SimulatedClock};
 use millrace::pipeline::ports::{Headers, Outcome, Output, Outputs};
 
-/// A client whose brokers take nothing in any more once it is ready, and the calls that it has had.
-#[derive(Clone)]
-struct Stuck {
+/// A client, and the calls that it has had.
+#[derive(Clone, Default)]
+struct Scripted {
     calls: Arc<Mutex<Vec<&'static str>>>,
     clock: SimulatedClock,
+    /// Its brokers take nothing in any more once it is ready.
+    stuck: bool,
+    /// They refuse all outputs of the first flush.
+    refuses: bool,
+    failures: Arc<Mutex<Failures>>,
 }
 
-impl Stuck {
+impl Scripted {
     fn call(&self, name: &'static str) {
         let mut calls = self.calls.lock().unwrap();
         if calls.last() != Some(&name) {
@@ -29,7 +38,7 @@ impl Stuck {
     }
 }
 
-impl ProducerClient for Stuck {
+impl ProducerClient for Scripted {
     type Topic = ();
     type Member = ();
     fn topic(&self, _: &TopicName) -> Result<(), Error> {
@@ -44,8 +53,15 @@ impl ProducerClient for Stuck {
     }
     fn flush(&self, wait: Duration) -> bool {
         self.call("flush");
-        self.take(wait);
-        false
+        if self.stuck {
+            self.take(wait);
+        }
+        if self.refuses {
+            let code = Known::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE.into();
+            self.failures.lock().unwrap().count += 1;
+            self.failures.lock().unwrap().first.push(Failure { index: 0, topic: None, code });
+        }
+        !self.stuck
     }
     fn init_transactions(&self, _: Duration) -> Result<(), Error> {
         self.call("init");
@@ -78,11 +94,11 @@ impl ProducerClient for Stuck {
         Vec::new()
     }
     fn take_failures(&self) -> Failures {
-        Failures::default()
+        std::mem::take(&mut self.failures.lock().unwrap())
     }
 }
 
-struct Member;
+struct Member(Scripted);
 
 impl GroupClient for Member {
     type Member = ();
@@ -90,6 +106,7 @@ impl GroupClient for Member {
         Some(())
     }
     fn commit_offsets(&self, _: &OffsetMap, _: &TopicIds, _: Duration) -> Result<(), Error> {
+        self.0.call("group offsets");
         Ok(())
     }
     fn committed(&self, _: &OffsetMap, _: Duration) -> Result<Vec<(TopicPartition, Offset)>, Error> {
@@ -97,14 +114,24 @@ impl GroupClient for Member {
     }
 }
 
-struct One;
+/// Outputs of which each comes when those before are on their way.
+struct OneByOne {
+    left: AtomicUsize,
+}
 
-impl Outputs for One {
-    fn len(&self) -> usize {
-        1
+impl OneByOne {
+    fn new(count: usize) -> Self {
+        Self { left: AtomicUsize::new(count) }
     }
-    fn for_each(&self, produce: &mut dyn FnMut(Output<'_>) -> std::ops::ControlFlow<()>) {
+}
+
+impl Outputs for OneByOne {
+    fn len(&self) -> usize {
+        self.left.load(SeqCst)
+    }
+    fn for_each(&self, produce: &mut dyn FnMut(Output<'_>) -> ControlFlow<()>) {
         let (topic, partition, key, timestamp) = (0, 0, None, -1);
+        self.left.fetch_sub(1, SeqCst);
         let _ = produce(Output {
             topic,
             partition,
@@ -115,28 +142,74 @@ impl Outputs for One {
             keeper: None,
         });
     }
+    fn close(&self) -> bool {
+        self.left.load(SeqCst) > 0
+    }
+}
+
+fn times() -> Times {
+    Times::of(Duration::from_secs(15))
+}
+
+fn committer(client: &Scripted, delivery: Delivery) -> Committer<Scripted> {
+    let options = CommitterOptions {
+        delivery,
+        group: GroupId::new("group").unwrap(),
+        transactional_id: "id".into(),
+        is_static: false,
+        times: times(),
+    };
+    let made = client.clone();
+    let mut committer = Committer::open(options, Box::new(move || Ok(made.clone()))).unwrap();
+    committer.add_topic(&TopicName::new("out").unwrap(), Duration::ZERO).unwrap();
+    committer
+}
+
+fn transact(client: &Scripted, delivery: Delivery, outputs: &OneByOne) -> Outcome {
+    let at = TopicPartition { topic: TopicName::new("in").unwrap(), partition: 0 };
+    committer(client, delivery).transact(
+        &Member(client.clone()),
+        outputs,
+        &OffsetMap::from([(at, 1)]),
+        &TopicIds::new(),
+    )
 }
 
 #[test]
 fn a_producer_whose_outputs_nobody_takes_is_replaced_without_an_abort_that_nobody_would_answer() {
-    let stuck = Stuck { calls: Arc::default(), clock: SimulatedClock::default() };
+    let stuck = Scripted { stuck: true, ..Scripted::default() };
     stuck.clock.rule_this_thread();
-    let times = Times::of(Duration::from_secs(15));
-    let options = CommitterOptions {
-        delivery: Delivery::ExactlyOnce,
-        group: GroupId::new("group").unwrap(),
-        transactional_id: "id".into(),
-        is_static: false,
-        times,
-    };
-    let made = stuck.clone();
-    let mut committer = Committer::open(options, Box::new(move || Ok(made.clone()))).unwrap();
-    committer.add_topic(&TopicName::new("out").unwrap(), Duration::ZERO).unwrap();
-    let at = TopicPartition { topic: TopicName::new("in").unwrap(), partition: 0 };
-    let outcome = committer.transact(&Member, &One, &OffsetMap::from([(at, 1)]), &TopicIds::new());
+    let outcome = transact(&stuck, Delivery::ExactlyOnce, &OneByOne::new(1));
     assert!(matches!(&outcome, Outcome::Aborted(trouble) if trouble.code == "_MSG_TIMED_OUT"), "{outcome:?}");
     // The next one's epoch ends what is open.
     assert_eq!(*stuck.calls.lock().unwrap(), ["init", "begin", "produce", "flush", "init"]);
     // `shutdown_timeout` is checked against the longest work on a transaction.
-    assert!(stuck.clock.elapsed() <= times.transaction + times.ready, "{:?}", stuck.clock.elapsed());
+    assert!(stuck.clock.elapsed() <= times().transaction + times().ready, "{:?}", stuck.clock.elapsed());
+}
+
+#[test]
+fn outputs_that_come_while_others_are_on_their_way_are_acknowledged_before_the_offsets_are_committed() {
+    let sent = ["produce", "flush", "produce", "flush", "produce", "flush"];
+    for (delivery, before, after) in [
+        (Delivery::ExactlyOnce, &["init", "begin"][..], &["offsets", "commit"][..]),
+        (Delivery::AtLeastOnce, &[], &["group offsets"]),
+    ] {
+        let client = Scripted::default();
+        let outputs = OneByOne::new(3);
+        assert_eq!(transact(&client, delivery, &outputs), Outcome::Committed { lost: 0 });
+        assert_eq!(*client.calls.lock().unwrap(), [before, &sent, after].concat());
+    }
+}
+
+#[test]
+fn where_the_first_outputs_are_refused_those_that_come_later_are_not_sent() {
+    for (delivery, calls) in [
+        (Delivery::ExactlyOnce, &["init", "begin", "produce", "flush", "abort", "init"][..]),
+        (Delivery::AtLeastOnce, &["produce", "flush"]),
+    ] {
+        let client = Scripted { refuses: true, ..Scripted::default() };
+        let outcome = transact(&client, delivery, &OneByOne::new(2));
+        assert!(matches!(outcome, Outcome::Rejected { output: Some(0), .. }), "{outcome:?}");
+        assert_eq!(*client.calls.lock().unwrap(), calls);
+    }
 }

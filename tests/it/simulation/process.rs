@@ -356,7 +356,7 @@ impl Broker for Session {
             self.fetch(world, records, events);
             if events.is_empty() {
                 // (a slow machine: nobody would learn from many more empty polls)
-                world.wait = wait * world.rng.u32(1..30);
+                world.wait = wait.min(Duration::from_millis(100)) * world.rng.u32(1..30);
             }
         });
     }
@@ -489,6 +489,9 @@ impl Outputs for Watched<'_> {
             self.generations.lock().unwrap().extend(generation);
             produce(output)
         });
+    }
+    fn close(&self) -> bool {
+        self.outputs.close()
     }
 }
 
