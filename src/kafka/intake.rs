@@ -121,8 +121,13 @@ impl Intake {
                 events.push(Event::Broken(Trouble { kind: TroubleKind::Moved, ..moved }));
                 return;
             }
-            // (the client itself was told where it goes on)
-            self.assignment.resolved(batch.topic_partition());
+            // (the client itself was told where it goes on, and hands on no note that stands beside the offset)
+            if self.assignment.is_unresolved(batch.topic_partition()) {
+                self.look_at_note(batch.topic_partition(), events);
+            }
+            if self.broken || self.to_resolve.contains_key(batch.topic_partition()) {
+                continue;
+            }
             if Mutation::Deaf.is_due() {
                 let _ = self.consumer().pause(&list(std::slice::from_ref(batch.topic_partition())));
             }
@@ -172,6 +177,23 @@ impl Intake {
             if note.len() == id.len() && note != *id {
                 let said = created_again(&note, id);
                 self.stop(partition, said, events);
+            }
+        }
+    }
+
+    /// The same for a partition whose offset came late.
+    fn look_at_note(&mut self, partition: &TopicPartition, events: &mut Vec<Event>) {
+        match self.consumer().committed([partition.clone()], ASK_WITHIN) {
+            Ok(found) => {
+                self.assignment.take_notes(&found);
+                self.assignment.resolved(partition);
+                self.compare_topic_ids(std::slice::from_ref(partition), events);
+            }
+            // (as after any loss of the coordinator, the next session takes up what is committed)
+            Err(error) => {
+                self.broken = true;
+                let found = trouble(&error, About::Group(&self.route.source.group));
+                events.push(Event::Broken(Trouble { kind: TroubleKind::Moved, ..found }));
             }
         }
     }

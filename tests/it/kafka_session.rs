@@ -20,7 +20,7 @@ use millrace::model::{DestinationName, GroupId, OffsetMap, RouteName, SourceBatc
 use millrace::pipeline::ports::{Broker, Event, Flight, Headers, Outcome, Output, Outputs, TopicError, TroubleKind};
 use millrace::policy::{OnError, Partitioning};
 
-use crate::support::kafka::{Isolation, Record, shared};
+use crate::support::kafka::{Ending, Isolation, Record, shared};
 use crate::support::{pace, unique, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -1089,6 +1089,18 @@ fn a_topic_that_was_deleted_and_created_again_stops_its_partitions() {
     // and so does the next.
     let mut session = bench.open(&Instance::Random(unique("process")));
     let mut seen = Seen::default();
+    seen.poll(&mut session, "the loss", |seen| seen.events.iter().any(is_loss));
+    assert!(seen.batches.is_empty());
+    assert!(names(&seen.events).contains("deleted and created again"), "{}", names(&seen.events));
+    session.close(false, PATIENCE);
+
+    // One that is told of the offset late, too.
+    let open = shared().leave_offsets_pending(bench.group(), &bench.source, 6);
+    let mut session = bench.open(&Instance::Random(unique("process")));
+    let mut seen = Seen::default();
+    seen.poll(&mut session, "the partition", |seen| !seen.assigned.is_empty());
+    assert!(!names(&seen.events).contains("reached"), "the offset came with the partition: {}", names(&seen.events));
+    open.end(Ending::Abort);
     seen.poll(&mut session, "the loss", |seen| seen.events.iter().any(is_loss));
     assert!(seen.batches.is_empty());
     assert!(names(&seen.events).contains("deleted and created again"), "{}", names(&seen.events));

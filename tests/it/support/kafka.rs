@@ -300,7 +300,7 @@ impl Kafka {
 
     /// Leaves a transaction open that takes this group on, to `offset` of the topic's first partition, as a process does
     /// that dies at the wrong moment. It stays open with the value.
-    pub(crate) fn leave_offsets_pending(&self, group: &str, topic: &str, offset: i64) -> impl Sized {
+    pub(crate) fn leave_offsets_pending(&self, group: &str, topic: &str, offset: i64) -> OpenTransaction {
         let producer = self.producer(&[("transactional.id", &super::unique("test"))]);
         producer.init_transactions(TIMEOUT).expect("a transactional producer");
         producer.begin_transaction().expect("a transaction");
@@ -309,7 +309,7 @@ impl Kafka {
         let member = self.consumer(&[("group.id", group)]);
         let metadata = member.group_metadata().expect("of a group");
         producer.send_offsets_to_transaction(&offsets, &metadata, TIMEOUT).expect("the offsets are taken");
-        producer
+        OpenTransaction(producer)
     }
 
     /// All that `topic` holds now, read by Kafka's own console consumer, in partition order. Exact in every byte, except

@@ -13,7 +13,7 @@ impl Filter for Scan {
     }
 
     fn filter(&mut self, record: &Record<'_>) -> Verdict {
-        let found = record.value().is_some_and(|value| value.contains(&0xFF));
+        let found = record.value().is_some_and(|value| memchr::memchr(0xFF, value).is_some());
         if found { Verdict::Drop } else { Verdict::Keep }
     }
 }
