@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::client_options;
 use super::errors::{About, trouble};
 use super::positions;
+use super::raw::describe::{Configs, GroupRights, Rights, TopicRights};
 use super::raw::{Client, Context, Kind, Known};
-use super::raw_describe::{Configs, GroupRights, Rights, TopicRights};
 use super::topics::{Cluster, reason};
 use crate::model::{GroupId, TopicName};
 use crate::pipeline::ports::Trouble;
@@ -111,7 +111,7 @@ impl Audit {
             },
             may: rights.as_ref().and_then(|rights| may(rights, name.as_str())),
         };
-        let group = |(group, asked): (&GroupId, Option<super::raw_admin::Asked<GroupRights>>)| {
+        let group = |(group, asked): (&GroupId, Option<super::raw::admin::Asked<GroupRights>>)| {
             let rights = asked.and_then(|asked| asked.answer(within)).and_then(Result::ok);
             (group.clone(), rights.and_then(|rights| may(&rights.0, group.as_str())))
         };

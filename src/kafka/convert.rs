@@ -1,11 +1,13 @@
-//! Fetched messages as the pipeline's source batches: nothing is copied.
+//! Fetched messages as the pipeline's source batches: nothing is copied. And what of them goes out again as it is.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::model::{Offset, SourceBatch, TopicPartition};
+use crate::pipeline::ports::Headers;
 
-use super::raw::{Client, Message, Messages, Place};
+use super::raw::{Client, HeaderList, Message, Messages, Place};
 
 /// Messages of one partition, in offset order, given back to librdkafka when dropped.
 pub(super) struct FetchedBatch {
@@ -74,4 +76,17 @@ pub(super) fn batches(
         Some(Arc::new(FetchedBatch { from, messages, bytes }) as Arc<dyn SourceBatch>)
     };
     groups.into_iter().filter_map(batch).collect()
+}
+
+/// An output's headers, for the client: those of a source record are handed over where nobody has looked at them, others copied.
+pub(super) fn header_list(headers: Headers<'_>) -> Option<HeaderList> {
+    if let Headers::Of(items, item) = headers
+        && item.headers.is_none()
+        && let Some(batch) = (&*items.source as &dyn Any).downcast_ref::<FetchedBatch>()
+        && let Ok(taken) = batch.messages.take_headers(item.source as usize)
+    {
+        return taken;
+    }
+    let copied = (0..headers.len()).map(|nth| headers.get(nth));
+    (copied.len() > 0).then(|| HeaderList::new(copied))
 }

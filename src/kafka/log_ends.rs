@@ -9,7 +9,7 @@ use crate::model::{Offset, TopicPartition};
 use crate::pipeline::ports::LogEnd;
 
 use super::raw::Client;
-use super::raw_admin::{Asked, Ends, Reader};
+use super::raw::admin::{Asked, Ends, Reader};
 
 /// Between two looks; and how long brokers may take to answer a question of one.
 const LOOK_EVERY: Duration = Duration::from_secs(5);

@@ -123,7 +123,7 @@ impl Writer {
         }
         let (key, value, headers) = (Some(key), Some(value), Headers::List(&[]));
         let output = Output { topic: 0, partition: PARTITION_BY_KEY, key, value, timestamp, headers, keeper: None };
-        self.topic.produce(&output, 0).map_err(|error| error.message)
+        self.topic.produce(&output, None, 0).map_err(|error| error.message)
     }
 }
 

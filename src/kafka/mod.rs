@@ -15,8 +15,7 @@ mod partition_counts;
 mod positions;
 mod producer;
 mod raw;
-mod raw_admin;
-mod raw_describe;
+
 mod reader;
 mod rebalance;
 pub mod seam;

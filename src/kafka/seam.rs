@@ -16,6 +16,7 @@ pub use crate::config::times::Times;
 pub use super::committer::{Committer, CommitterOptions};
 pub use super::raw::{Code, Error, Failure, Failures, Known};
 
+use super::convert;
 use super::raw::{Client, GroupMetadata, Handle, PartitionList, Topic};
 
 /// What a call may take longer than it was given, before it counts as hung.
@@ -141,7 +142,7 @@ impl ProducerClient for Arc<Client> {
         Handle::metadata(self, Some(topic), wait).map(drop)
     }
     fn produce(&self, topic: &Topic, output: &Output<'_>, index: usize) -> Result<(), Error> {
-        topic.produce(output, index)
+        topic.produce(output, convert::header_list(output.headers), index)
     }
     fn flush(&self, wait: Duration) -> bool {
         Client::flush(self, wait)

@@ -15,8 +15,8 @@ use crate::pipeline::ports::Trouble;
 
 use super::client_options;
 use super::errors::{self, About, trouble};
+use super::raw::admin::Member;
 use super::raw::{self, Client, Context, Error, Kind, Topic, lock};
-use super::raw_admin::Member;
 use super::twins;
 
 /// How often the cluster is asked. New topics and partitions are taken up within 30 s of their creation.

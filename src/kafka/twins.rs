@@ -7,7 +7,7 @@ use crate::model::GroupId;
 use crate::pipeline::ports::{Trouble, TroubleKind};
 
 use super::raw::Client;
-use super::raw_admin::{Member, Members};
+use super::raw::admin::{Member, Members};
 
 /// How long a twin that has taken our place in a transaction may take to be seen in the group, too.
 pub(super) const SEEN_WITHIN: Duration = Duration::from_secs(3);

@@ -16,7 +16,7 @@ use crate::model::{Mutation, Offset, TopicName, TopicPartition};
 use crate::pipeline::ports::{Trouble, TroubleKind};
 
 use super::raw::Client;
-use super::raw_admin::{Asked, Ends, Reader};
+use super::raw::admin::{Asked, Ends, Reader};
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(20);

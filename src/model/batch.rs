@@ -1,5 +1,6 @@
 //! Records as they came from a source.
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -30,7 +31,7 @@ pub type OffsetMap = BTreeMap<TopicPartition, Offset>;
 /// is copied or counted a record at a time.
 ///
 /// `index` runs from 0 to `len() - 1`; a larger one is a bug of the caller and may panic.
-pub trait SourceBatch: Send + Sync + 'static {
+pub trait SourceBatch: Any + Send + Sync {
     /// Where the records come from.
     fn topic_partition(&self) -> &TopicPartition;
     /// How many records.

@@ -16,7 +16,7 @@ use millrace::config::share::Share;
 use millrace::kafka::{
     Cluster, Instance, LeftOut, MockCluster, Session, SessionOptions, Started, resolve_start, source_topics,
 };
-use millrace::model::{DestinationName, GroupId, OffsetMap, RouteName, SourceBatch, TopicName, TopicPartition};
+use millrace::model::{DestinationName, GroupId, Items, OffsetMap, RouteName, SourceBatch, TopicName, TopicPartition};
 use millrace::pipeline::ports::{Broker, Event, Flight, Headers, Outcome, Output, Outputs, TopicError, TroubleKind};
 use millrace::policy::{OnError, Partitioning};
 
@@ -492,6 +492,59 @@ fn keys_values_headers_and_timestamps_arrive_as_they_were() {
     assert_eq!(keys_and_values, written);
     session.close(false, PATIENCE);
     reader.close(false, PATIENCE);
+}
+
+/// Records as they were fetched.
+struct AsTheyCame {
+    topic: u16,
+    items: Vec<Arc<Items>>,
+}
+
+impl Outputs for AsTheyCame {
+    fn len(&self) -> usize {
+        self.items.iter().map(|items| items.list.len()).sum()
+    }
+    fn for_each(&self, produce: &mut dyn FnMut(Output<'_>) -> ControlFlow<()>) {
+        let all = self.items.iter().flat_map(|items| items.list.iter().map(move |item| (items, item)));
+        let _ = all.into_iter().try_for_each(|(items, item)| {
+            produce(Output {
+                topic: self.topic,
+                partition: 0,
+                key: items.key(item),
+                value: items.value(item),
+                timestamp: items.timestamp(item),
+                headers: Headers::Of(items, item),
+                keeper: Some(items),
+            })
+        });
+    }
+}
+
+#[test]
+fn headers_go_out_as_they_came_in_however_often_and_whoever_has_looked_at_them() {
+    let bench = Bench::new(1, Delivery::ExactlyOnce);
+    let two = |n: usize| Record::new("k", n.to_string()).header("a", "1").header("b", [n as u8, 0xFF]).to(0);
+    let none = |n: usize| Record::new("k", n.to_string()).to(0);
+    let written: Vec<_> = (0..20).map(|n| if n % 3 == 0 { none(n) } else { two(n) }).collect();
+    shared().produce(&bench.source, &written);
+    let mut session = bench.start();
+    let mut seen = Seen::default();
+    seen.poll(&mut session, "all records", |seen| seen.values().len() == written.len());
+    let slot = session.topic(&topic(&bench.destination)).unwrap().slot;
+    let items = seen.batches.iter().map(|batch| Arc::new(Items::of(Arc::clone(batch), 0..batch.len()))).collect();
+    let list = AsTheyCame { topic: slot, items };
+    // Nobody has looked at them; they were handed over once; they have been looked at.
+    let look = |batch: &Arc<dyn SourceBatch>| (0..batch.len()).map(|nth| batch.header_count(nth)).sum::<usize>();
+    assert_eq!(session.transact(&list, &OffsetMap::new()), committed());
+    assert_eq!(session.transact(&list, &OffsetMap::new()), committed());
+    let headers: usize = written.iter().map(|record| record.headers.len()).sum();
+    assert_eq!(seen.batches.iter().map(look).sum::<usize>(), headers);
+    assert_eq!(session.transact(&list, &OffsetMap::new()), committed());
+    let thrice: Vec<_> = (0..3).flat_map(|_| &written).map(|record| (&record.value, &record.headers)).collect();
+    bench.values(Isolation::ReadCommitted);
+    let arrived = shared().kcat_consume(&bench.destination, Isolation::ReadCommitted);
+    assert_eq!(arrived.iter().map(|record| (&record.value, &record.headers)).collect::<Vec<_>>(), thrice);
+    session.close(false, PATIENCE);
 }
 
 #[test]

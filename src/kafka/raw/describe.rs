@@ -1,4 +1,4 @@
-//! What the brokers tell of themselves, of topics and of groups: their settings, and what we may do with them. As `raw_admin.rs`, knows C's
+//! What the brokers tell of themselves, of topics and of groups: their settings, and what we may do with them. As `admin`, knows C's
 //! rules of ownership and nothing of routes.
 #![expect(unsafe_code, reason = "librdkafka's admin calls are C")]
 
@@ -9,20 +9,20 @@ use std::time::Duration;
 
 use rdkafka_sys as ffi;
 
-use super::raw::{Client, Code, Known, text, to_millis};
-use super::raw_admin::{Answer, Asked, Options};
+use super::admin::{Answer, Asked, Options};
+use super::{Client, Code, Known, text, to_millis};
 
 /// Settings of topics, or of a broker, by their names, each by its own name; the error's text where they cannot be had.
-pub(super) struct Configs(pub(super) BTreeMap<String, Result<BTreeMap<String, String>, String>>);
+pub(in crate::kafka) struct Configs(pub(in crate::kafka) BTreeMap<String, Result<BTreeMap<String, String>, String>>);
 
 impl Configs {
     /// Asks for the settings of these topics.
-    pub(super) fn ask(client: &Arc<Client>, topics: &[String], within: Duration) -> Option<Asked<Self>> {
+    pub(in crate::kafka) fn ask(client: &Arc<Client>, topics: &[String], within: Duration) -> Option<Asked<Self>> {
         Self::ask_about(ffi::rd_kafka_ResourceType_t::RD_KAFKA_RESOURCE_TOPIC, client, topics, within)
     }
 
     /// Asks for the settings of one of the brokers.
-    pub(super) fn ask_a_broker(client: &Arc<Client>, within: Duration) -> Option<Asked<Self>> {
+    pub(in crate::kafka) fn ask_a_broker(client: &Arc<Client>, within: Duration) -> Option<Asked<Self>> {
         // SAFETY: a live client.
         let broker = unsafe { ffi::rd_kafka_controllerid(client.ptr(), to_millis(within)) };
         let name = (broker >= 0).then(|| broker.to_string())?;
@@ -88,12 +88,12 @@ unsafe fn settings(resource: *const ffi::rd_kafka_ConfigResource_t) -> BTreeMap<
 }
 
 /// What we may do with topics or groups, by their names: the numbers of Kafka's operations; none where it does not say.
-pub(super) struct Rights(pub(super) BTreeMap<String, Option<Vec<u32>>>);
+pub(in crate::kafka) struct Rights(pub(in crate::kafka) BTreeMap<String, Option<Vec<u32>>>);
 
 /// The rights to topics.
-pub(super) struct TopicRights(pub(super) Rights);
+pub(in crate::kafka) struct TopicRights(pub(in crate::kafka) Rights);
 /// The rights to groups.
-pub(super) struct GroupRights(pub(super) Rights);
+pub(in crate::kafka) struct GroupRights(pub(in crate::kafka) Rights);
 
 /// Asks for what we may do as well.
 ///
@@ -108,7 +108,7 @@ unsafe fn with_rights(options: &Options) {
 
 impl TopicRights {
     /// Asks for the rights to these topics.
-    pub(super) fn ask(client: &Arc<Client>, topics: &[String], within: Duration) -> Option<Asked<Self>> {
+    pub(in crate::kafka) fn ask(client: &Arc<Client>, topics: &[String], within: Duration) -> Option<Asked<Self>> {
         let names: Vec<CString> = topics.iter().filter_map(|topic| CString::new(topic.as_str()).ok()).collect();
         let mut pointers: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
         // SAFETY: a live client; the collection copies the names, the call the collection, which is destroyed once.
@@ -144,7 +144,7 @@ impl Answer for TopicRights {
 
 impl GroupRights {
     /// Asks for the rights to these groups. One at a time: a group that may not be seen spoils no other's answer.
-    pub(super) fn ask(client: &Arc<Client>, group: &str, within: Duration) -> Option<Asked<Self>> {
+    pub(in crate::kafka) fn ask(client: &Arc<Client>, group: &str, within: Duration) -> Option<Asked<Self>> {
         let name = CString::new(group).ok()?;
         let mut names: [*const c_char; 1] = [name.as_ptr()];
         // SAFETY: a live client; names and options live until the call returns, which copies them.

@@ -1,5 +1,5 @@
 //! Questions to the brokers that are asked now and answered later, over librdkafka's C: where logs end, who is in a
-//! group. As `raw.rs`, knows C's rules of ownership and nothing of routes.
+//! group. As the rest, knows C's rules of ownership and nothing of routes.
 #![expect(unsafe_code, reason = "librdkafka's admin calls are C")]
 
 use std::ffi::{CString, c_char, c_int};
@@ -12,10 +12,11 @@ use rdkafka_sys as ffi;
 
 use crate::model::{GroupId, Offset, TopicPartition};
 
-use super::raw::{Client, Code, Error, Known, PartitionList, text, to_millis, topic_partition};
+use super::partitions::topic_partition;
+use super::{Client, Code, Error, Known, PartitionList, text, to_millis};
 
 /// A question that was asked. Dropped, its answer is of no interest any more.
-pub(super) struct Asked<A> {
+pub(in crate::kafka) struct Asked<A> {
     queue: NonNull<ffi::rd_kafka_queue_t>,
     /// Dropped after the queue was destroyed.
     _client: Arc<Client>,
@@ -26,7 +27,7 @@ pub(super) struct Asked<A> {
 unsafe impl<A> Send for Asked<A> {}
 
 /// What can be read of an answer.
-pub(super) trait Answer: Sized {
+pub(in crate::kafka) trait Answer: Sized {
     /// # Safety
     /// `event` is a live answer, without an error, to the question for this.
     unsafe fn read(event: *mut ffi::rd_kafka_event_t) -> Self;
@@ -35,7 +36,10 @@ pub(super) trait Answer: Sized {
 impl<A: Answer> Asked<A> {
     /// # Safety
     /// `ask` puts the question whose answer `A` reads, on the queue that it is given.
-    pub(super) unsafe fn new(client: &Arc<Client>, ask: impl FnOnce(*mut ffi::rd_kafka_queue_t)) -> Option<Self> {
+    pub(in crate::kafka) unsafe fn new(
+        client: &Arc<Client>,
+        ask: impl FnOnce(*mut ffi::rd_kafka_queue_t),
+    ) -> Option<Self> {
         // SAFETY: a live client; the queue is ours, and keeps what is asked of the client alive.
         let queue = NonNull::new(unsafe { ffi::rd_kafka_queue_new(client.ptr()) })?;
         ask(queue.as_ptr());
@@ -43,7 +47,7 @@ impl<A: Answer> Asked<A> {
     }
 
     /// The answer, waited for so long; `None` while there is none.
-    pub(super) fn answer(&self, wait: Duration) -> Option<Result<A, Error>> {
+    pub(in crate::kafka) fn answer(&self, wait: Duration) -> Option<Result<A, Error>> {
         // SAFETY: a live queue of ours; the event is ours, read while it lives and destroyed once.
         unsafe {
             let event = NonNull::new(ffi::rd_kafka_queue_poll(self.queue.as_ptr(), to_millis(wait)))?.as_ptr();
@@ -64,7 +68,7 @@ impl<A> Drop for Asked<A> {
 
 /// For whom a log ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Reader {
+pub(in crate::kafka) enum Reader {
     /// At the last stable offset.
     Committed,
     /// At the high watermark.
@@ -72,11 +76,11 @@ pub(super) enum Reader {
 }
 
 /// Where logs end, of those partitions that could be asked.
-pub(super) struct Ends(pub(super) Vec<(TopicPartition, Offset)>);
+pub(in crate::kafka) struct Ends(pub(in crate::kafka) Vec<(TopicPartition, Offset)>);
 
 impl Ends {
     /// Asks the leaders of these partitions; they have so long to answer.
-    pub(super) fn ask(
+    pub(in crate::kafka) fn ask(
         client: &Arc<Client>,
         reader: Reader,
         partitions: impl IntoIterator<Item = TopicPartition>,
@@ -116,22 +120,22 @@ impl Answer for Ends {
 }
 
 /// The members of a group.
-pub(super) struct Members(pub(super) Vec<Member>);
+pub(in crate::kafka) struct Members(pub(in crate::kafka) Vec<Member>);
 
 /// A member of a group, as its coordinator tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Member {
+pub(in crate::kafka) struct Member {
     /// What the group calls it.
-    pub(super) id: String,
+    pub(in crate::kafka) id: String,
     /// Its `group.instance.id`; empty where it has none.
-    pub(super) instance: String,
-    pub(super) client_id: String,
-    pub(super) host: String,
+    pub(in crate::kafka) instance: String,
+    pub(in crate::kafka) client_id: String,
+    pub(in crate::kafka) host: String,
 }
 
 impl Members {
     /// Asks the group's coordinator, which has so long to answer.
-    pub(super) fn ask(client: &Arc<Client>, group: &GroupId, within: Duration) -> Option<Asked<Self>> {
+    pub(in crate::kafka) fn ask(client: &Arc<Client>, group: &GroupId, within: Duration) -> Option<Asked<Self>> {
         let name = CString::new(group.as_str()).ok()?;
         let mut names: [*const c_char; 1] = [name.as_ptr()];
         // SAFETY: a live client; names and options live until the call returns, which copies them.
@@ -171,11 +175,11 @@ impl Answer for Members {
 }
 
 /// Options of one question.
-pub(super) struct Options(*mut ffi::rd_kafka_AdminOptions_t);
+pub(in crate::kafka) struct Options(*mut ffi::rd_kafka_AdminOptions_t);
 
 impl Options {
     /// With so long for an answer.
-    pub(super) fn new(client: &Arc<Client>, question: ffi::rd_kafka_admin_op_t, within: Duration) -> Self {
+    pub(in crate::kafka) fn new(client: &Arc<Client>, question: ffi::rd_kafka_admin_op_t, within: Duration) -> Self {
         // SAFETY: a live client; a fresh object of ours. No words are asked for where it is refused.
         unsafe {
             let options = ffi::rd_kafka_AdminOptions_new(client.ptr(), question);
@@ -188,7 +192,7 @@ impl Options {
 
 impl Options {
     /// For the call that asks.
-    pub(super) fn ptr(&self) -> *mut ffi::rd_kafka_AdminOptions_t {
+    pub(in crate::kafka) fn ptr(&self) -> *mut ffi::rd_kafka_AdminOptions_t {
         self.0
     }
 }
