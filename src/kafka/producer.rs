@@ -449,13 +449,14 @@ impl<C: ProducerClient> Producer<C> {
         let deadline = began + self.times.delivery;
         let client = self.live()?.client.clone();
         let _ = client.take_failures();
-        let (mut index, mut refused) = (0, Vec::new());
-        let failures = loop {
+        let (mut index, mut failures) = (0, Failures::default());
+        loop {
             let asked = clock::now();
             outputs.for_each(&mut |output| {
                 if let Err(error) = self.produce_one(&output, index, deadline) {
                     let topic = self.topics.get(usize::from(output.topic)).cloned();
-                    refused.push(Failure { index, topic, code: error.code });
+                    failures.count += 1;
+                    failures.first.push(Failure { index, topic, code: error.code });
                     if in_order {
                         return ControlFlow::Break(());
                     }
@@ -467,10 +468,9 @@ impl<C: ProducerClient> Producer<C> {
             let flushed = flush(&client, deadline + Duration::from_secs(1));
             self.spent.producing += produced - asked;
             self.spent.delivering += clock::now() - produced;
-            let mut failures = client.take_failures();
-            failures.count += refused.len() as u64;
-            refused.append(&mut failures.first);
-            failures.first = std::mem::take(&mut refused);
+            let found = client.take_failures();
+            failures.count += found.count;
+            failures.first.extend(found.first);
             self.stale_topics |= failures.first.iter().any(|failure| should_refresh(failure.code));
             if !flushed {
                 // What is still under way may or may not arrive; it must not mix with what comes next.
@@ -478,10 +478,10 @@ impl<C: ProducerClient> Producer<C> {
                 let message = format!("outputs were not acknowledged within {:?}", self.times.delivery);
                 return Err(passing(Known::RD_KAFKA_RESP_ERR__MSG_TIMED_OUT, message));
             }
-            if failures.count > 0 || !outputs.close() {
-                break failures;
+            if (in_order && failures.count > 0) || !outputs.close() {
+                break;
             }
-        };
+        }
         if failures.count > 0 && client.fatal_error().is_some() {
             self.discard();
         }

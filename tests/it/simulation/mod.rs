@@ -174,6 +174,7 @@ fn every_promise_holds_whatever_fails_and_whenever() {
         "unknown, and it was not committed",
         "fetched while a transaction was under way",
         "a rebalance waited for the end of a transaction",
+        "outputs came while others were on their way",
         "worked by another set",
     ];
     let never: Vec<_> =

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -17,7 +18,8 @@ use millrace::model::{
 };
 use millrace::pipeline::chain::Chain;
 use millrace::pipeline::ports::{
-    Broker, Event, Fetch, Flight, Outcome, Output, Outputs, Step, TopicError, TopicInfo, Trouble, TroubleKind, Usage,
+    Broker, Event, Fetch, Flight, Headers, Outcome, Output, Outputs, Step, TopicError, TopicInfo, Trouble, TroubleKind,
+    Usage,
 };
 use millrace::pipeline::report::{Fate, Health, Phase, Report, Tally};
 use millrace::pipeline::task::{Bounds, Task};
@@ -291,6 +293,16 @@ impl Session {
         }
     }
 
+    /// Some of the outputs may come when those before are on their way.
+    fn watch<'a>(&self, outputs: &'a dyn Outputs) -> Watched<'a> {
+        let mut world = self.actor.lock();
+        let at_once = if world.rng.bool() { usize::MAX } else { world.rng.usize(0..=outputs.len()) };
+        if at_once < outputs.len() {
+            world.meet("outputs came while others were on their way");
+        }
+        Watched { outputs, generations: Mutex::default(), at_once: AtomicUsize::new(at_once), later: Mutex::default() }
+    }
+
     fn begins(&self, outputs: usize) {
         self.actor.lock().processes[self.process].in_doubt = Some(outputs as u64);
     }
@@ -390,7 +402,7 @@ impl Broker for Session {
     }
 
     fn transact(&mut self, outputs: &dyn Outputs, offsets: &OffsetMap) -> Outcome {
-        let watched = Watched { outputs, generations: Mutex::default() };
+        let watched = self.watch(outputs);
         self.begins(outputs.len());
         let outcome = self.committer.transact(&self.consumer, &watched, offsets, &TopicIds::new());
         self.note(&watched.generations.into_inner().unwrap());
@@ -426,7 +438,7 @@ impl UnderWay<'_> {
             return outcome.clone();
         }
         self.work.seal();
-        let watched = Watched { outputs: self.work.outputs(), generations: Mutex::default() };
+        let watched = self.session.watch(self.work.outputs());
         let growing = WatchedFlight { work: self.work, outputs: watched };
         self.session.begins(growing.outputs.len());
         let outcome = self.session.committer.transact_flight(&self.session.consumer, &growing, &TopicIds::new());
@@ -476,6 +488,44 @@ impl Fetch for UnderWay<'_> {
 struct Watched<'a> {
     outputs: &'a dyn Outputs,
     generations: Mutex<BTreeSet<u64>>,
+    /// How many are handed out at first; the others follow once it is closed.
+    at_once: AtomicUsize,
+    later: Mutex<Vec<Later>>,
+}
+
+/// An output, copied.
+struct Later {
+    topic: u16,
+    partition: i32,
+    key: Option<Vec<u8>>,
+    value: Option<Vec<u8>>,
+    timestamp: i64,
+    headers: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+}
+
+impl Later {
+    fn of(output: &Output<'_>) -> Self {
+        let headers = (0..output.headers.len()).map(|nth| output.headers.get(nth));
+        Self {
+            topic: output.topic,
+            partition: output.partition,
+            key: output.key.map(<[u8]>::to_vec),
+            value: output.value.map(<[u8]>::to_vec),
+            timestamp: output.timestamp,
+            headers: headers.map(|(name, value)| (name.to_vec(), value.map(<[u8]>::to_vec))).collect(),
+        }
+    }
+    fn output(&self) -> Output<'_> {
+        Output {
+            topic: self.topic,
+            partition: self.partition,
+            key: self.key.as_deref(),
+            value: self.value.as_deref(),
+            timestamp: self.timestamp,
+            headers: Headers::List(&self.headers),
+            keeper: None,
+        }
+    }
 }
 
 impl Outputs for Watched<'_> {
@@ -483,15 +533,27 @@ impl Outputs for Watched<'_> {
         self.outputs.len()
     }
     fn for_each(&self, produce: &mut dyn FnMut(Output<'_>) -> ControlFlow<()>) {
+        let later = std::mem::take(&mut *self.later.lock().unwrap());
+        if !later.is_empty() {
+            let _ = later.iter().try_for_each(|later| produce(later.output()));
+            return;
+        }
+        let mut left = self.at_once.swap(usize::MAX, Relaxed);
         self.outputs.for_each(&mut |output| {
             // (a dead letter has its source's timestamp)
             let generation = u64::try_from(output.timestamp).ok().filter(|stamp| *stamp < 1_000_000);
             self.generations.lock().unwrap().extend(generation);
+            if left == 0 {
+                self.later.lock().unwrap().push(Later::of(&output));
+                return ControlFlow::Continue(());
+            }
+            left -= 1;
             produce(output)
         });
     }
     fn close(&self) -> bool {
-        self.outputs.close()
+        let more = self.outputs.close();
+        more || !self.later.lock().unwrap().is_empty()
     }
 }
 
