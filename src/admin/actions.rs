@@ -270,7 +270,7 @@ pub(super) async fn set_log(State(context): State<Context>, body: Bytes) -> Resp
         Err(problem) => return bad_body(&problem),
     };
     if let Err(problem) = context.sources.log.direct(&level) {
-        return bad_body(&format!("{problem}: write {expected}"));
+        return bad_body(&problem);
     }
     tracing::warn!(level, "the admin endpoint was asked to log like this, until a configuration is applied");
     log(State(context)).await

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::filter::{EnvFilter, ParseError};
+use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::fmt::format::{Format, Full, Json, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -40,11 +40,9 @@ pub struct LogOptions {
 /// Why logging cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum InitError {
-    /// The directives make no sense.
-    #[error(
-        "MILLRACE_LOG cannot be read as log directives: write a level (debug) or a list such as millrace::kafka=trace,info"
-    )]
-    Filter(#[source] ParseError),
+    /// The directives make no sense, and why.
+    #[error("MILLRACE_LOG: {0}")]
+    Filter(String),
     /// There can be one subscriber in a process.
     #[error("logging was set up twice in this process")]
     Twice(#[source] TryInitError),
@@ -72,7 +70,7 @@ impl LogHandle {
     /// Directives that cannot be read, or a second call in one process.
     pub fn init(options: &LogOptions) -> Result<Self, InitError> {
         let filter = match &options.filter {
-            Some(directives) => EnvFilter::builder().parse(directives).map_err(InitError::Filter)?,
+            Some(directives) => read(directives).map_err(InitError::Filter)?,
             None => filter(options.level),
         };
         let (filter, handle) = reload::Layer::new(filter);
@@ -90,14 +88,9 @@ impl LogHandle {
     /// # Errors
     /// They cannot be read.
     pub fn direct(&self, directives: &str) -> Result<(), String> {
-        let directives = directives.trim();
-        // (the parser takes nothing for the end of all lines)
-        if directives.split(',').all(|directive| directive.trim().is_empty()) {
-            return Err("`level` is empty".to_owned());
-        }
-        let filter = match directives.parse() {
+        let filter = match directives.trim().parse() {
             Ok(level) => filter(level),
-            Err(_) => EnvFilter::builder().parse(directives).map_err(|error| error.to_string())?,
+            Err(_) => read(directives)?,
         };
         let _ = self.filter.reload(filter);
         Ok(())
@@ -132,6 +125,27 @@ fn filter(level: Level) -> EnvFilter {
     let libraries = level.min(Level::WARN);
     EnvFilter::new(format!("{libraries},millrace={level}"))
 }
+
+/// Levels, each with a target or for all. The parser alone takes nothing for the end of all lines, and a slip such as `inof` for
+/// a target, which ends them as well.
+fn read(directives: &str) -> Result<EnvFilter, String> {
+    let parts: Vec<&str> = directives.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
+    let is_target =
+        |name: &str| !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "_:".contains(c));
+    let is_level = |name: &str| LEVELS.iter().any(|level| level.eq_ignore_ascii_case(name));
+    let is_directive = |part: &&str| match part.split_once('=') {
+        Some((target, level)) => is_target(target) && is_level(level),
+        None => is_level(part),
+    };
+    let write = "write trace, debug, info, warn or error, or a list such as millrace::kafka=trace,info";
+    match parts.iter().find(|part| !is_directive(part)) {
+        Some(slip) => Err(format!("`{slip}` is no level: {write}")),
+        None if parts.is_empty() => Err(format!("no level is given: {write}")),
+        None => EnvFilter::builder().parse(parts.join(",")).map_err(|error| error.to_string()),
+    }
+}
+
+const LEVELS: [&str; 5] = ["trace", "debug", "info", "warn", "error"];
 
 /// Both formats behind a switch. A layer that is exchanged while spans are open would find them without its own notes;
 /// here spans are not part of a line, and the layer stays.
@@ -203,12 +217,25 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_no_level() {
+    fn what_is_no_level_is_refused_and_changes_nothing() {
         let log = LogHandle::detached();
-        for empty in ["", " ", ",", " , "] {
-            assert_eq!(log.direct(empty), Err("`level` is empty".to_owned()), "{empty:?}");
+        for (slip, told) in [
+            ("", "no level is given"),
+            (" , ", "no level is given"),
+            ("inof", "`inof` is no level"),
+            ("trace*", "`trace*` is no level"),
+            ("millrace=inof,info", "`millrace=inof` is no level"),
+            ("=info", "`=info` is no level"),
+            ("[span]=info", "`[span]=info` is no level"),
+        ] {
+            let refused = log.direct(slip).expect_err(slip);
+            assert!(refused.starts_with(told) && refused.contains("millrace::kafka=trace,info"), "{refused}");
+            assert_eq!(log.directives(), "millrace=info,warn");
         }
-        assert_eq!(log.direct(" debug "), Ok(()));
+        for (taken, directives) in [(" debug ", "millrace=debug,warn"), ("h2=warn, DEBUG", "h2=warn,debug")] {
+            assert_eq!(log.direct(taken), Ok(()));
+            assert_eq!(log.directives(), directives);
+        }
     }
 
     struct Sink(Arc<Mutex<Vec<u8>>>);
