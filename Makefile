@@ -141,6 +141,12 @@ bench-peers: ## Install the routers that `make bench` holds millrace against: Ka
 	@scripts/peers streams
 	@scripts/peers benthos
 
+.PHONY: profile
+profile: ## Draw where a record's CPU time goes, by perf, into docs/images/profile.svg
+	@scripts/setup test
+	@scripts/guests
+	@scripts/profile $(RECORDS)
+
 .PHONY: tap-cost
 tap-cost: ## What a tap costs a route, beside a build without one: instructions of the record loop, and a real Kafka; into docs/console.md
 	@scripts/setup test

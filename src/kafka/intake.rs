@@ -205,6 +205,10 @@ impl Intake {
             return;
         }
         self.next_look = now + LOOK_EVERY;
+        // (as long as a question waits for a broker that is gone, librdkafka tries to connect to it without a pause)
+        if !self.cluster.answers() {
+            return;
+        }
         let before = Arc::clone(&self.topic_ids);
         let owned = self.assignment.owned();
         self.learn_topic_ids(&owned, events);

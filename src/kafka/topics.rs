@@ -34,8 +34,9 @@ struct Inner {
     kafka: Kafka,
     client: Arc<Client>,
     topics: ArcSwap<Topics>,
-    /// Whether the cluster has ever answered.
+    /// Whether the cluster has ever answered; and whether it did when it was last asked.
     known: AtomicBool,
+    answers: AtomicBool,
     /// One request at a time; holds when the last failed and why, if it did.
     asking: Mutex<Option<(Instant, Trouble)>>,
     /// Tells the thread to end, by being dropped.
@@ -85,6 +86,7 @@ impl Cluster {
             client,
             topics: ArcSwap::default(),
             known: AtomicBool::new(false),
+            answers: AtomicBool::new(false),
             asking: Mutex::new(None),
             _stop: stop,
         });
@@ -129,6 +131,11 @@ impl Cluster {
     /// Why the cluster did not answer when last asked, if it did not.
     pub fn trouble(&self) -> Option<Trouble> {
         lock(&self.0.asking).as_ref().map(|(_, trouble)| trouble.clone())
+    }
+
+    /// Whether the cluster answered when it was last asked, some [`REFRESH_EVERY`] ago.
+    pub(super) fn answers(&self) -> bool {
+        self.0.answers.load(Ordering::Acquire)
     }
 
     /// The ids of those of these topics that exist. One that is deleted and created again has another.
@@ -181,6 +188,7 @@ impl Inner {
             return Err(trouble.clone());
         }
         let metadata = self.client.metadata(None, wait).map_err(|error| {
+            self.answers.store(false, Ordering::Release);
             let found = self.explain(error);
             // The client says once why it cannot connect, and from then on only that it cannot.
             let found = match last.take() {
@@ -202,6 +210,7 @@ impl Inner {
             self.topics.store(Arc::new(topics));
         }
         self.known.store(true, Ordering::Release);
+        self.answers.store(true, Ordering::Release);
         Ok(())
     }
 

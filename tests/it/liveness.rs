@@ -135,6 +135,26 @@ fn a_broker_that_is_gone_for_a_minute_ends_nothing_and_records_flow_soon_after_i
 }
 
 #[test]
+fn a_process_whose_brokers_are_gone_takes_hardly_any_cpu_time() {
+    let cluster = Cluster::start(1);
+    let bench = Bench::new(&cluster, 2, "", "");
+    let daemon = Daemon::start(bench.config.path());
+    cluster.produce(&bench.source, &[Record::new("k", "v")]);
+    daemon.await_consumed("copy", 1, PATIENCE);
+    cluster.kill(1);
+    daemon.await_state("copy", "waiting", PATIENCE);
+    let cpu = || daemon.metric("process_cpu_seconds_total", &[]).expect("a process uses some");
+    // Longer than between any two looks at the cluster; the first questions may still be open.
+    wait_until(PATIENCE, "fifteen seconds with little work", || {
+        let (began, before) = (Instant::now(), cpu());
+        pace(Duration::from_secs(15));
+        let used = (cpu() - before) / began.elapsed().as_secs_f64();
+        println!("{:.1} % of a core", used * 100.0);
+        used < 0.05
+    });
+}
+
+#[test]
 fn coordinators_that_die_end_nothing_and_records_flow_soon_by_those_that_take_their_place() {
     let cluster = Cluster::start(3);
     let bench = Bench::new(&cluster, 2, "instance: steady", "");

@@ -13,7 +13,7 @@ use rdkafka_sys as ffi;
 use crate::model::{GroupId, Offset, TopicPartition};
 
 use super::partitions::topic_partition;
-use super::{Client, Code, Error, Known, PartitionList, text, to_millis};
+use super::{Client, Code, Error, Handle, Known, PartitionList, text, to_millis};
 
 /// A question that was asked. Dropped, its answer is of no interest any more.
 pub(in crate::kafka) struct Asked<A> {
@@ -179,7 +179,7 @@ pub(in crate::kafka) struct Options(*mut ffi::rd_kafka_AdminOptions_t);
 
 impl Options {
     /// With so long for an answer.
-    pub(in crate::kafka) fn new(client: &Arc<Client>, question: ffi::rd_kafka_admin_op_t, within: Duration) -> Self {
+    pub(in crate::kafka) fn new(client: &Handle, question: ffi::rd_kafka_admin_op_t, within: Duration) -> Self {
         // SAFETY: a live client; a fresh object of ours. No words are asked for where it is refused.
         unsafe {
             let options = ffi::rd_kafka_AdminOptions_new(client.ptr(), question);

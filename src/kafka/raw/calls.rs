@@ -5,6 +5,7 @@ use std::ffi::{CStr, CString, c_char, c_int};
 use std::ptr;
 use std::time::Duration;
 
+use super::admin::Options;
 use super::partitions::first_error;
 use super::{
     Code, Error, GroupMetadata, Handle, Known, OFFSET_INVALID, PartitionList, Topic, c, c_topic, ffi, read_code, slice,
@@ -210,7 +211,10 @@ impl Handle {
         unsafe {
             let queue = ffi::rd_kafka_queue_new(self.ptr());
             let collection = ffi::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len());
-            ffi::rd_kafka_DescribeTopics(self.ptr(), collection, ptr::null(), queue);
+            // (one that nobody waits for any more would have the client connect again and again, without a pause, for as long
+            // as the broker is gone)
+            let options = Options::new(self, ffi::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS, wait);
+            ffi::rd_kafka_DescribeTopics(self.ptr(), collection, options.ptr(), queue);
             ffi::rd_kafka_TopicCollection_destroy(collection);
             let event = ffi::rd_kafka_queue_poll(queue, to_millis(wait));
             let result = if event.is_null() {
