@@ -130,8 +130,17 @@ impl Client {
         self.answer(self.posting(path).header("Content-Type", "application/json").send(body.to_string()))
     }
 
+    /// PUT, with this body.
+    pub(super) fn put_json(&self, path: &str, body: &serde_json::Value) -> Result<Answer, Failure> {
+        let request = self.signed(self.agent.put(format!("{}{path}", self.base)));
+        self.answer(request.header("Content-Type", "application/json").send(body.to_string()))
+    }
+
     fn posting(&self, path: &str) -> ureq::RequestBuilder<ureq::typestate::WithBody> {
-        let request = self.agent.post(format!("{}{path}", self.base));
+        self.signed(self.agent.post(format!("{}{path}", self.base)))
+    }
+
+    fn signed<B>(&self, request: ureq::RequestBuilder<B>) -> ureq::RequestBuilder<B> {
         match &self.token {
             Some(token) => request.header("Authorization", format!("Bearer {token}")),
             None => request,

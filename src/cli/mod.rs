@@ -11,6 +11,7 @@ mod compile_plugin;
 mod demo;
 mod dlq;
 mod health;
+mod log_level;
 mod plan;
 mod plugin;
 mod reload;
@@ -105,6 +106,11 @@ enum Command {
     /// Of all its partitions that the daemon owns; an offset that a log does not hold becomes the nearest one that it does. Says what
     /// that means for each partition; with --dry-run it says only that. Nothing flows until the route is resumed.
     Seek(act::SeekArguments),
+    /// Have a running daemon log more, or less.
+    ///
+    /// Holds until a configuration is applied, which brings its own `log.level`. Of one level, lines of libraries show from `warn`; a list
+    /// is taken as it is written.
+    LogLevel(log_level::Arguments),
     /// Ask whether a running daemon lives.
     ///
     /// Exits with 0 if it answers that it does, else with 1 and the reason: for health checks where there is neither a shell nor
@@ -193,6 +199,7 @@ pub fn main() -> ExitCode {
         Command::Pause(arguments) => act::run(&arguments, "pause"),
         Command::Resume(arguments) => act::run(&arguments, "resume"),
         Command::Restart(arguments) => act::run(&arguments, "restart"),
+        Command::LogLevel(arguments) => log_level::run(&arguments),
         Command::Skip(arguments) => act::skip(&arguments),
         Command::Seek(arguments) => act::seek(&arguments),
         Command::Health(arguments) => health::run(&arguments),

@@ -50,6 +50,12 @@ impl Watchdog {
         client: &Arc<Client>,
         flows: impl Fn(&TopicPartition, Option<Offset>) -> bool,
     ) -> Option<Trouble> {
+        // (the next question would take the place of one that is answered)
+        let answer = self.asked.as_ref().and_then(|asked| asked.answer(Duration::ZERO));
+        let stalled = answer.and_then(|answer| {
+            self.asked = None;
+            self.watched.told(&answer.ok()?.0, Instant::now())
+        });
         if let Some(statistics) = client.context().take_statistics() {
             let drained = std::mem::take(&mut self.drained);
             let flowing = positions(&statistics).into_iter().filter(|(at, position)| flows(at, *position));
@@ -57,9 +63,7 @@ impl Watchdog {
             self.asked =
                 if ask.is_empty() { None } else { Ends::ask(client, Reader::Committed, ask, look_every() / 2) };
         }
-        let answer = self.asked.as_ref()?.answer(Duration::ZERO)?;
-        self.asked = None;
-        self.watched.told(&answer.ok()?.0, Instant::now())
+        stalled
     }
 }
 

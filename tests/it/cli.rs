@@ -73,6 +73,7 @@ fn help_says_what_there_is() {
         "restart",
         "skip",
         "seek",
+        "log-level",
         "health",
         "demo",
         "plugin",

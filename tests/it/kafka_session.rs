@@ -525,7 +525,14 @@ fn headers_go_out_as_they_came_in_however_often_and_whoever_has_looked_at_them()
     let bench = Bench::new(1, Delivery::ExactlyOnce);
     let two = |n: usize| Record::new("k", n.to_string()).header("a", "1").header("b", format!("{n}!")).to(0);
     let none = |n: usize| Record::new("k", n.to_string()).to(0);
-    let written: Vec<_> = (0..20).map(|n| if n % 3 == 0 { none(n) } else { two(n) }).collect();
+    let written: Vec<_> = (0..20)
+        .map(|n| match n % 4 {
+            0 => none(n),
+            // (of these it cannot be seen without parsing that they have none)
+            1 => Record { value: (n % 8 == 1).then(Vec::new), ..none(n) },
+            _ => two(n),
+        })
+        .collect();
     shared().produce(&bench.source, &written);
     let mut session = bench.start();
     let mut seen = Seen::default();

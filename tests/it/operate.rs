@@ -285,7 +285,10 @@ fn the_log_can_be_turned_up_while_it_runs_and_the_graph_shows_what_flows_where()
     log("info");
     done(&daemon, &["resume", "copy"]);
     assert!(daemon.log().contains("resumed, as the admin endpoint was asked"), "{}", daemon.log());
-    log("debug");
+    let told = done(&daemon, &["log-level", "debug"]);
+    assert_eq!(told, "it logs millrace=debug,warn, until a configuration is applied");
+    let (code, slip) = declined(&daemon, &["log-level", "debgu"]);
+    assert!(code == 1 && slip.contains("`debgu` is no level"), "{code}: {slip}");
     config.edit(|yaml| yaml.replace("on_error", "transaction: { interval: 50ms }\n    on_error"));
     daemon.await_workers("copy", 2, PATIENCE);
     // What is written is in force again with the next configuration.
