@@ -117,13 +117,16 @@ impl Line {
     }
 }
 
+/// Ends a session's wait for records.
+type Wake = Box<dyn Fn() + Send>;
+
 /// Wakes a worker that waits for records, so that it need not look for orders all the time.
 #[derive(Clone, Default)]
-struct Bell(Arc<Mutex<Option<Box<dyn Fn() + Send>>>>);
+struct Bell(Arc<Mutex<Option<Wake>>>);
 
 impl Bell {
     /// The worker's session is this, or there is none.
-    fn hang(&self, wake: Option<Box<dyn Fn() + Send>>) {
+    fn hang(&self, wake: Option<Wake>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = wake;
     }
     fn ring(&self) {

@@ -3,10 +3,12 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::support::config::{Config, plugin};
 use crate::support::daemon::Daemon;
 use crate::support::kafka::{Cluster, ConsumedRecord, Isolation, Record, shared};
-use crate::support::{pace, unique};
+use crate::support::{pace, unique, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 const MIB: usize = 1 << 20;
@@ -80,6 +82,13 @@ routes:
     config.edit(|yaml| yaml.replacen(" }\nadmin", ", producer: { transaction.timeout.ms: 4000 } }\nadmin", 1));
     let daemon = Daemon::start(config.path());
     daemon.await_consumed("r", 1, PATIENCE);
+    // (a rebalance under way would not end while its coordinator is the one that stands still)
+    wait_until(PATIENCE, "each worker has its share", || {
+        let route = daemon.route("r");
+        let workers = route["workers"].as_array().expect("a list");
+        let share = |worker: &Value| worker["assignment"]["in"].as_array().map(Vec::len) == Some(PARTITIONS / WORKERS);
+        workers.len() == WORKERS && workers.iter().all(share)
+    });
     cluster.stop(2);
     cluster.produce("in", &records[1..]);
     daemon.await_state("r", "waiting", PATIENCE);
