@@ -224,8 +224,7 @@ impl Messages {
         // SAFETY: a live message that nobody else writes to while `parsing` is held, and of which nobody reads headers. It
         // keeps them as they were fetched. On success the list is ours.
         unsafe { ffi::rd_kafka_message_detach_headers(message.cast_mut(), &raw mut headers) };
-        // (none is dropped here that is null: its end would be the process's)
-        Ok((!headers.is_null()).then(|| HeaderList(headers)))
+        Ok(NonNull::new(headers).map(HeaderList))
     }
 }
 

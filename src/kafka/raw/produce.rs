@@ -65,7 +65,10 @@ impl Topic {
             (V::RD_KAFKA_VTYPE_VALUE, mem(value)),
             (V::RD_KAFKA_VTYPE_TIMESTAMP, Value { i64_: timestamp }),
             (V::RD_KAFKA_VTYPE_OPAQUE, Value { ptr: ptr::without_provenance_mut(index) }),
-            (V::RD_KAFKA_VTYPE_HEADERS, Value { headers: list.as_ref().map_or(ptr::null_mut(), |list| list.0) }),
+            (
+                V::RD_KAFKA_VTYPE_HEADERS,
+                Value { headers: list.as_ref().map_or(ptr::null_mut(), |list| list.0.as_ptr()) },
+            ),
         ]
         .map(|(vtype, u)| ffi::rd_kafka_vu_t { vtype, u });
         let count = arguments.len() - usize::from(list.is_none());
@@ -101,17 +104,19 @@ impl Drop for Topic {
 const LENT_FROM: usize = 512;
 
 /// Headers to be produced.
-pub(in crate::kafka) struct HeaderList(pub(super) *mut ffi::rd_kafka_headers_t);
+pub(in crate::kafka) struct HeaderList(pub(super) NonNull<ffi::rd_kafka_headers_t>);
 
 impl HeaderList {
     /// A list of copies of these.
     pub(in crate::kafka) fn new<'a>(headers: impl ExactSizeIterator<Item = (&'a [u8], Option<&'a [u8]>)>) -> Self {
         // SAFETY: a fresh list; names and values are copied with the lengths given.
         unsafe {
-            let list = Self(ffi::rd_kafka_headers_new(headers.len()));
+            let list =
+                NonNull::new(ffi::rd_kafka_headers_new(headers.len())).expect("librdkafka ends the process instead");
+            let list = Self(list);
             for (name, value) in headers {
                 ffi::rd_kafka_header_add(
-                    list.0,
+                    list.0.as_ptr(),
                     name.as_ptr().cast(),
                     isize::try_from(name.len()).unwrap_or(isize::MAX),
                     value.map_or(ptr::null(), |value| value.as_ptr().cast()),
@@ -126,6 +131,6 @@ impl HeaderList {
 impl Drop for HeaderList {
     fn drop(&mut self) {
         // SAFETY: ours: forgotten where the client took it.
-        unsafe { ffi::rd_kafka_headers_destroy(self.0) }
+        unsafe { ffi::rd_kafka_headers_destroy(self.0.as_ptr()) }
     }
 }
