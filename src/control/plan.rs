@@ -164,17 +164,13 @@ impl RoutePlan {
         settings: &Settings,
         share: Share,
     ) -> Self {
-        let property = |name: &str| {
-            let own = route.source.consumer.get(name).or_else(|| settings.kafka.consumer.get(name));
-            own.or_else(|| settings.kafka.common.get(name)).and_then(|value| value.reveal().parse().ok())
-        };
         Self {
             steps,
             shadow,
             first_worker,
             left_out: Arc::new(left_out),
             share,
-            session_timeout: Duration::from_millis(property("session.timeout.ms").unwrap_or(45_000)),
+            session_timeout: settings.session_timeout(route),
             bounds: Bounds {
                 interval: route.transaction.interval,
                 records: route.transaction.records as usize,

@@ -197,6 +197,7 @@ impl Redrive {
             left_out: &left_out,
             counts: &Arc::default(),
             share: self.plan.share,
+            session_timeout: self.plan.session_timeout,
             yields: false,
         })?;
         let (orders, mailbox) = channel();

@@ -411,6 +411,7 @@ impl Life {
             left_out: &self.force.left_out,
             counts: &self.force.counts,
             share: plan.share,
+            session_timeout: plan.session_timeout,
             yields: self.yields,
         })
     }

@@ -96,6 +96,11 @@ impl Intake {
         self.queue.client()
     }
 
+    /// Neither a member any more, nor owner of a partition.
+    pub(super) fn has_left(&self) -> bool {
+        self.assignment.is_empty() && !self.consumer().group_metadata().is_some_and(|member| member.is_member())
+    }
+
     pub(super) fn take(&mut self, wait: Duration, records: usize, events: &mut Vec<Event>) {
         let mut messages = std::mem::take(&mut self.messages);
         // A batch call waits for all it was asked for: so first for one, then for what is there.

@@ -24,6 +24,7 @@ mod session;
 mod tokens;
 mod topics;
 mod twins;
+mod unowned;
 mod watchdog;
 
 pub use audit::{Audit, Operation, Questions, TopicAudit};

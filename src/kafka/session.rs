@@ -30,6 +30,7 @@ use super::rebalance::{Assignment, list};
 use super::seam::with_ids;
 use super::topics::{Cluster, LeftOut, Topics, loops, source_topics};
 use super::twins;
+use super::unowned::Unowned;
 
 /// How often a producer that was given up is made anew while there is nothing to send, and how long that may hold it up.
 const RENEW_EVERY: Duration = Duration::from_secs(4);
@@ -51,6 +52,8 @@ pub struct SessionOptions<'a> {
     pub counts: &'a Arc<PartitionCounts>,
     /// What the clients may buffer is a part of it.
     pub share: Share,
+    /// The group's `session.timeout.ms`.
+    pub session_timeout: Duration,
     /// Whether a process with the same `instance` has taken the work over: it keeps it for as long as it lives.
     pub yields: bool,
 }
@@ -93,6 +96,10 @@ pub struct Session {
     cpu: Duration,
     /// To be told at the next poll.
     pending: Vec<Event>,
+    /// Where membership is static: looks for what nobody owns.
+    unowned: Option<Unowned>,
+    /// It leaves its group, and is to join it again.
+    rejoins: bool,
     closed: bool,
 }
 
@@ -134,6 +141,7 @@ impl Session {
         let client = Client::new(Kind::Consumer, &properties, context)
             .map_err(|message| trouble(&configuration(message), About::Cluster))?;
         let queue = ConsumerQueue::new(&client).map_err(|error| trouble(&error, About::Cluster))?;
+        let unowned = member.is_some().then(|| Unowned::new(options.session_timeout));
         let intake = Intake::new((*route).clone(), (*cluster).clone(), member, (queue, assignment), times);
         let mut session = Self {
             intake,
@@ -146,6 +154,8 @@ impl Session {
             next_renew: Instant::now(),
             cpu: Duration::ZERO,
             pending: Vec::new(),
+            unowned,
+            rejoins: false,
             closed: false,
         };
         session.follow_topics()?;
@@ -160,6 +170,9 @@ impl Session {
 
     /// Takes up what has changed about the cluster's topics: the subscription, and the destinations' partitions.
     fn follow_topics(&mut self) -> Result<(), Trouble> {
+        if self.rejoins {
+            return Ok(());
+        }
         let topics = self.intake.cluster.topics()?;
         let left_out = self.left_out.load();
         if self.seen.as_ref().is_some_and(|(seen, left)| Arc::ptr_eq(seen, &topics) && Arc::ptr_eq(left, &left_out)) {
@@ -223,6 +236,30 @@ impl Session {
         }
     }
 
+    /// Has the group share out again what nobody in it owns: leaves, and joins again once that is done.
+    fn end_unowned(&mut self, assigned: bool, events: &mut Vec<Event>) {
+        if self.rejoins {
+            if self.intake.has_left() {
+                self.rejoins = false;
+                (self.subscribed, self.seen) = (Vec::new(), None);
+            }
+            return;
+        }
+        let Some(unowned) = &mut self.unowned else { return };
+        if assigned {
+            unowned.assigned();
+        }
+        let (subscribed, seen) = (&self.subscribed, &self.seen);
+        let all = || seen.as_ref().map(|(topics, _)| topics.partitions_of(subscribed)).unwrap_or_default();
+        let group = &self.intake.route.source.group;
+        let Some(trouble) = unowned.look(self.intake.queue.client(), group, all) else { return };
+        match self.intake.consumer().unsubscribe() {
+            Ok(()) => self.rejoins = true,
+            Err(error) => self.intake.on_error(&error, None, events),
+        }
+        events.push(Event::Trouble(trouble));
+    }
+
     /// A transaction that was left open holds back the offsets that the next assignment starts from, for its timeout and
     /// the broker's look at it: so it is ended as soon as the brokers are back, not when there is something to send.
     fn end_what_is_open(&mut self) {
@@ -246,7 +283,10 @@ impl Broker for Session {
         }
         self.intake.watch_topic_ids(events);
         self.end_what_is_open();
+        let before = events.len();
         self.intake.take(wait, records.max(1), events);
+        let assigned = events[before..].iter().any(|event| matches!(event, Event::Assigned(_)));
+        self.end_unowned(assigned, events);
         self.intake.resolve(events);
         self.intake.ask_again(events);
         self.serve_errors(events);
@@ -449,9 +489,7 @@ impl Session {
             tracing::debug!(route = %self.intake.route.name, code = error.code.name(), "cannot leave: {}", error.message);
             return;
         }
-        let is_member =
-            |session: &Self| session.intake.consumer().group_metadata().is_some_and(|member| member.is_member());
-        while Instant::now() < until && (!self.intake.assignment.is_empty() || is_member(self)) {
+        while Instant::now() < until && !self.intake.has_left() {
             let mut dropped = Vec::new();
             self.intake.queue.consume(Duration::from_millis(20), 1, &mut dropped);
         }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 
 use crate::config::settings::{Destination, Kafka, Source, Target, TopicSelector};
-use crate::model::{GroupId, TopicName};
+use crate::model::{GroupId, TopicName, TopicPartition};
 use crate::pipeline::ports::Trouble;
 
 use super::client_options;
@@ -67,6 +67,15 @@ impl Topics {
     /// How many partitions the topic has, if it exists.
     pub fn partitions(&self, topic: &str) -> Option<i32> {
         self.by_name.get(topic).map(|topic| topic.partitions)
+    }
+
+    /// All partitions of those of these topics that exist.
+    pub(super) fn partitions_of(&self, topics: &[TopicName]) -> BTreeSet<TopicPartition> {
+        let of = |topic: &TopicName| {
+            let at = |partition| TopicPartition { topic: topic.clone(), partition };
+            (0..self.partitions(topic.as_str()).unwrap_or(0)).map(at).collect::<Vec<_>>()
+        };
+        topics.iter().flat_map(of).collect()
     }
 }
 

@@ -130,7 +130,19 @@ fn session(
         dead_letters: Arc::default(),
     }));
     let (share, counts) = (Share(256 << 20), &Arc::default());
-    Session::open(&SessionOptions { cluster, route, worker: 0, instance, left_out, counts, share, yields: false })
+    let timeout = route.source.consumer.get("session.timeout.ms").and_then(|timeout| timeout.reveal().parse().ok());
+    let session_timeout = Duration::from_millis(timeout.unwrap_or(45_000));
+    Session::open(&SessionOptions {
+        cluster,
+        route,
+        worker: 0,
+        instance,
+        left_out,
+        counts,
+        share,
+        session_timeout,
+        yields: false,
+    })
 }
 
 fn topic(name: &str) -> TopicName {
@@ -200,18 +212,25 @@ impl Seen {
         let until = Instant::now() + PATIENCE;
         while !enough(self) {
             assert!(Instant::now() < until, "waited in vain: {what}; events: {}", names(&self.events));
-            let mut events = Vec::new();
-            session.poll(Duration::from_millis(100), 1000, &mut events);
-            for event in events {
-                match event {
-                    Event::Records(batch) => self.batches.push(batch),
-                    Event::Assigned(partitions) => self.assigned.extend(partitions),
-                    Event::Revoked(partitions) => {
-                        self.assigned.retain(|partition| !partitions.contains(partition));
-                        self.events.push(Event::Revoked(partitions));
-                    }
-                    other => self.events.push(other),
+            self.take(session);
+        }
+    }
+    /// Polls once.
+    fn take(&mut self, session: &mut Session) {
+        let mut events = Vec::new();
+        session.poll(Duration::from_millis(100), 1000, &mut events);
+        for event in events {
+            match event {
+                Event::Records(batch) => self.batches.push(batch),
+                Event::Assigned(partitions) => {
+                    self.assigned.extend(partitions.iter().cloned());
+                    self.events.push(Event::Assigned(partitions));
                 }
+                Event::Revoked(partitions) => {
+                    self.assigned.retain(|partition| !partitions.contains(partition));
+                    self.events.push(Event::Revoked(partitions));
+                }
+                other => self.events.push(other),
             }
         }
     }
@@ -1115,6 +1134,41 @@ fn a_static_member_stays_in_its_group_when_closed_and_leaves_when_told_to() {
         let found = members();
         assert_eq!(found.contains(instance.as_str()), !leave, "leave: {leave}\n{found}");
     }
+}
+
+#[test]
+fn partitions_that_a_static_member_was_to_give_up_when_it_died_are_owned_again() {
+    let mut bench = Bench::new(4, Delivery::ExactlyOnce);
+    bench.route.source.consumer = [("session.timeout.ms".to_owned(), PropertyValue::plain("6000"))].into();
+    let [dies, stays] = ["dies", "stays"].map(|name| Instance::Named(unique(name)));
+    let mut elder = bench.open(&dies);
+    let mut seen = Seen::default();
+    seen.poll(&mut elder, "all partitions", |seen| seen.assigned.len() == 4);
+    // The second is given none until the elder has given some up, and that polls no more: as a process that is killed.
+    let mut other = bench.open(&stays);
+    let mut seen_other = Seen::default();
+    let has_joined = |seen: &Seen| seen.events.iter().any(|event| matches!(event, Event::Assigned(_)));
+    seen_other.poll(&mut other, "an assignment", has_joined);
+    assert_eq!(seen_other.assigned.len(), 0);
+    // To the group its successor is the same member, and gets what that was left with.
+    let mut successor = bench.open(&dies);
+    let mut seen = Seen::default();
+    let until = Instant::now() + PATIENCE;
+    while seen.assigned.len() + seen_other.assigned.len() < 4 {
+        assert!(
+            Instant::now() < until,
+            "owned: {:?} and {:?}; {}",
+            seen.assigned,
+            seen_other.assigned,
+            names(&seen.events)
+        );
+        seen.take(&mut successor);
+        seen_other.take(&mut other);
+    }
+    // (whichever of the two has noticed first)
+    let said = names(&seen.events) + &names(&seen_other.events);
+    assert!(said.contains("UNOWNED") && said.contains("leaves and joins again"), "{said}");
+    assert!(seen.assigned.is_disjoint(&seen_other.assigned));
 }
 
 #[test]
