@@ -1,5 +1,6 @@
 //! `millrace run`: the daemon.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -24,16 +25,22 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     let path = arguments.config.path()?;
     let loaded = config::load(&path, &environment).map_err(Failure::Invalid)?;
     let log = start_logging(&loaded.settings.log).map_err(Failure::Running)?;
+    let ended = serve(path, &loaded, log.clone());
+    log.finish();
+    ended
+}
+
+fn serve(path: PathBuf, loaded: &Loaded, log: LogHandle) -> Result<(), Failure> {
     for warning in loaded.warnings.iter() {
         tracing::warn!(at = warning.place().map(ToString::to_string), "{}", warning.message());
     }
-    let engine = engine(&loaded)?;
-    let plan = build(&loaded, &engine)?;
+    let engine = engine(loaded)?;
+    let plan = build(loaded, &engine)?;
     let env: Environment = Arc::new(environment);
-    let options = app::Options { path, env, engine, log, cache_dir: default_cache_dir(), condition: None };
+    let options = app::Options { path, env, engine, log: log.clone(), cache_dir: default_cache_dir(), condition: None };
     runtime()?.block_on(async {
-        let stop = stop_signal().context("signals cannot be waited for").map_err(Failure::Running)?;
-        app::run(options, &loaded, plan, stop).await.map_err(failure)
+        let stop = stop_signal(log.clone()).context("signals cannot be waited for").map_err(Failure::Running)?;
+        app::run(options, loaded, plan, stop).await.map_err(failure)
     })
 }
 
@@ -66,9 +73,9 @@ pub(super) fn build(loaded: &Loaded, engine: &Engine) -> Result<Plan, Failure> {
     Plan::build(loaded, engine, None).map_err(|refused| Failure::Invalid(refused.problems))
 }
 
-pub(super) fn default_cache_dir() -> Option<std::path::PathBuf> {
+pub(super) fn default_cache_dir() -> Option<PathBuf> {
     let below = |variable: &str, path: &str| {
-        environment(variable).filter(|dir| !dir.is_empty()).map(|dir| std::path::Path::new(&dir).join(path))
+        environment(variable).filter(|dir| !dir.is_empty()).map(|dir| Path::new(&dir).join(path))
     };
     below("XDG_CACHE_HOME", "millrace").or_else(|| below("HOME", ".cache/millrace"))
 }
@@ -81,7 +88,7 @@ pub(super) fn start_logging(log: &Log) -> anyhow::Result<LogHandle> {
 }
 
 /// Resolves at the first SIGTERM or SIGINT. A second one ends the process at once: 143 or 130, as a shell would say.
-pub(super) fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+pub(super) fn stop_signal(log: LogHandle) -> std::io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let (first, stop) = tokio::sync::oneshot::channel();
@@ -99,6 +106,7 @@ pub(super) fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
                 }
                 None => {
                     tracing::warn!("{name} again: ending at once, what is in work is uncommitted");
+                    log.finish();
                     #[expect(clippy::disallowed_methods, reason = "a second signal asks for exactly this")]
                     std::process::exit(code);
                 }

@@ -1,11 +1,15 @@
 //! Logs: fields first, one line an event, to stderr. Level and format can be changed while the process runs.
+//!
+//! A thread of its own writes them. Whoever reads stderr may stop to do so (a pipe that is full, a disk that hangs): no route, no
+//! call of a plugin and no thread of the client library waits for that. What there is no room for meanwhile is dropped and counted.
 
 use std::fmt;
 use std::io::IsTerminal;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use tracing::{Event, Level, Subscriber};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::fmt::format::{Format, Full, Json, Writer};
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
@@ -13,6 +17,9 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 use tracing_subscriber::{Registry, reload};
+
+/// How many lines may wait to be written.
+const LINES_MAX: usize = 16_384;
 
 /// How logs are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -61,6 +68,8 @@ pub struct LogHandle {
     filter: reload::Handle<EnvFilter, Registry>,
     json: Arc<AtomicBool>,
     fixed: bool,
+    /// Writes what waits when it is dropped.
+    writer: Arc<Mutex<Option<WorkerGuard>>>,
 }
 
 impl LogHandle {
@@ -75,12 +84,19 @@ impl LogHandle {
         };
         let (filter, handle) = reload::Layer::new(filter);
         let json = Arc::new(AtomicBool::new(options.format == LogFormat::Json));
+        let (writer, guard) = writer();
         let lines = tracing_subscriber::fmt::layer()
-            .with_writer(std::io::stderr)
+            .with_writer(writer)
             .with_ansi(options.colour)
             .event_format(Lines::new(json.clone()));
         tracing_subscriber::registry().with(filter).with(lines).try_init().map_err(InitError::Twice)?;
-        Ok(Self { filter: handle, json, fixed: options.filter.is_some() })
+        let writer = Arc::new(Mutex::new(Some(guard)));
+        Ok(Self { filter: handle, json, fixed: options.filter.is_some(), writer })
+    }
+
+    /// At the end of the process: writes what still waits, for about a second at most. What is logged after that is lost.
+    pub fn finish(&self) {
+        drop(self.writer.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
     /// Logs by these directives from now on, until the next [`LogHandle::set`].
@@ -107,7 +123,7 @@ impl LogHandle {
         let (layer, handle) = reload::Layer::new(filter(Level::INFO));
         // (the handle only works while there is a layer)
         std::mem::forget(layer);
-        Self { filter: handle, json: Arc::default(), fixed: false }
+        Self { filter: handle, json: Arc::default(), fixed: false, writer: Arc::default() }
     }
 
     /// Takes up another level (unless directives were given, which stay) and format.
@@ -118,6 +134,21 @@ impl LogHandle {
         }
         self.json.store(format == LogFormat::Json, Relaxed);
     }
+}
+
+static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
+
+/// What a layer writes to, which never waits.
+fn writer() -> (NonBlocking, WorkerGuard) {
+    let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LINES_MAX).thread_name("log");
+    let (writer, guard) = builder.finish(std::io::stderr());
+    let _ = DROPPED.set(writer.error_counter());
+    (writer, guard)
+}
+
+/// Lines of this process that were dropped since stderr took no more.
+pub(super) fn dropped_lines() -> usize {
+    DROPPED.get().map_or(0, ErrorCounter::dropped_lines)
 }
 
 /// Our own events from `level`; those of libraries from `warn`, since their `debug` is for their authors.

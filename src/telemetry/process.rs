@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::limits::Limits;
+use super::logging::dropped_lines;
 use super::series::{Registry, Value};
 use super::table;
 
@@ -19,6 +20,7 @@ pub(super) struct Process {
     fds: Value,
     max_fds: Value,
     memory_limit: Value,
+    log_lines_dropped: Value,
     _start: Value,
 }
 
@@ -36,6 +38,7 @@ impl Process {
             fds: held(&table::PROCESS_FDS),
             max_fds: held(&table::PROCESS_MAX_FDS),
             memory_limit: held(&table::MEMORY_LIMIT),
+            log_lines_dropped: held(&table::LOG_LINES_DROPPED),
             _start: start,
         }
     }
@@ -66,5 +69,6 @@ impl Process {
         let Limits { memory, open_files, .. } = Limits::read();
         self.max_fds.set(shown(open_files));
         self.memory_limit.set(shown(memory));
+        self.log_lines_dropped.set(dropped_lines() as f64);
     }
 }

@@ -135,6 +135,7 @@ table! {
     SPANS: "millrace_spans_total" Counter, ["outcome"], "Spans of traced records, exported to the collector or dropped. Shown from when a collector is configured.";
 
     // The process.
+    LOG_LINES_DROPPED: "millrace_log_lines_dropped_total" HeldCounter, [], "Lines of the log that were dropped, since nobody read stderr.";
     MEMORY_LIMIT: "millrace_memory_limit_bytes" Held(Max), [], "Ceiling of memory that the container sets; +Inf where there is none.";
 
     // The process, by the names that every Prometheus client uses.

@@ -1,16 +1,19 @@
 //! What goes on by itself, and how soon: nothing that passes ends the process or a route, and nothing is left behind.
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 
 use crate::alerts::{assert_fires, assert_fires_of, await_metric, look};
 use crate::support::config::Config;
 use crate::support::daemon::{Daemon, sum_of};
 use crate::support::kafka::{Cluster, ConsumedRecord, Isolation, Kafka, Record, impatient, shared};
 use crate::support::load::Load;
-use crate::support::{pace, unique, wait_for, wait_until};
+use crate::support::{pace, scratch, unique, wait_for, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -340,4 +343,45 @@ fn a_route_that_tries_again_by_itself_is_waiting_all_along() {
         attempts.insert(route["next_attempt"].to_string());
         assert!(Instant::now() < until, "{attempts:?}");
     }
+}
+
+/// Copies what it is given into a file, until it is stopped.
+struct Reader(Child);
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_log_that_nobody_reads_holds_up_no_route_and_no_shutdown() {
+    let mut bench = Bench::new(shared(), 1, "", "");
+    bench.config.edit(|text| text.replacen("bootstrap.servers", "debug: all, bootstrap.servers", 1));
+    let log = scratch("unread").with_extension("log");
+    let (mut reader, mut pipe) = (None, None);
+    let mut daemon = Daemon::spawn_logging_to(log.clone(), &bench.config.path(), |command| {
+        let file = File::create(&log).expect("a file");
+        let mut cat = Command::new("cat").stdin(Stdio::piped()).stdout(file).spawn().expect("cat runs");
+        let stdin = OwnedFd::from(cat.stdin.take().expect("it is piped"));
+        pipe = Some(stdin.try_clone().expect("a second handle"));
+        command.stderr(stdin).env("MILLRACE_LOG", "trace");
+        reader = Some(Reader(cat));
+    });
+    bench.send(10, 1);
+    bench.await_committed();
+    let (reader, pipe) = (reader.expect("it was started"), pipe.expect("it was made"));
+    rustix::process::kill_process(Pid::from_child(&reader.0), Signal::STOP).expect("it runs");
+    // (one page is the least that a pipe can be made to hold)
+    let holds = rustix::pipe::fcntl_setpipe_size(&pipe, 4096).expect("it is a pipe") as u64;
+    wait_until(PATIENCE, "the pipe is full", || {
+        bench.send(10, 1);
+        daemon.get("/readyz");
+        rustix::io::ioctl_fionread(&pipe).expect("it is a pipe") > holds * 15 / 16
+    });
+    bench.send(100, 1);
+    bench.await_committed();
+    bench.assert_exact(1);
+    assert_eq!(daemon.sigterm_and_wait(PATIENCE), Some(0));
 }

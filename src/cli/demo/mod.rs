@@ -84,11 +84,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
         path: directory.path().to_owned(),
         env: Arc::new(variables(bootstrap.clone())),
         engine,
-        log,
+        log: log.clone(),
         cache_dir: run::default_cache_dir(),
         condition: Some(Box::new(move |loaded| can_be_shown(loaded, &bootstrap))),
     };
-    let (show, ran) = run::runtime()?.block_on(play(show, options, &loaded, plan))?;
+    let played = run::runtime()?.block_on(play(show, options, &loaded, plan));
+    log.finish();
+    let (show, ran) = played?;
     let told = show.conclude(&directory);
     ran?;
     told
@@ -144,7 +146,7 @@ async fn play(
     loaded: &Loaded,
     plan: Plan,
 ) -> Result<(Show, Result<(), Failure>), Failure> {
-    let interrupted = run::stop_signal().context("signals cannot be waited for").map_err(Failure::Running)?;
+    let interrupted = run::stop_signal(options.log.clone()).context("signals cannot be waited for").map_err(Failure::Running)?;
     let stop = Arc::clone(&show.stop);
     let signals = tokio::spawn(async move {
         interrupted.await;
