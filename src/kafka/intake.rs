@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use crate::config::settings::{OnOffsetLost, Route};
 use crate::config::times::Times;
-use crate::model::{Mutation, Offset, OffsetMap, TopicPartition};
+use crate::model::{Mutation, Offset, OffsetMap, TopicName, TopicPartition};
 use crate::pipeline::ports::{Event, Fetch, Trouble, TroubleKind};
 
 use super::convert;
 use super::errors::{About, is_all_down, passing, trouble};
-use super::log_ends::LogEnds;
+use super::log_ends::{Found, LogEnds};
 use super::raw::{
     Committed, ConsumerQueue, Error, Handle, Known, Message, OFFSET_BEGINNING, OFFSET_INVALID, PartitionList,
 };
@@ -35,8 +35,7 @@ const ASK_WITHIN: Duration = Duration::from_secs(1);
 /// A trouble with the same code is told this often at most.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
-/// How often a session looks whether its topics are still the same, and how long that may hold it up.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// How long the question for its topics' ids may hold a session up.
 const LOOK_WITHIN: Duration = Duration::from_secs(2);
 
 /// A member of a route's group.
@@ -51,8 +50,8 @@ pub(super) struct Intake {
     /// Of the topics of which partitions are ours, kept beside the committed offsets. A transaction that is under way has
     /// its own copy.
     pub(super) topic_ids: Arc<TopicIds>,
-    /// When the ids are looked at again.
-    next_look: Instant,
+    /// As of when.
+    learned: Instant,
     /// When it is asked again where partitions go on.
     next_ask: Instant,
     messages: Vec<Message>,
@@ -73,6 +72,7 @@ impl Intake {
         (queue, assignment): (ConsumerQueue, Arc<Assignment>),
         times: Times,
     ) -> Self {
+        let log_ends = cluster.log_ends();
         Self {
             route,
             cluster,
@@ -81,13 +81,13 @@ impl Intake {
             assignment,
             times,
             topic_ids: Arc::default(),
-            next_look: Instant::now() + LOOK_EVERY,
+            learned: Instant::now(),
             next_ask: Instant::now(),
             messages: Vec::new(),
             to_resolve: BTreeMap::new(),
             told: HashMap::new(),
             watchdog: Watchdog::default(),
-            log_ends: LogEnds::default(),
+            log_ends,
             broken: false,
         }
     }
@@ -147,7 +147,7 @@ impl Intake {
 
     /// Hands on what rebalances did; returns the partitions that were revoked.
     fn take_changes(&mut self, events: &mut Vec<Event>) -> BTreeSet<TopicPartition> {
-        let mut revoked = BTreeSet::new();
+        let (mut revoked, mut has_changed) = (BTreeSet::new(), false);
         for change in self.assignment.take_changes() {
             match change {
                 Change::Assigned(assigned) => {
@@ -166,6 +166,10 @@ impl Intake {
                 }
                 Change::Failed(code) => self.on_error(&Error::of(code), None, events),
             }
+            has_changed = true;
+        }
+        if has_changed {
+            self.log_ends.watch(self.assignment.owned());
         }
         revoked
     }
@@ -204,26 +208,23 @@ impl Intake {
     }
 
     /// The same for a topic that is replaced while it is read.
-    pub(super) fn watch_topic_ids(&mut self, events: &mut Vec<Event>) {
-        let now = Instant::now();
-        if now < self.next_look || self.assignment.is_empty() {
-            return;
-        }
-        self.next_look = now + LOOK_EVERY;
-        // (as long as a question waits for a broker that is gone, librdkafka tries to connect to it without a pause)
-        if !self.cluster.answers() {
-            return;
-        }
-        let before = Arc::clone(&self.topic_ids);
-        let owned = self.assignment.owned();
-        self.learn_topic_ids(&owned, events);
-        for partition in &owned {
-            if let (Some(was), Some(is)) = (before.get(&partition.topic), self.topic_ids.get(&partition.topic))
+    fn compare_found(&mut self, found: &Found, events: &mut Vec<Event>) {
+        // (what was asked before we last did may be older than what we know)
+        let Some((asked, ids)) = found.ids.as_ref().filter(|(asked, _)| *asked > self.learned) else { return };
+        for partition in self.assignment.owned() {
+            let (was, is) = (self.topic_ids.get(&partition.topic), ids.get(&partition.topic));
+            if let (Some(was), Some(is)) = (was, is)
                 && was != is
             {
                 let said = created_again(was, is);
-                self.stop(partition, said, events);
+                self.stop(&partition, said, events);
             }
+        }
+        self.learned = *asked;
+        let subscribed = |(topic, _): &(&TopicName, &String)| self.topic_ids.contains_key(*topic);
+        let ours: Vec<_> = ids.iter().filter(subscribed).map(|(topic, id)| (topic.clone(), id.clone())).collect();
+        if ours.iter().any(|(topic, id)| self.topic_ids.get(topic) != Some(id)) {
+            Arc::make_mut(&mut self.topic_ids).extend(ours);
         }
     }
 
@@ -231,7 +232,10 @@ impl Intake {
         let topics: BTreeSet<_> = partitions.iter().map(|partition| partition.topic.clone()).collect();
         let topics: Vec<_> = topics.into_iter().collect();
         match self.cluster.topic_ids(&topics, LOOK_WITHIN) {
-            Ok(ids) => Arc::make_mut(&mut self.topic_ids).extend(ids),
+            Ok(ids) => {
+                Arc::make_mut(&mut self.topic_ids).extend(ids);
+                self.learned = Instant::now();
+            }
             Err(error) => self.on_error(&error, None, events),
         }
     }
@@ -420,9 +424,16 @@ impl Intake {
         Ok(None)
     }
 
-    /// How far logs go, now and then; and up to where all was handed out, which passes marks of transactions, too.
+    /// How far logs go, as was last found, and whether the topics are still the same; and up to where all was handed out, which passes
+    /// marks of transactions, too.
     pub(super) fn look_at_ends(&mut self, events: &mut Vec<Event>) {
-        let Some(ends) = self.log_ends.look(self.queue.client(), || self.assignment.owned()) else { return };
+        let Some(found) = self.log_ends.look() else { return };
+        self.compare_found(&found, events);
+        let end = |partition: TopicPartition| found.ends.get(&partition).map(|end| (partition, *end));
+        let ends: Vec<_> = self.assignment.owned().into_iter().filter_map(end).collect();
+        if ends.is_empty() {
+            return;
+        }
         let positions = self.consumer().positions(ends.iter().map(|(partition, _)| partition.clone()));
         let known = positions.into_iter().filter(|(_, offset)| *offset >= 0);
         events.extend(known.map(|(partition, offset)| Event::Reached { partition, offset }));

@@ -281,7 +281,6 @@ impl Broker for Session {
         {
             events.push(Event::Trouble(trouble));
         }
-        self.intake.watch_topic_ids(events);
         self.end_what_is_open();
         let before = events.len();
         self.intake.take(wait, records.max(1), events);

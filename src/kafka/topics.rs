@@ -1,5 +1,5 @@
-//! What the cluster is known to hold: one client and one thread a process that ask for all topics every few seconds,
-//! and a snapshot that everybody reads for nothing. Creates no topic, ever: it asks for all of them, which does not.
+//! What the cluster is known to hold: one client a process, a thread that asks for all topics every few seconds (and one for
+//! the ends of logs: [`super::log_ends`]), and a snapshot that everybody reads for nothing. Creates no topic, ever: it asks for all of them, which does not.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +15,7 @@ use crate::pipeline::ports::Trouble;
 
 use super::client_options;
 use super::errors::{self, About, trouble};
+use super::log_ends::{LogEnds, Looks};
 use super::raw::admin::Member;
 use super::raw::{self, Client, Context, Error, Kind, Topic, lock};
 use super::twins;
@@ -39,6 +40,7 @@ struct Inner {
     answers: AtomicBool,
     /// One request at a time; holds when the last failed and why, if it did.
     asking: Mutex<Option<(Instant, Trouble)>>,
+    looks: Looks,
     /// Tells the thread to end, by being dropped.
     _stop: mpsc::Sender<()>,
 }
@@ -97,13 +99,18 @@ impl Cluster {
             known: AtomicBool::new(false),
             answers: AtomicBool::new(false),
             asking: Mutex::new(None),
+            looks: Looks::default(),
             _stop: stop,
         });
+        let thread = |name: &str, work: Box<dyn FnOnce() + Send>| {
+            let started = std::thread::Builder::new().name(name.into()).spawn(work);
+            started.map_err(|error| format!("cannot start a thread: {error}"))
+        };
         let weak = Arc::downgrade(&inner);
-        std::thread::Builder::new()
-            .name("kafka-topics".into())
-            .spawn(move || watch(&weak, &stopped))
-            .map_err(|error| format!("cannot start a thread: {error}"))?;
+        thread("kafka-topics", Box::new(move || watch(&weak, &stopped)))?;
+        let (weak, looks, client) = (Arc::downgrade(&inner), inner.looks.clone(), Arc::clone(&inner.client));
+        let answers = move || weak.upgrade().is_some_and(|inner| inner.answers.load(Ordering::Acquire));
+        thread("kafka-ends", Box::new(move || looks.run(&client, answers)))?;
         Ok(Self(inner))
     }
 
@@ -142,9 +149,9 @@ impl Cluster {
         lock(&self.0.asking).as_ref().map(|(_, trouble)| trouble.clone())
     }
 
-    /// Whether the cluster answered when it was last asked, some [`REFRESH_EVERY`] ago.
-    pub(super) fn answers(&self) -> bool {
-        self.0.answers.load(Ordering::Acquire)
+    /// A session's part in the looks at the ends of logs.
+    pub(super) fn log_ends(&self) -> LogEnds {
+        self.0.looks.join()
     }
 
     /// The ids of those of these topics that exist. One that is deleted and created again has another.
@@ -172,6 +179,12 @@ impl Cluster {
             Some((_, _, code)) if code != raw::Code::NONE => Err(Error::of(code)),
             _ => Err(Error::of(raw::Known::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART.into())),
         }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.looks.end();
     }
 }
 

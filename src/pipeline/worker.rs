@@ -22,8 +22,8 @@ use super::unit::{After, Bench, Round, Unit};
 use crate::config::times::CLOSE;
 use crate::model::{Fault, FaultCode, Items, Mutation, RouteName, TopicName, TopicPartition, clock};
 
-/// Longest a poll waits, so that orders from outside are taken soon.
-const POLL_LONGEST: Duration = Duration::from_millis(500);
+/// Longest a poll waits. (An order ends the wait; this is for what others find out meanwhile.)
+const POLL_LONGEST: Duration = Duration::from_secs(1);
 /// Most records of one poll: what is gathered between two looks at the clock.
 const POLL_RECORDS: usize = 8192;
 /// The same where a round is ready.

@@ -616,7 +616,7 @@ fn a_partition_that_is_paused_and_resumed_at_its_end_delivers_the_record_that_co
     shared().produce(&bench.source, &[Record::new("k", "third").to(1)]);
     seen.poll(&mut session, "what came meanwhile and then", |seen| seen.values().len() == 3);
     assert_eq!(seen.offsets(&bench.at(0)), [first[0].1, first[0].1 + 1]);
-    seen.events.retain(|event| !matches!(event, Event::Reached { .. } | Event::Logs(_)));
+    seen.events.retain(|event| !matches!(event, Event::Assigned(_) | Event::Reached { .. } | Event::Logs(_)));
     assert!(seen.events.is_empty(), "{}", names(&seen.events));
     session.close(false, PATIENCE);
 }
