@@ -224,6 +224,8 @@ impl Rebalance for Arc<Assignment> {
                 lock(&self.state).changes.push(Change::Failed(code));
             }
         }
+        // (the wait in which this is served goes on otherwise: an idle route would hear of its partitions at the end of it)
+        consumer.end_wait();
     }
 }
 

@@ -332,6 +332,20 @@ fn records_are_fetched_while_a_transaction_is_under_way_and_its_end_ends_the_wai
 }
 
 #[test]
+fn a_wait_for_records_ends_when_partitions_are_assigned() {
+    let bench = Bench::new(1, Delivery::ExactlyOnce);
+    let mut session = bench.start();
+    let (began, mut events) = (Instant::now(), Vec::new());
+    // (there are no records: without an end the first wait is all of it)
+    while !events.iter().any(|event| matches!(event, Event::Assigned(_))) {
+        assert!(began.elapsed() < PATIENCE, "{}", names(&events));
+        session.poll(PATIENCE * 2, 1, &mut events);
+    }
+    assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+    session.close(false, PATIENCE);
+}
+
+#[test]
 fn a_wait_for_records_ends_when_the_session_is_woken() {
     let bench = Bench::new(1, Delivery::ExactlyOnce);
     let mut session = bench.start();

@@ -5,7 +5,7 @@ use std::ptr::{self, NonNull};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use super::{Client, Code, Error, HeaderList, Known, bytes, ffi, lock, read_code, text, to_millis};
+use super::{Client, Code, Error, Handle, HeaderList, Known, bytes, ffi, lock, read_code, text, to_millis};
 use crate::model::{Offset, TopicName, TopicPartition};
 
 /// A consumer's queue: records, and rebalances to be served.
@@ -72,6 +72,19 @@ impl QueueWaker {
         if let Some(queue) = &self.0 {
             // SAFETY: a live queue.
             unsafe { ffi::rd_kafka_queue_yield(queue.queue.as_ptr()) }
+        }
+    }
+}
+
+impl Handle {
+    /// The wait for records under way, or the next, returns at once. (For the consumer's callbacks, which are served in it.)
+    pub(in crate::kafka) fn end_wait(&self) {
+        // SAFETY: a live client; null where it is no consumer. The reference is ours, given back once.
+        unsafe {
+            if let Some(queue) = NonNull::new(ffi::rd_kafka_queue_get_consumer(self.ptr())) {
+                ffi::rd_kafka_queue_yield(queue.as_ptr());
+                ffi::rd_kafka_queue_destroy(queue.as_ptr());
+            }
         }
     }
 }
