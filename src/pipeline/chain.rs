@@ -508,6 +508,10 @@ impl Run {
     ) {
         let CallOutput { verdicts, mut emitted, reasons } = output;
         debug_assert_eq!(verdicts.len(), range.len(), "the plugin host checks the count");
+        let all_pass = emitted.is_empty() && verdicts.iter().all(|verdict| *verdict == Verdict::Pass);
+        if all_pass && self.passing.is_empty() {
+            return self.keep_all(range, out);
+        }
         if !emitted.is_sorted_by_key(|(position, _)| *position) {
             emitted.sort_by_key(|(position, _)| *position);
         }
@@ -529,6 +533,16 @@ impl Run {
             while let Some((_, item)) = emitted.next_if(made_from) {
                 out.push(item);
             }
+        }
+    }
+
+    /// All of a call go on as they are.
+    fn keep_all(&mut self, range: Range<usize>, out: &mut Vec<Item>) {
+        let list = &mut self.done.items.list;
+        if out.is_empty() && range.len() == list.len() {
+            std::mem::swap(list, out);
+        } else {
+            out.extend(list[range].iter_mut().map(std::mem::take));
         }
     }
 
