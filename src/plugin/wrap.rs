@@ -64,6 +64,9 @@ pub fn wrap(module: &[u8], world: Option<World>) -> Result<Vec<u8>, WrapError> {
 
 /// The module with the interface's type as a section.
 fn with_type(module: &[u8], facts: &CoreFacts<'_>, world: Option<World>) -> Result<Vec<u8>, WrapError> {
+    // (what a module exports of an interface stands behind its name: `…/lifecycle@0.1.1#configure`)
+    let exported = facts.exports.iter().filter_map(|name| Some(name.split_once('#')?.0));
+    inspect::check_versions(facts.imports.iter().map(|(from, _)| *from).chain(exported))?;
     for (export, missing) in [(format!("{LIFECYCLE}@"), LIFECYCLE), ("process".into(), "process")] {
         if !facts.exports.iter().any(|name| name.starts_with(&export)) {
             return Err(WrapError::NotAPlugin { missing: missing.into() });
@@ -554,6 +557,18 @@ mod tests {
                 ["clock", "log", "output"].into_iter().filter(|of| inspection.imports.contains(&name(of))).collect();
             found.sort_unstable();
             assert_eq!(found, imported, "{imports}: {:?}", inspection.imports);
+        }
+    }
+
+    #[test]
+    fn a_module_of_a_version_that_is_not_spoken_is_refused_with_those_that_are() {
+        let of_another = |text: &str| text.replace("@0.1.1", "@0.2.0");
+        let lifecycle = wat::parse_str(
+            r#"(module (func (export "process")) (func (export "millrace:plugin/lifecycle@0.2.0#configure")))"#,
+        );
+        for module in [module(&of_another(OUTPUT)), module(&of_another(CLOCK)), lifecycle.unwrap()] {
+            let error = wrap(&module, None).unwrap_err();
+            assert_eq!(error, WrapError::Load(LoadError::Version { found: "0.2.0".into() }));
         }
     }
 

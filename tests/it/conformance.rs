@@ -3,7 +3,6 @@
 //! does what a record's headers say, see plugins/conformance/README.md). `scripts/languages` builds them.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,6 +15,7 @@ use regex::Regex;
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
+use crate::support::guest_log::logged;
 use crate::support::guests::engine;
 use crate::support::memory_batch::{MemoryBatch, MemoryRecord};
 use crate::support::root;
@@ -414,6 +414,7 @@ fn a_broken_program_traps_says_why_and_leaves_no_trace(language: &str) {
     match call(&mut step, &poison) {
         Err(CallError::Fault { code: FaultCode::Trapped, message }) => {
             assert!(message.contains("told to break"), "{message}");
+            eprintln!("TRAP {language}: {message}");
         }
         other => panic!("{other:?}"),
     }
@@ -599,26 +600,4 @@ fn record_of(items: &Items, item: &Item) -> MemoryRecord {
         value: items.value(item).map(<[u8]>::to_vec),
         headers: (0..items.header_count(item)).map(header).collect(),
     }
-}
-
-/// What plugins log on this thread meanwhile, as the router's JSON.
-fn logged(run: impl FnOnce()) -> Vec<Value> {
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-    impl Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-    let lines = Lines::default();
-    let writer = lines.clone();
-    let subscriber = tracing_subscriber::fmt().json().with_max_level(tracing::Level::DEBUG);
-    tracing::subscriber::with_default(subscriber.with_writer(move || writer.clone()).finish(), run);
-    let bytes = lines.0.lock().unwrap();
-    let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-    let lines = lines.map(|line| serde_json::from_slice::<Value>(line).expect("a line of JSON"));
-    lines.filter(|line| line["target"] == "millrace::guest").collect()
 }
