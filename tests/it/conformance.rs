@@ -414,13 +414,27 @@ fn a_broken_program_traps_says_why_and_leaves_no_trace(language: &str) {
     match call(&mut step, &poison) {
         Err(CallError::Fault { code: FaultCode::Trapped, message }) => {
             assert!(message.contains("told to break"), "{message}");
-            eprintln!("TRAP {language}: {message}");
+            let (of_a_place, in_words) = place_of_a_trap(language);
+            assert!(Regex::new(of_a_place).unwrap().is_match(&message), "{in_words}: {message}");
         }
         other => panic!("{other:?}"),
     }
     let (items, output) = call(&mut step, &[commands(&[("emit", "one")])]).unwrap();
     assert_eq!((output.verdicts.as_slice(), sent(&items, &output).len()), (&[Verdict::Pass][..], 1));
     assert_eq!(step.take_usage().instances, 2);
+}
+
+/// What tells an author of this language where his program broke: frames of the module where it carries names, else what the
+/// language's own trace, which is logged, says of them.
+fn place_of_a_trap(language: &str) -> (&'static str, &'static str) {
+    match language {
+        "rust" => (r"panicked at \S*conform-rust/src/lib\.rs:\d+:\d+.*; in .*\bprocess\b", "a line, and a function"),
+        "c" => (r"; in mr_process < exports_transform_process", "functions of the layer, of the module's names"),
+        "go" => (r"; in main\.\S+ \(main\.go:\d+\) < ", "functions with their lines"),
+        "javascript" => (r"transform@conform\.js:\d+:\d+", "a function with its line"),
+        "python" => (r#"conform\.py", line \d+, in transform"#, "a function with its line"),
+        other => panic!("what does {other} tell?"),
+    }
 }
 
 fn a_line_logged_carries_the_coordinates_of_its_record(language: &str) {

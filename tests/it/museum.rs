@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millrace::config::settings::PluginLimits;
-use millrace::model::{Digest, DestinationName, Items, PluginName, RouteName, SendTo};
+use millrace::model::{DestinationName, Digest, Items, PluginName, RouteName, SendTo};
 use millrace::pipeline::ports::{Step, Verdict};
 use millrace::plugin::{DestinationSpec, LoadError, PluginStep, Prepare, inspect, spoken};
 
@@ -141,7 +141,9 @@ fn a_version_that_is_not_spoken_is_refused_with_those_that_are() {
 fn an_interface_that_only_another_version_has_is_told_by_the_version_and_of_a_later_patch_with_a_hint() {
     let engine = engine(None);
     let [major, minor, patch] = version();
-    let load = |import: &str| engine.compile(&PluginName::new("later").unwrap(), &importing(&[import.to_owned()])).unwrap_err();
+    let load = |import: &str| {
+        engine.compile(&PluginName::new("later").unwrap(), &importing(&[import.to_owned()])).unwrap_err()
+    };
     let of_another = load("millrace:plugin/state@0.2.0");
     assert_eq!(of_another, LoadError::Version { found: "0.2.0".into() });
     let later = format!("{major}.{minor}.{}", patch + 1);

@@ -188,15 +188,16 @@ fn bindings_for_c_and_go_are_made_without_another_toolbox() {
 #[test]
 fn what_is_added_to_the_world_of_a_project_in_c_or_go_can_be_called_after_the_next_make() {
     for (language, bindings, declared, function) in [
-        ("c", "transform.h", "transform.h", "uint64_t millrace_plugin_clock_now_ms(void);"),
-        ("go", "wit_exports/wit_exports.go", "millrace_plugin_clock/wit_bindings.go", "func NowMs() uint64 {"),
+        ("c", "transform.h", "transform.h", "int64_t millrace_plugin_clock_now_ms(void);"),
+        ("go", "wit_exports/wit_exports.go", "millrace_plugin_clock/wit_bindings.go", "func NowMs() int64 {"),
     ] {
         let (_outside, project) = new_project("with-clock", language);
         let (worlds, declared) = (project.join("wit/worlds.wit"), project.join("bindings").join(declared));
         let is_declared = || fs::read_to_string(&declared).is_ok_and(|text| text.contains(function));
         assert!(!is_declared(), "{language}");
         let text = fs::read_to_string(&worlds).expect("it is there");
-        fs::write(&worlds, text.replace("world transform {", "world transform {\n  import clock;")).expect("it is written");
+        fs::write(&worlds, text.replace("world transform {", "world transform {\n  import clock;"))
+            .expect("it is written");
         let millrace = concat!("MILLRACE=", env!("CARGO_BIN_EXE_millrace"));
         make(&project, &[millrace, &format!("bindings/{bindings}")], &[]);
         assert!(is_declared(), "{language}");

@@ -791,6 +791,8 @@ fn a_file_that_is_spoilt_or_cut_anywhere_is_refused_or_keeps_its_limits() {
 /// How much longer a call may take, in the middle of many, while somebody else misbehaves: what a processor's caches and clock
 /// do, and no more.
 const RATIO: f64 = 4.0;
+/// What a slow one may take beside that: others want the processor as well, and have their turns.
+const TURNS: Duration = Duration::from_millis(20);
 
 #[test]
 fn a_neighbour_does_not_notice_who_loops_traps_recurses_floods_takes_memory_emits_or_is_compiled() {
@@ -829,11 +831,12 @@ fn a_neighbour_does_not_notice_who_loops_traps_recurses_floods_takes_memory_emit
     check_neighbour("is compiled", &mut neighbour, || drop(ENGINE.compile(&name, &many).unwrap()));
 }
 
-/// The median time of the neighbour's calls stays within the ratio while another thread does this again and again.
+/// The times of the neighbour's calls stay within the ratio while another thread does this again and again: in the middle, and of
+/// the slow ones that which nine in ten stay below.
 #[track_caller]
 fn check_neighbour(what: &str, neighbour: &mut PluginStep, mut misbehave: impl FnMut() + Send) {
     let records = MemoryBatch::of_values((0..500).map(|number| format!("{number:0100}")));
-    let mut median = || {
+    let mut times = || {
         let mut calls: Vec<_> = (0..201)
             .map(|_| {
                 let (mut items, began) = (records.items(), Instant::now());
@@ -842,12 +845,12 @@ fn check_neighbour(what: &str, neighbour: &mut PluginStep, mut misbehave: impl F
             })
             .collect();
         calls.sort_unstable();
-        calls[calls.len() / 2]
+        [calls[calls.len() / 2], calls[calls.len() * 9 / 10]]
     };
     // (other tests run beside this one: what one look sees may be theirs)
     let mut seen = Vec::new();
     for _ in 0..5 {
-        let alone = median();
+        let alone = times();
         let is_over = AtomicBool::new(false);
         let beside = std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -855,11 +858,13 @@ fn check_neighbour(what: &str, neighbour: &mut PluginStep, mut misbehave: impl F
                     misbehave();
                 }
             });
-            let beside = catch_unwind(AssertUnwindSafe(&mut median));
+            let beside = catch_unwind(AssertUnwindSafe(&mut times));
             is_over.store(true, Ordering::Relaxed);
             beside.unwrap_or_else(|panic| resume_unwind(panic))
         });
-        if beside.as_secs_f64() <= alone.as_secs_f64() * RATIO {
+        eprintln!("{what}: {alone:?} alone, {beside:?} beside it");
+        let [median, slow] = alone.map(|alone| alone.mul_f64(RATIO));
+        if beside[0] <= median && beside[1] <= slow + TURNS {
             return;
         }
         seen.push((alone, beside));

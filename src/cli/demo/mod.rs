@@ -146,7 +146,8 @@ async fn play(
     loaded: &Loaded,
     plan: Plan,
 ) -> Result<(Show, Result<(), Failure>), Failure> {
-    let interrupted = run::stop_signal(options.log.clone()).context("signals cannot be waited for").map_err(Failure::Running)?;
+    let interrupted =
+        run::stop_signal(options.log.clone()).context("signals cannot be waited for").map_err(Failure::Running)?;
     let stop = Arc::clone(&show.stop);
     let signals = tokio::spawn(async move {
         interrupted.await;
