@@ -246,6 +246,11 @@ fn patch_of(version: &str) -> Option<u64> {
     numbers.next()?
 }
 
+/// The patch that a name of our package bears, where this host speaks its version.
+pub(super) fn patch_named(name: &str) -> Option<u64> {
+    patch_of(ours(name)?.1)
+}
+
 /// The version of a name of our package, where this host speaks it but has only an earlier patch.
 pub(super) fn later_patch(name: &str) -> Option<&str> {
     let (_, version) = ours(name)?;
