@@ -88,7 +88,8 @@ fn make(project: &Path, target: &[&str], environment: &[(String, String)]) {
     assert!(output.status.success(), "make {target:?}: {}{}", shown(&output), said(&output));
 }
 
-/// The environment that plugins are built in, by `scripts/guests`: with a toolchain for WebAssembly, whichever is here.
+/// The environment that plugins are built in, by `scripts/guests`: with a toolchain for WebAssembly, whichever is here. What is
+/// built lies in the project, as it does for its author.
 fn guest_environment() -> Vec<(String, String)> {
     let script = "eval \"$(scripts/guests env)\"; env -0";
     let output = Command::new("bash").args(["-euc", script]).current_dir(root()).output().expect("bash is there");
@@ -97,7 +98,7 @@ fn guest_environment() -> Vec<(String, String)> {
     let pairs = shown(&output);
     let pairs = pairs.split('\0').filter_map(|pair| pair.split_once('='));
     pairs
-        .filter(|(name, _)| wanted.iter().any(|start| name.starts_with(start)))
+        .filter(|(name, _)| wanted.iter().any(|start| name.starts_with(start)) && *name != "CARGO_TARGET_DIR")
         .map(|(n, v)| (n.into(), v.into()))
         .collect()
 }
