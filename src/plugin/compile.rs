@@ -14,7 +14,7 @@ use super::cache::Cache;
 use super::engine::Engine;
 use super::fault::printable;
 use super::host::wasi;
-use super::inspect::{Form, Inspection, World};
+use super::inspect::{Form, Inspection, World, later_patch};
 use super::lines::Lines;
 use super::mapped;
 use super::pool::Slots;
@@ -191,12 +191,21 @@ fn refused_imports(imports: &[String], more: usize) -> String {
              wasi_snapshot_preview1 only: build it for that (wasm32-wasip1), without WASI, or as a component"
         );
     }
+    let later = imports.iter().find_map(|name| later_patch(name)).map(later_may_have_it).unwrap_or_default();
     format!(
-        "asks for what no plugin is granted: {names}. This host has types, input, output and log of millrace:plugin; grants \
-         {} by `allow`; and has stand-ins for {} of WASI {}",
+        "asks for what no plugin is granted: {names}. {later}This host has types, input, output and log of millrace:plugin; \
+         grants {} by `allow`; and has stand-ins for {} of WASI {}",
         list(&Capability::ALL),
         wasi::PACKAGES.join(", "),
         wasi::VERSIONS,
+    )
+}
+
+fn later_may_have_it(version: &str) -> String {
+    let (major, minor, patch) = VERSION;
+    format!(
+        "it was built for millrace:plugin@{version}, and this host has {major}.{minor}.{patch}: a later version of millrace may \
+         have it. "
     )
 }
 

@@ -174,16 +174,11 @@ impl Inspection {
 
     /// Whether the host can run it, given the capabilities that it asks for.
     pub(super) fn check(&self) -> Result<(), LoadError> {
+        // First the version: what another has beyond this one is unknown for that reason alone.
+        check_versions(self.imports.iter().chain(&self.exports).map(String::as_str))?;
         let unknown = self.asks_of(AskKind::Unknown);
         if !unknown.is_empty() {
             return Err(LoadError::import(&unknown));
-        }
-        for name in self.imports.iter().chain(&self.exports) {
-            if let Some((_, version)) = ours(name)
-                && !is_spoken(version)
-            {
-                return Err(LoadError::Version { found: printable(version, VERSION_MAX) });
-            }
         }
         if self.world.is_none() {
             let missing = if self.exports.iter().any(|name| name == "process") { LIFECYCLE } else { "process" };
@@ -229,12 +224,37 @@ fn ours(name: &str) -> Option<(&str, &str)> {
     name.strip_prefix(PACKAGE)?.strip_prefix('/')?.split_once('@')
 }
 
-/// At 0.x a minor version breaks and a patch adds: what a plugin of a later patch asks for beyond this one is found
-/// missing when it is linked.
+/// Refuses names of our package in a version that this host does not speak.
+pub(super) fn check_versions<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<(), LoadError> {
+    let mut versions = names.into_iter().filter_map(|name| Some(ours(name)?.1));
+    match versions.find(|version| !is_spoken(version)) {
+        Some(version) => Err(LoadError::Version { found: printable(version, VERSION_MAX) }),
+        None => Ok(()),
+    }
+}
+
 fn is_spoken(version: &str) -> bool {
+    patch_of(version).is_some()
+}
+
+/// Which patch of the minor version that this host speaks. At 0.x a minor version breaks and a patch adds: what a plugin of a later
+/// patch asks for beyond this one is an unknown import, or is found missing when it is linked.
+fn patch_of(version: &str) -> Option<u64> {
     let (major, minor, _) = VERSION;
-    let mut numbers = version.split('.').map(str::parse::<u64>);
-    numbers.next() == Some(Ok(major)) && numbers.next() == Some(Ok(minor)) && matches!(numbers.next(), Some(Ok(_)))
+    let mut numbers = version.split('.').map(|number| number.parse::<u64>().ok());
+    (numbers.next()? == Some(major) && numbers.next()? == Some(minor)).then_some(())?;
+    numbers.next()?
+}
+
+/// The patch that a name of our package bears, where this host speaks its version.
+pub(super) fn patch_named(name: &str) -> Option<u64> {
+    patch_of(ours(name)?.1)
+}
+
+/// The version of a name of our package, where this host speaks it but has only an earlier patch.
+pub(super) fn later_patch(name: &str) -> Option<&str> {
+    let (_, version) = ours(name)?;
+    (patch_of(version)? > VERSION.2).then_some(version)
 }
 
 /// Names that a component imports and exports itself, not those of what it contains.
@@ -283,6 +303,46 @@ mod tests {
         for (version, spoken) in [("0.1.0", true), ("0.1.7", true), ("0.2.0", false), ("1.1.0", false), ("0.1", false)]
         {
             assert_eq!(is_spoken(version), spoken, "{version}");
+        }
+    }
+
+    fn importing(imports: &[&str]) -> Result<(), LoadError> {
+        let empty_component = b"\0asm\x0d\0\x01\0";
+        let mut inspection = inspect(empty_component).unwrap();
+        inspection.imports = imports.iter().map(|import| (*import).to_owned()).collect();
+        inspection.asks =
+            imports.iter().map(|import| Ask { import: (*import).to_owned(), kind: AskKind::of(import) }).collect();
+        inspection.check()
+    }
+
+    #[test]
+    fn what_only_another_version_has_is_refused_by_the_version_and_not_by_the_import() {
+        for imports in [
+            &["millrace:plugin/state@0.2.0"][..],
+            &["wasi:http/outgoing-handler@0.2.0", "millrace:plugin/state@0.2.0"],
+            &["millrace:plugin/files@0.1.1", "millrace:plugin/input@0.2.0"],
+        ] {
+            assert_eq!(importing(imports), Err(LoadError::Version { found: "0.2.0".into() }), "{imports:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_later_patch_has_is_refused_with_the_hint_that_a_later_millrace_may_have_it() {
+        let (major, minor, patch) = VERSION;
+        let later = format!("{major}.{minor}.{}", patch + 1);
+        let words = format!(
+            "it was built for millrace:plugin@{later}, and this host has {major}.{minor}.{patch}: a later version of \
+             millrace may have it"
+        );
+        for (imports, is_later) in [
+            (&[&*format!("millrace:plugin/state@{later}")][..], true),
+            (&["wasi:http/outgoing-handler@0.2.0", &format!("millrace:plugin/state@{later}")], true),
+            (&["millrace:plugin/state@0.1.0"], false),
+            (&["wasi:http/outgoing-handler@0.2.0"], false),
+        ] {
+            let error = importing(imports).unwrap_err();
+            assert!(matches!(error, LoadError::Import { .. }), "{error}");
+            assert_eq!(error.to_string().contains(&words), is_later, "{error}");
         }
     }
 

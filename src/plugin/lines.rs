@@ -1,7 +1,8 @@
 //! Which line of an author's source a guest was at, from the tables of lines that a plugin may carry (DWARF's `.debug_line`).
 //!
 //! Read here rather than by wasmtime, which looks into all that DWARF can hold: a stranger's debug information is as hostile
-//! as his code, and what reads it has no deadline. Tables of lines are flat, so their size bounds the work.
+//! as his code, and what reads it has no deadline. Tables of lines are flat, so their size bounds the work of one search, and
+//! a budget that of all searches for one plugin.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -19,6 +20,10 @@ const HEADER_MAX: u32 = 64 << 10;
 /// The most places that are remembered, so that faults that come again and again cost no second search.
 const PLACES_MAX: usize = 1_024;
 
+/// What all searches for one plugin may read, bytes: a fraction of a second, however many places it traps at. From then on
+/// its places are told by name alone, but for those that are remembered.
+const SEARCHED_MAX: usize = 4 * TABLES_MAX;
+
 /// The longest part of a path that is told, bytes.
 const PATH_MAX: usize = 256;
 
@@ -28,7 +33,21 @@ type Bytes<'a> = EndianSlice<'a, LittleEndian>;
 #[derive(Debug, Default)]
 pub(super) struct Lines {
     modules: Vec<Module>,
-    known: Mutex<HashMap<u64, Option<String>>>,
+    known: Mutex<Known>,
+}
+
+/// What was found so far.
+#[derive(Debug)]
+struct Known {
+    places: HashMap<u64, Option<String>>,
+    /// What searches may still read, bytes.
+    budget: usize,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Self { places: HashMap::new(), budget: SEARCHED_MAX }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -79,43 +98,58 @@ impl Lines {
         Self { modules, known: Mutex::default() }
     }
 
-    /// `file:line` of the instruction that begins at this offset of the component.
+    /// `file:line` of the instruction that begins at this offset of the component, where the plugin's budget lasts.
     pub(super) fn at(&self, offset: u64) -> Option<String> {
         let module = self.modules.iter().find(|module| module.code.contains(&offset))?;
         // (every change of it is complete before anything that could panic)
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = known.get(&offset) {
-            return known.clone();
+        if let Some(place) = known.places.get(&offset) {
+            return place.clone();
         }
-        let found = module.find(offset - module.code.start);
-        if known.len() < PLACES_MAX {
-            known.insert(offset, found.clone());
+        let place = module.find(offset - module.code.start, &mut known.budget).ok()?;
+        if known.places.len() < PLACES_MAX {
+            known.places.insert(offset, place.clone());
         }
-        found
+        place
     }
 }
 
+/// A search ended before it had found anything, since nothing was left to pay for it.
+#[derive(Debug, PartialEq, Eq)]
+struct Exhausted;
+
 impl Module {
-    fn find(&self, address: u64) -> Option<String> {
-        let tables = DebugLine::new(&self.lines, LittleEndian);
+    /// Looks through the tables one by one, each of which is paid for with its size before it is read.
+    fn find(&self, address: u64, budget: &mut usize) -> Result<Option<String>, Exhausted> {
         let mut at = 0;
-        while let Some(next) = self.end_of_table(at) {
-            let program = tables.program(DebugLineOffset(at), 4, None, None).ok()?;
-            let mut rows = program.rows();
-            let mut before: Option<LineRow> = None;
-            // What the linker has left out of the module stays in the tables, as if it began at 0.
-            let mut is_left_out = false;
-            while let Ok(Some((header, row))) = rows.next_row() {
-                is_left_out = if before.is_none() { row.address() == 0 } else { is_left_out };
-                if let Some(before) = &before
-                    && !is_left_out
-                    && (before.address()..row.address()).contains(&address)
-                {
-                    return self.place(header, before);
-                }
-                before = (!row.end_sequence()).then_some(*row);
+        while let Some(end) = self.end_of_table(at) {
+            *budget = budget.checked_sub(end - at).ok_or(Exhausted)?;
+            if let Some(found) = self.find_in_table(at, address) {
+                return Ok(found);
             }
-            at = next;
+            at = end;
+        }
+        Ok(None)
+    }
+
+    /// None where the table does not cover the address, or cannot be read; else its place, if that can be told.
+    #[expect(clippy::option_option, reason = "a place that cannot be told ends the search, too")]
+    fn find_in_table(&self, at: usize, address: u64) -> Option<Option<String>> {
+        let tables = DebugLine::new(&self.lines, LittleEndian);
+        let program = tables.program(DebugLineOffset(at), 4, None, None).ok()?;
+        let mut rows = program.rows();
+        let mut before: Option<LineRow> = None;
+        // What the linker has left out of the module stays in the tables, as if it began at 0.
+        let mut is_left_out = false;
+        while let Ok(Some((header, row))) = rows.next_row() {
+            is_left_out = if before.is_none() { row.address() == 0 } else { is_left_out };
+            if let Some(before) = &before
+                && !is_left_out
+                && (before.address()..row.address()).contains(&address)
+            {
+                return Some(self.place(header, before));
+            }
+            before = (!row.end_sequence()).then_some(*row);
         }
         None
     }
@@ -179,6 +213,37 @@ mod tests {
         Module { code: 100..200, lines: tables.concat().into(), ..Module::default() }
     }
 
+    fn found(module: &Module, address: u64) -> Option<String> {
+        module.find(address, &mut SEARCHED_MAX.clone()).expect("it is small")
+    }
+
+    #[test]
+    fn what_is_searched_for_one_plugin_is_bounded_and_what_was_found_is_told_all_the_same() {
+        let (one, other) = (table(10, 3), table(40, 3));
+        let whole = one.len() + other.len();
+        // Enough to find something in the first table, and then something in the second.
+        let known = Known { budget: one.len() + whole, ..Known::default() };
+        let lines = Lines { modules: vec![module(&[one, other])], known: Mutex::new(known) };
+        assert_eq!(lines.at(112).as_deref(), Some("src/lib.rs:8"));
+        assert_eq!(lines.at(144).as_deref(), Some("src/lib.rs:9"));
+        assert_eq!(lines.known.lock().unwrap().budget, 0);
+        assert_eq!((lines.at(110), lines.at(140)), (None, None), "nothing is left to search with");
+        assert_eq!(lines.at(112).as_deref(), Some("src/lib.rs:8"));
+        assert_eq!(lines.at(144).as_deref(), Some("src/lib.rs:9"));
+    }
+
+    #[test]
+    fn places_beyond_those_that_are_remembered_are_paid_for_each_time() {
+        let known =
+            Known { places: (1_000..).take(PLACES_MAX).map(|place| (place, None)).collect(), ..Known::default() };
+        let lines = Lines { modules: vec![module(&[table(10, 3)])], known: Mutex::new(known) };
+        let size = table(10, 3).len();
+        for _ in 0..SEARCHED_MAX / size {
+            assert_eq!(lines.at(112).as_deref(), Some("src/lib.rs:8"));
+        }
+        assert_eq!(lines.at(112), None);
+    }
+
     #[test]
     fn an_instruction_is_found_in_the_table_that_covers_it() {
         let lines =
@@ -202,16 +267,16 @@ mod tests {
     fn tables_that_are_broken_or_made_to_fill_the_memory_are_not_read() {
         let whole = table(10, 3);
         for cut in 0..whole.len() {
-            assert_eq!(module(&[whole[..cut].to_vec()]).find(10), None, "{cut}");
+            assert_eq!(found(&module(&[whole[..cut].to_vec()]), 10), None, "{cut}");
         }
         let mut long_header = whole.clone();
         long_header[6..10].copy_from_slice(&(HEADER_MAX + 1).to_le_bytes());
-        assert_eq!(module(&[long_header]).find(10), None);
+        assert_eq!(found(&module(&[long_header]), 10), None);
         for place in 0..whole.len() {
             for byte in [0, 1, 0x7f, 0xff] {
                 let mut spoilt = whole.clone();
                 spoilt[place] = byte;
-                let _ = module(&[spoilt]).find(10);
+                let _ = found(&module(&[spoilt]), 10);
             }
         }
     }

@@ -9,10 +9,10 @@ use std::sync::LazyLock;
 use wasmparser::{Parser, Payload};
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 
-use super::bindings::{LIFECYCLE, PACKAGE};
+use super::bindings::{LIFECYCLE, PACKAGE, VERSION};
 use super::compile::LoadError;
 use super::inspect::{self, World};
-use super::interface::{name, with_world};
+use super::interface::{name, name_in, with_world};
 use super::scan;
 use crate::config::settings::Capability;
 
@@ -64,6 +64,7 @@ pub fn wrap(module: &[u8], world: Option<World>) -> Result<Vec<u8>, WrapError> {
 
 /// The module with the interface's type as a section.
 fn with_type(module: &[u8], facts: &CoreFacts<'_>, world: Option<World>) -> Result<Vec<u8>, WrapError> {
+    let patch = patch_of(facts)?;
     for (export, missing) in [(format!("{LIFECYCLE}@"), LIFECYCLE), ("process".into(), "process")] {
         if !facts.exports.iter().any(|name| name.starts_with(&export)) {
             return Err(WrapError::NotAPlugin { missing: missing.into() });
@@ -76,14 +77,23 @@ fn with_type(module: &[u8], facts: &CoreFacts<'_>, world: Option<World>) -> Resu
     // Capabilities stand in neither world: a plugin's world is one of the two, and what it asks for beside.
     let capabilities =
         imported.iter().filter(|interface| Capability::ALL.iter().any(|each| each.as_str() == **interface));
-    let items = capabilities.map(|interface| format!("import {};", name(interface)));
-    let include = format!("include {};", name(&world.unwrap_or(found).to_string()));
+    let items = capabilities.map(|interface| format!("import {};", name_in(patch, interface)));
+    let include = format!("include {};", name_in(patch, &world.unwrap_or(found).to_string()));
     let items: Vec<_> = items.chain([include]).collect();
-    let (resolve, world) = with_world("host", &items.join(" ")).map_err(LoadError::Invalid)?;
+    let (resolve, world) = with_world(patch, "host", &items.join(" ")).map_err(LoadError::Invalid)?;
     let mut module = module.to_vec();
     embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8)
         .map_err(|error| LoadError::Invalid(format!("{error:#}")))?;
     Ok(module)
+}
+
+/// Which patch of the interface the module was built with, by the names in it: an earlier one, or a later of which it uses
+/// nothing that is new, is as good as this host's own.
+fn patch_of(facts: &CoreFacts<'_>) -> Result<u64, LoadError> {
+    // (what a module exports of an interface stands behind its name: `…/lifecycle@0.1.1#configure`)
+    let exported = facts.exports.iter().filter_map(|name| Some(name.split_once('#')?.0));
+    inspect::check_versions(facts.imports.iter().map(|(from, _)| *from).chain(exported.clone()))?;
+    Ok(exported.clone().find_map(inspect::patch_named).unwrap_or(VERSION.2))
 }
 
 /// Makes a component of a core module that carries its component type.
@@ -122,7 +132,7 @@ pub(super) const ADAPTER_TEXT: &str = include_str!("preview1.wat");
 /// As a module that carries its own component type: it imports `log`.
 static ADAPTER: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let (resolve, world) =
-        with_world("adapter", &format!("import {};", name("log"))).expect("log is in our own interface");
+        with_world(VERSION.2, "adapter", &format!("import {};", name("log"))).expect("log is in our own interface");
     let mut module = wat::parse_str(ADAPTER_TEXT).expect("a test assembles our own text");
     embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).expect("the world was made just now");
     module
@@ -512,8 +522,12 @@ mod tests {
 
     /// A plugin's module that imports these functions besides.
     fn module(imports: &str) -> Vec<u8> {
+        wat::parse_str(module_text(imports)).unwrap()
+    }
+
+    fn module_text(imports: &str) -> String {
         let lifecycle = name("lifecycle");
-        let text = format!(
+        format!(
             r#"(module
               {imports}
               (memory (export "memory") 1)
@@ -521,8 +535,7 @@ mod tests {
               (func (export "process") (param i32) (result i32) (i32.const 0))
               (func (export "{lifecycle}#configure") (param i32 i32) (result i32) (i32.const 0))
               (func (export "{lifecycle}#shutdown")))"#
-        );
-        wat::parse_str(text).unwrap()
+        )
     }
 
     const OUTPUT: &str = r#"(import "millrace:plugin/output@0.1.1" "forward" (func (param i32 i32 i32 i32)))"#;
@@ -558,10 +571,37 @@ mod tests {
     }
 
     #[test]
+    fn a_module_of_an_earlier_or_a_later_patch_is_wrapped_like_one_of_this_hosts_own() {
+        let (major, minor, patch) = VERSION;
+        let own = format!("{major}.{minor}.{patch}");
+        for other in [0, patch + 1] {
+            let other = format!("{major}.{minor}.{other}");
+            let text = module_text(&format!("{OUTPUT}{CLOCK}{WASI}")).replace(&own, &other);
+            let component =
+                wrap(&wat::parse_str(text).unwrap(), None).unwrap_or_else(|error| panic!("{other}: {error}"));
+            let inspection = inspect::inspect(&component).unwrap();
+            assert_eq!((inspection.world, inspection.refusal()), (Some(World::Transform), None), "{other}");
+            assert!(inspection.exports.contains(&format!("{LIFECYCLE}@{other}")), "{:?}", inspection.exports);
+        }
+    }
+
+    #[test]
+    fn a_module_of_a_version_that_is_not_spoken_is_refused_with_those_that_are() {
+        let of_another = |text: &str| text.replace("@0.1.1", "@0.2.0");
+        let lifecycle = wat::parse_str(
+            r#"(module (func (export "process")) (func (export "millrace:plugin/lifecycle@0.2.0#configure")))"#,
+        );
+        for module in [module(&of_another(OUTPUT)), module(&of_another(CLOCK)), lifecycle.unwrap()] {
+            let error = wrap(&module, None).unwrap_err();
+            assert_eq!(error, WrapError::Load(LoadError::Version { found: "0.2.0".into() }));
+        }
+    }
+
+    #[test]
     fn a_module_that_no_plugin_can_be_made_of_is_told_what_is_wrong() {
         let empty = b"\0asm\x01\0\0\0".to_vec();
         let typed = |of: &str| {
-            let (resolve, world) = with_world("host", &format!("include {};", name(of))).unwrap();
+            let (resolve, world) = with_world(VERSION.2, "host", &format!("include {};", name(of))).unwrap();
             let mut typed = module("");
             embed_component_metadata(&mut typed, &resolve, world, StringEncoding::UTF8).unwrap();
             typed

@@ -3,7 +3,6 @@
 //! does what a record's headers say, see plugins/conformance/README.md). `scripts/languages` builds them.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
@@ -16,6 +15,7 @@ use regex::Regex;
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
+use crate::support::guest_log::logged;
 use crate::support::guests::engine;
 use crate::support::memory_batch::{MemoryBatch, MemoryRecord};
 use crate::support::root;
@@ -414,12 +414,27 @@ fn a_broken_program_traps_says_why_and_leaves_no_trace(language: &str) {
     match call(&mut step, &poison) {
         Err(CallError::Fault { code: FaultCode::Trapped, message }) => {
             assert!(message.contains("told to break"), "{message}");
+            let (of_a_place, in_words) = place_of_a_trap(language);
+            assert!(Regex::new(of_a_place).unwrap().is_match(&message), "{in_words}: {message}");
         }
         other => panic!("{other:?}"),
     }
     let (items, output) = call(&mut step, &[commands(&[("emit", "one")])]).unwrap();
     assert_eq!((output.verdicts.as_slice(), sent(&items, &output).len()), (&[Verdict::Pass][..], 1));
     assert_eq!(step.take_usage().instances, 2);
+}
+
+/// What tells an author of this language where his program broke: frames of the module where it carries names, else what the
+/// language's own trace, which is logged, says of them.
+fn place_of_a_trap(language: &str) -> (&'static str, &'static str) {
+    match language {
+        "rust" => (r"panicked at \S*conform-rust/src/lib\.rs:\d+:\d+.*; in .*\bprocess\b", "a line, and a function"),
+        "c" => (r"; in mr_process < exports_transform_process", "functions of the layer, of the module's names"),
+        "go" => (r"; in main\.\S+ \(main\.go:\d+\) < ", "functions with their lines"),
+        "javascript" => (r"transform@conform\.js:\d+:\d+", "a function with its line"),
+        "python" => (r#"conform\.py", line \d+, in transform"#, "a function with its line"),
+        other => panic!("what does {other} tell?"),
+    }
 }
 
 fn a_line_logged_carries_the_coordinates_of_its_record(language: &str) {
@@ -599,26 +614,4 @@ fn record_of(items: &Items, item: &Item) -> MemoryRecord {
         value: items.value(item).map(<[u8]>::to_vec),
         headers: (0..items.header_count(item)).map(header).collect(),
     }
-}
-
-/// What plugins log on this thread meanwhile, as the router's JSON.
-fn logged(run: impl FnOnce()) -> Vec<Value> {
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<u8>>>);
-    impl Write for Lines {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(bytes)
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
-    let lines = Lines::default();
-    let writer = lines.clone();
-    let subscriber = tracing_subscriber::fmt().json().with_max_level(tracing::Level::DEBUG);
-    tracing::subscriber::with_default(subscriber.with_writer(move || writer.clone()).finish(), run);
-    let bytes = lines.0.lock().unwrap();
-    let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
-    let lines = lines.map(|line| serde_json::from_slice::<Value>(line).expect("a line of JSON"));
-    lines.filter(|line| line["target"] == "millrace::guest").collect()
 }

@@ -361,7 +361,7 @@ fn a_log_that_nobody_reads_holds_up_no_route_and_no_shutdown() {
     bench.config.edit(|text| text.replacen("bootstrap.servers", "debug: all, bootstrap.servers", 1));
     let log = scratch("unread").with_extension("log");
     let (mut reader, mut pipe) = (None, None);
-    let mut daemon = Daemon::spawn_logging_to(log.clone(), &bench.config.path(), |command| {
+    let mut daemon = Daemon::spawn_logging_to(log.clone(), bench.config.path(), |command| {
         let file = File::create(&log).expect("a file");
         let mut cat = Command::new("cat").stdin(Stdio::piped()).stdout(file).spawn().expect("cat runs");
         let stdin = OwnedFd::from(cat.stdin.take().expect("it is piped"));

@@ -1,16 +1,21 @@
 //! A host loads plugins that were built for any earlier version of its line of the interface; and says of others which it speaks.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use millrace::config::settings::PluginLimits;
-use millrace::model::{DestinationName, Items, PluginName, RouteName, SendTo};
+use millrace::model::{DestinationName, Digest, Items, PluginName, RouteName, SendTo};
 use millrace::pipeline::ports::{Step, Verdict};
 use millrace::plugin::{DestinationSpec, LoadError, PluginStep, Prepare, inspect, spoken};
 
+use crate::sandbox::importing;
 use crate::support::guests::{engine, guest};
 use crate::support::memory_batch::{MemoryBatch, MemoryRecord};
 use crate::support::root;
+
+/// The rooms, with the digest of what is in each.
+const ROOMS: [(&str, &str); 1] = [("museum-0-1-0", "abe479f73c90b6e243aa120dfec8b07f6900fea111889ac859bc7ef479e6a8a8")];
 
 /// The version that the host speaks, by what is built for it.
 fn version() -> [u64; 3] {
@@ -50,6 +55,36 @@ fn every_earlier_version_has_its_room() {
         let built = inspect(&guest(&name)).unwrap();
         assert_eq!(built.version, Some(format!("{major}.{minor}.{earlier}")), "{name}");
     }
+}
+
+#[test]
+fn nothing_in_a_room_is_changed() {
+    let museum = root().join("plugins/museum");
+    let rooms = std::fs::read_dir(&museum).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_dir());
+    let mut rooms: Vec<_> =
+        rooms.map(|room| (room.file_name().unwrap().to_str().unwrap().to_owned(), digest_of(&room))).collect();
+    rooms.sort();
+    let known = ROOMS.map(|(room, digest)| (room.to_owned(), digest.to_owned()));
+    assert_eq!(rooms, known, "put back what was there, or, for a new room, add its digest to ROOMS");
+}
+
+/// Of the files below a directory, with their names.
+fn digest_of(directory: &Path) -> String {
+    let mut all = Vec::new();
+    for path in files_below(directory) {
+        let content = std::fs::read(&path).unwrap();
+        let name = path.strip_prefix(directory).unwrap().display();
+        all.extend(format!("{name} {}\n", content.len()).bytes().chain(content));
+    }
+    Digest::of(&all).to_string()
+}
+
+fn files_below(directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> =
+        entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect();
+    files.sort();
+    files
 }
 
 #[test]
@@ -100,4 +135,23 @@ fn a_version_that_is_not_spoken_is_refused_with_those_that_are() {
         let expected = format!("built for millrace:plugin{to}, while this host speaks {}", spoken());
         assert!(error.to_string().contains(&expected), "{error}");
     }
+}
+
+#[test]
+fn an_interface_that_only_another_version_has_is_told_by_the_version_and_of_a_later_patch_with_a_hint() {
+    let engine = engine(None);
+    let [major, minor, patch] = version();
+    let load = |import: &str| {
+        engine.compile(&PluginName::new("later").unwrap(), &importing(&[import.to_owned()])).unwrap_err()
+    };
+    let of_another = load("millrace:plugin/state@0.2.0");
+    assert_eq!(of_another, LoadError::Version { found: "0.2.0".into() });
+    let later = format!("{major}.{minor}.{}", patch + 1);
+    let of_later_patch = load(&format!("millrace:plugin/state@{later}"));
+    assert!(matches!(of_later_patch, LoadError::Import { .. }), "{of_later_patch}");
+    let expected = format!(
+        "it was built for millrace:plugin@{later}, and this host has {major}.{minor}.{patch}: a later version of millrace \
+         may have it"
+    );
+    assert!(of_later_patch.to_string().contains(&expected), "{of_later_patch}");
 }

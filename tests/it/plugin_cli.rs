@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
+use crate::sandbox::Guest;
 use crate::support::daemon::{millrace, millrace_output};
 use crate::support::guests::guest_path;
 use crate::support::{root, scratch};
@@ -58,16 +60,19 @@ fn json_lines(output: &Output) -> Vec<Value> {
 
 // ---- new ------------------------------------------------------------------------------------------------------------
 
-/// A new project outside of the repository's workspaces; gone with the value.
-fn new_project(name: &str, language: &str) -> PathBuf {
-    let directory = scratch("project").join(name);
+/// A new project outside of the repository, in a directory that is gone with its value.
+fn new_project(name: &str, language: &str) -> (TempDir, PathBuf) {
+    let outside = tempfile::tempdir().expect("a temporary directory");
+    let repository = fs::canonicalize(root()).expect("it is there");
+    assert!(!fs::canonicalize(&outside).expect("it is there").starts_with(repository), "TMPDIR lies in the repository");
+    let directory = outside.path().join(name);
     let output = millrace(&["plugin", "new", name, "--lang", language, "--dir"]).arg(&directory).output();
     let output = output.expect("the millrace binary runs");
     assert_exit(&output, 0);
     let next: Vec<_> = shown(&output).lines().filter(|line| line.starts_with("  ")).map(str::to_owned).collect();
     assert_eq!(next.len(), 3, "{}", shown(&output));
     assert!(directory.join("README.md").is_file() && directory.join("wit/worlds.wit").is_file());
-    directory
+    (outside, directory)
 }
 
 fn make(project: &Path, target: &[&str], environment: &[(String, String)]) {
@@ -83,7 +88,8 @@ fn make(project: &Path, target: &[&str], environment: &[(String, String)]) {
     assert!(output.status.success(), "make {target:?}: {}{}", shown(&output), said(&output));
 }
 
-/// The environment that plugins are built in, by `scripts/guests`: with a toolchain for WebAssembly, whichever is here.
+/// The environment that plugins are built in, by `scripts/guests`: with a toolchain for WebAssembly, whichever is here. What is
+/// built lies in the project, as it does for its author.
 fn guest_environment() -> Vec<(String, String)> {
     let script = "eval \"$(scripts/guests env)\"; env -0";
     let output = Command::new("bash").args(["-euc", script]).current_dir(root()).output().expect("bash is there");
@@ -92,14 +98,14 @@ fn guest_environment() -> Vec<(String, String)> {
     let pairs = shown(&output);
     let pairs = pairs.split('\0').filter_map(|pair| pair.split_once('='));
     pairs
-        .filter(|(name, _)| wanted.iter().any(|start| name.starts_with(start)))
+        .filter(|(name, _)| wanted.iter().any(|start| name.starts_with(start)) && *name != "CARGO_TARGET_DIR")
         .map(|(n, v)| (n.into(), v.into()))
         .collect()
 }
 
 #[test]
 fn a_new_rust_project_is_tested_and_built_outside_of_this_repository_and_runs() {
-    let project = new_project("hide-cards", "rust");
+    let (_outside, project) = new_project("hide-cards", "rust");
     // (natively, with the toolchain that built this; what the plugins are built with may be another)
     make(&project, &["test"], &[]);
     make(&project, &[], &guest_environment());
@@ -110,7 +116,6 @@ fn a_new_rust_project_is_tested_and_built_outside_of_this_repository_and_runs() 
     assert_eq!(records[0]["outputs"][0]["value"], r#"{"z":1.10,"card":"[redacted]"}"#);
     let outcomes: Vec<_> = records.iter().map(|record| record["outcome"].as_str().expect("a text")).collect();
     assert_eq!(outcomes, ["emitted", "kept", "kept", "fault"]);
-    fs::remove_dir_all(project.parent().expect("its scratch directory")).expect("it is ours");
 }
 
 #[test]
@@ -179,6 +184,105 @@ fn bindings_for_c_and_go_are_made_without_another_toolbox() {
         assert!(exports.contains(path), "{path}: {exports}");
     }
     fs::remove_dir_all(&directory).expect("it is ours");
+}
+
+#[test]
+fn what_is_added_to_the_world_of_a_project_in_c_or_go_can_be_called_after_the_next_make() {
+    for (language, bindings, declared, function) in [
+        ("c", "transform.h", "transform.h", "int64_t millrace_plugin_clock_now_ms(void);"),
+        ("go", "wit_exports/wit_exports.go", "millrace_plugin_clock/wit_bindings.go", "func NowMs() int64 {"),
+    ] {
+        let (_outside, project) = new_project("with-clock", language);
+        let (worlds, declared) = (project.join("wit/worlds.wit"), project.join("bindings").join(declared));
+        let is_declared = || fs::read_to_string(&declared).is_ok_and(|text| text.contains(function));
+        assert!(!is_declared(), "{language}");
+        let text = fs::read_to_string(&worlds).expect("it is there");
+        fs::write(&worlds, text.replace("world transform {", "world transform {\n  import clock;"))
+            .expect("it is written");
+        let millrace = concat!("MILLRACE=", env!("CARGO_BIN_EXE_millrace"));
+        make(&project, &[millrace, &format!("bindings/{bindings}")], &[]);
+        assert!(is_declared(), "{language}");
+    }
+}
+
+// ---- wrap -----------------------------------------------------------------------------------------------------------
+
+/// A core module, and one that cannot be a filter, in a directory of their own.
+fn core_modules() -> (TempDir, PathBuf, PathBuf) {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let [filter, transform] = ["filter.wasm", "transform.wasm"].map(|name| directory.path().join(name));
+    let imports = r#"(import "millrace:plugin/output@$VERSION" "forward" (func $forward (param i32 i32 i32 i32)))"#;
+    fs::write(&filter, Guest::default().module()).expect("it is written");
+    fs::write(&transform, Guest { imports, ..Guest::default() }.module()).expect("it is written");
+    (directory, filter, transform)
+}
+
+fn wrap(module: &Path, options: &[&str]) -> Output {
+    millrace(&["plugin", "wrap"]).arg(module).args(options).output().expect("the millrace binary runs")
+}
+
+fn world_of(plugin: &Path) -> Value {
+    let output = millrace(&["plugin", "inspect", "--json"]).arg(plugin).output().expect("the millrace binary runs");
+    assert_exit(&output, 0);
+    json_of(&output)["world"].clone()
+}
+
+#[test]
+fn wrap_makes_a_plugin_of_a_module_where_it_is_told_to_or_in_its_place() {
+    let (directory, module, _) = core_modules();
+    let before = fs::read(&module).expect("it is there");
+    let plugin = directory.path().join("plugin.wasm");
+    let output = wrap(&module, &["--json", "-o", plugin.to_str().expect("UTF-8")]);
+    assert_exit(&output, 0);
+    let component = fs::read(&plugin).expect("it is written");
+    assert_eq!(json_of(&output), json!({ "component": plugin, "size": component.len() }));
+    assert_eq!(fs::read(&module).expect("it is there"), before, "the module is left as it is");
+    assert_eq!(world_of(&plugin), "filter");
+    assert_exit(&run(&plugin, &[], "{}\n"), 0);
+    // And in its place, where nothing else is left.
+    let output = wrap(&module, &[]);
+    assert_exit(&output, 0);
+    assert_eq!(shown(&output) + &said(&output), "");
+    assert_eq!(fs::read(&module).expect("it is there"), component);
+    let mut names: Vec<_> =
+        fs::read_dir(&directory).expect("it is there").map(|entry| entry.expect("an entry").file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["filter.wasm", "plugin.wasm", "transform.wasm"]);
+}
+
+#[test]
+fn wrap_embeds_the_world_that_it_is_told_where_the_module_fits_it() {
+    let (_directory, filter, transform) = core_modules();
+    let before = fs::read(&transform).expect("it is there");
+    let output = wrap(&transform, &["--world", "filter"]);
+    assert_exit(&output, 2);
+    assert!(said(&output).contains("transform.wasm cannot be made a plugin: "), "{}", said(&output));
+    assert!(said(&output).contains("millrace:plugin/output"), "{}", said(&output));
+    assert_eq!(fs::read(&transform).expect("it is there"), before, "what cannot be wrapped is left as it is");
+    assert_exit(&wrap(&transform, &["--world", "transform"]), 0);
+    assert_eq!(world_of(&transform), "transform");
+    assert_exit(&wrap(&filter, &["--world", "filter"]), 0);
+    assert_eq!(world_of(&filter), "filter");
+}
+
+#[test]
+fn what_cannot_be_wrapped_or_written_is_told_with_the_right_exit_code() {
+    let (directory, module, _) = core_modules();
+    let nowhere = directory.path().join("no-such").join("plugin.wasm");
+    let nowhere = nowhere.to_str().expect("UTF-8");
+    let component = directory.path().join("component.wasm");
+    assert_exit(&wrap(&module, &["--output", component.to_str().expect("UTF-8")]), 0);
+    for (module, options, code, hint) in [
+        (&component, &[][..], 2, "it is a component already"),
+        (&root().join("README.md"), &[], 2, "it does not begin as WebAssembly does"),
+        (&directory.path().join("none.wasm"), &[], 3, "none.wasm cannot be read"),
+        (&module, &["-o", nowhere], 3, "plugin.wasm cannot be written"),
+        (&module, &["--world", "sink"], 2, "[possible values: filter, transform]"),
+    ] {
+        let output = wrap(module, options);
+        assert_exit(&output, code);
+        assert!(said(&output).contains(hint), "{hint} is not in: {}", said(&output));
+    }
 }
 
 // ---- run ------------------------------------------------------------------------------------------------------------
@@ -272,6 +376,20 @@ fn run_knows_the_destinations_that_it_is_told_of_and_no_other() {
     let unknown = run(&plugin, &["--config", config, "--json"], input);
     assert_exit(&unknown, 1);
     assert_eq!(json_lines(&unknown)[0]["fault"]["code"], "bad_output");
+}
+
+#[test]
+fn run_grants_what_it_is_told_to_and_nothing_else() {
+    let plugin = guest_path("capable");
+    let refused = run(&plugin, &["--allow", "clock", "--json"], "");
+    assert_exit(&refused, 2);
+    assert!(said(&refused).contains("which it is not granted"), "{}", said(&refused));
+    let granted = run(&plugin, &["--allow", "clock,random,metrics", "--json"], r#"{"value": "now-ms"}"#);
+    // (it refuses the record, with what it got as the reason)
+    assert_exit(&granted, 1);
+    let fault = &json_lines(&granted)[0]["fault"];
+    let told = fault["message"].as_str().and_then(|message| message.parse::<u64>().ok());
+    assert!(told.is_some_and(|now| now > 1_700_000_000_000), "{fault}");
 }
 
 #[test]
@@ -372,6 +490,8 @@ fn bench_measures_batch_sizes_side_by_side() {
         let [min, median, max] =
             ["min", "median", "max"].map(|key| of["ns_per_record"][key].as_f64().expect("a number"));
         assert!(0.0 < min && min <= median && median <= max, "{of}");
+        let per_second = of["records_per_second"].as_f64().expect("a number");
+        assert!((per_second * median / 1e9 - 1.0).abs() < 0.01, "{of}");
         assert!(of["memory_bytes"].as_u64().is_some_and(|bytes| bytes > 0), "{of}");
     }
     let table = bench(&[]);
@@ -380,6 +500,7 @@ fn bench_measures_batch_sizes_side_by_side() {
     let rows = sizes.lines().filter(|line| line.starts_with("  "));
     let sizes: Vec<_> = rows.filter_map(|line| line.split_whitespace().next()?.parse::<u32>().ok()).collect();
     assert_eq!(sizes, [1, 64], "{}", shown(&table));
+    assert!(shown(&table).contains("records/s"), "{}", shown(&table));
     // Nothing that a terminal alone should see.
     assert!(!said(&table).contains("measuring"), "{}", said(&table));
     fs::remove_file(&input).expect("it is ours");
@@ -393,6 +514,7 @@ fn the_tools_for_plugins_explain_themselves_and_complete() {
         ("inspect", "SHA-256"),
         ("bench", "--input"),
         ("bindings", "--package"),
+        ("wrap", "--world"),
     ] {
         let output = millrace_output(&["plugin", verb, "--help"]);
         assert_exit(&output, 0);

@@ -13,14 +13,17 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use millrace::config::settings::{Capability, PluginLimits};
-use millrace::model::{DestinationName, FaultCode, Field, Items, PluginName, RouteName};
+use millrace::model::{DestinationName, Digest, FaultCode, Field, Items, PluginName, RouteName};
 use millrace::pipeline::ports::{CallError, CallOutput, Step, Verdict};
-use millrace::plugin::{COMPILE_VERB, DestinationSpec, Engine, LoadError, PluginStep, Prepare, wrap};
+use millrace::plugin::{
+    COMPILE_VERB, DestinationSpec, Engine, EngineOptions, LoadError, PLUGIN_BYTES_MAX, PluginStep, Prepare, Slots, wrap,
+};
 use proptest::prelude::*;
 use wit_component::{StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
 use crate::support::daemon::millrace;
+use crate::support::guest_log::Sink;
 use crate::support::guests::{engine, guest};
 use crate::support::memory_batch::MemoryBatch;
 use crate::support::{is_alone, root, wait_for, wait_until};
@@ -212,7 +215,7 @@ fn what_nobody_can_grant_is_refused_by_its_name() {
 }
 
 /// A component that imports an empty instance of each name.
-fn importing(names: &[String]) -> Vec<u8> {
+pub(crate) fn importing(names: &[String]) -> Vec<u8> {
     let import = |name: &String| [&[0][..], &leb(name.len()), name.as_bytes(), &[5, 0]].concat();
     let imports: Vec<_> = std::iter::once(leb(names.len())).chain(names.iter().map(import)).collect();
     component(&[section(7, &[1, 0x42, 0]), section(10, &imports.concat())])
@@ -559,6 +562,39 @@ fn functions(count: usize, body: &[u8]) -> Vec<u8> {
     ])
 }
 
+/// An engine that can compile nothing: what it refuses, it refuses before.
+fn without_compiler() -> Engine {
+    let slots = Some(Slots { memories: 1, tables: 1 });
+    Engine::new(EngineOptions { compiler: Some("/no/compiler".into()), slots, ..EngineOptions::default() }).unwrap()
+}
+
+#[test]
+fn a_digest_that_is_not_the_pinned_one_is_refused_before_anything_is_compiled() {
+    let (engine, name) = (without_compiler(), PluginName::new("pinned").unwrap());
+    let pin = Digest::of(b"another file");
+    for bytes in [guest("rewrite"), b"no plugin at all".to_vec()] {
+        let error = engine.compile_pinned(&name, &bytes, Some(&pin)).unwrap_err();
+        assert_eq!(error, LoadError::Digest { expected: pin, found: Digest::of(&bytes) });
+    }
+    // With its own it is the compiler's turn.
+    let bytes = guest("rewrite");
+    let error = engine.compile_pinned(&name, &bytes, Some(&Digest::of(&bytes))).unwrap_err();
+    assert!(matches!(error, LoadError::Engine(_)), "{error}");
+}
+
+#[test]
+fn a_file_larger_than_any_plugin_is_refused_by_its_size() {
+    let (engine, name) = (without_compiler(), PluginName::new("large").unwrap());
+    let mut bytes = component(&[]);
+    bytes.resize(PLUGIN_BYTES_MAX + 1, 0);
+    let error = engine.compile(&name, &bytes).unwrap_err();
+    assert_eq!(error, LoadError::TooLarge { size: (256 << 20) + 1, most: 256 << 20 });
+    assert_eq!(error.to_string(), "it has 268435457 bytes, more than the 268435456 that a plugin may have");
+    bytes.pop();
+    let error = engine.compile(&name, &bytes).unwrap_err();
+    assert!(matches!(error, LoadError::Engine(_)), "one byte less is the compiler's affair: {error}");
+}
+
 #[test]
 fn a_component_of_which_there_is_too_much_is_refused_before_it_is_compiled() {
     const EMPTY: &[u8] = &[0, 0x0b];
@@ -755,21 +791,39 @@ fn a_file_that_is_spoilt_or_cut_anywhere_is_refused_or_keeps_its_limits() {
 /// How much longer a call may take, in the middle of many, while somebody else misbehaves: what a processor's caches and clock
 /// do, and no more.
 const RATIO: f64 = 4.0;
+/// What a slow one may take beside that: others want the processor as well, and have their turns.
+const TURNS: Duration = Duration::from_millis(20);
 
 #[test]
-fn a_neighbour_does_not_notice_who_loops_traps_floods_takes_memory_or_is_compiled() {
+fn a_neighbour_does_not_notice_who_loops_traps_recurses_floods_takes_memory_emits_or_is_compiled() {
     let flood = "(loop (call $log (i32.const 2) (i32.const 0) (i32.const 4000) (i32.const 0) (i32.const 0)) (br 0))";
     let grow = "(loop (br_if 0 (i32.ne (memory.grow (i32.const 16)) (i32.const -1)))) unreachable";
+    let recursion = "(func $deeper (param i64) (call $deeper (i64.add (local.get 0) (i64.const 1))))";
+    let elements =
+        "(loop (br_if 0 (i32.ne (table.grow $t (ref.null func) (i32.const 10000)) (i32.const -1)))) unreachable";
+    let forward = r#"(import "millrace:plugin/output@$VERSION" "forward" (func $forward (param i32 i32 i32 i32)))"#;
+    let outputs = "(call $forward (i32.const 0) (i32.const 0) (i32.const 65536) (i32.const 1000000))";
+    let emit = r#"(import "millrace:plugin/output@$VERSION" "emit"
+        (func $emit (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)))"#;
+    let giant = "(i32.store (i32.const 128) (i32.const 14000000)) \
+        (drop (call $emit (i32.const 0) (i32.const 0) (i32.const 65536) (i32.const 1) (i32.const 65536) (i32.const 14000000) \
+        (i32.const 128) (i32.const 1) (i32.const 0) (i32.const 0)))";
     let guests = [
         ("loops", Guest { process: "(loop (br 0))", ..Guest::default() }),
         ("traps", Guest { process: "unreachable", ..Guest::default() }),
+        ("recurses", Guest { process: "(call $deeper (i64.const 0))", rest: recursion, ..Guest::default() }),
         ("floods the log", Guest { imports: LOG, process: flood, ..Guest::default() }),
         ("takes memory", Guest { process: grow, ..Guest::default() }),
+        ("takes tables", Guest { process: elements, rest: "(table $t 1 funcref)", ..Guest::default() }),
+        ("emits a million", Guest { imports: forward, memory: "230", process: outputs, ..Guest::default() }),
+        ("emits a giant", Guest { imports: emit, memory: "230", process: giant, ..Guest::default() }),
     ];
     let mut neighbour = prepare(&guest("rewrite")).unwrap();
     for (what, guest) in guests {
-        let mut step = guest.step();
-        check_neighbour(what, &mut neighbour, || drop(call(&mut step).unwrap_err()));
+        let (mut step, log) = (guest.step(), Sink::new());
+        check_neighbour(what, &mut neighbour, || drop(log.take(|| call(&mut step)).unwrap_err()));
+        // The first burst: all that the host lets pass at once, 4 KB a line.
+        assert_eq!(log.bytes() > 200 * 4_000, what == "floods the log", "{what} has logged {} bytes", log.bytes());
     }
     let functions = "(func (drop (i32.add (i32.const 1) (i32.const 2))))".repeat(3_000);
     let many = wrap(&Guest { rest: &functions, ..Guest::default() }.module(), None).unwrap();
@@ -777,11 +831,12 @@ fn a_neighbour_does_not_notice_who_loops_traps_floods_takes_memory_or_is_compile
     check_neighbour("is compiled", &mut neighbour, || drop(ENGINE.compile(&name, &many).unwrap()));
 }
 
-/// The median time of the neighbour's calls stays within the ratio while another thread does this again and again.
+/// The times of the neighbour's calls stay within the ratio while another thread does this again and again: in the middle, and of
+/// the slow ones that which nine in ten stay below.
 #[track_caller]
 fn check_neighbour(what: &str, neighbour: &mut PluginStep, mut misbehave: impl FnMut() + Send) {
     let records = MemoryBatch::of_values((0..500).map(|number| format!("{number:0100}")));
-    let mut median = || {
+    let mut times = || {
         let mut calls: Vec<_> = (0..201)
             .map(|_| {
                 let (mut items, began) = (records.items(), Instant::now());
@@ -790,12 +845,12 @@ fn check_neighbour(what: &str, neighbour: &mut PluginStep, mut misbehave: impl F
             })
             .collect();
         calls.sort_unstable();
-        calls[calls.len() / 2]
+        [calls[calls.len() / 2], calls[calls.len() * 9 / 10]]
     };
     // (other tests run beside this one: what one look sees may be theirs)
     let mut seen = Vec::new();
     for _ in 0..5 {
-        let alone = median();
+        let alone = times();
         let is_over = AtomicBool::new(false);
         let beside = std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -803,11 +858,13 @@ fn check_neighbour(what: &str, neighbour: &mut PluginStep, mut misbehave: impl F
                     misbehave();
                 }
             });
-            let beside = catch_unwind(AssertUnwindSafe(&mut median));
+            let beside = catch_unwind(AssertUnwindSafe(&mut times));
             is_over.store(true, Ordering::Relaxed);
             beside.unwrap_or_else(|panic| resume_unwind(panic))
         });
-        if beside.as_secs_f64() <= alone.as_secs_f64() * RATIO {
+        eprintln!("{what}: {alone:?} alone, {beside:?} beside it");
+        let [median, slow] = alone.map(|alone| alone.mul_f64(RATIO));
+        if beside[0] <= median && beside[1] <= slow + TURNS {
             return;
         }
         seen.push((alone, beside));

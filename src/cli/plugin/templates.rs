@@ -126,7 +126,7 @@ mod tests {
             let files = project(*language, "drop-cards").unwrap();
             let content = |path: &str| files.iter().find(|(at, _)| at == path).map(|(_, content)| text(content));
             let readme = content("README.md").unwrap_or_else(|| panic!("{language}: no README.md"));
-            assert!(readme.starts_with("# drop-cards\n") && readme.lines().count() <= 15, "{language}: {readme}");
+            assert!(readme.starts_with("# drop-cards\n") && readme.lines().count() <= 10, "{language}: {readme}");
             let makefile = content("Makefile").unwrap_or_else(|| panic!("{language}: no Makefile"));
             assert!(makefile.contains("\ntest:\n"), "{language}: {makefile}");
             assert!(content("wit/worlds.wit").is_some() && content(".gitignore").is_some(), "{language}");

@@ -10,6 +10,7 @@ pub(crate) mod browser;
 pub(crate) mod collector;
 pub(crate) mod config;
 pub(crate) mod daemon;
+pub(crate) mod guest_log;
 pub(crate) mod guests;
 pub(crate) mod kafka;
 pub(crate) mod load;

@@ -4,6 +4,9 @@ package millrace
 
 import (
 	"fmt"
+	"path"
+	"runtime"
+	"strings"
 
 	witRuntime "go.bytecodealliance.org/pkg/wit/runtime"
 	witTypes "go.bytecodealliance.org/pkg/wit/types"
@@ -59,9 +62,24 @@ func Process(batch *millrace_plugin_input.Batch) witTypes.Result[[]byte, hostFai
 // tell logs what a panic says before it ends the instance, so that it stands in the fault's message.
 func tell() {
 	if cause := recover(); cause != nil {
-		writeLog(LevelError, fmt.Sprint("panic: ", cause), current)
+		writeLog(LevelError, fmt.Sprint("panic: ", cause, "; in ", where()), current)
 		panic(cause)
 	}
+}
+
+// where names the functions that a panic went through, innermost first, which the router sees as numbers only.
+func where() string {
+	callers := make([]uintptr, 64)
+	frames := runtime.CallersFrames(callers[:runtime.Callers(3, callers)])
+	var places []string
+	for more := true; more && len(places) < 6; {
+		var frame runtime.Frame
+		frame, more = frames.Next()
+		if !strings.HasPrefix(frame.Function, "runtime.") {
+			places = append(places, fmt.Sprintf("%s (%s:%d)", frame.Function, path.Base(frame.File), frame.Line))
+		}
+	}
+	return strings.Join(places, " < ")
 }
 
 func writeLog(level Level, message string, about int) {
