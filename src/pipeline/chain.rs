@@ -242,6 +242,7 @@ impl Chain {
             first: done.items.list.first().map_or(0, |item| item.source),
             done,
             passing: VecDeque::new(),
+            kept: 0,
             isolate,
             budget,
             part: budget,
@@ -335,6 +336,8 @@ struct Run {
     done: Processed,
     /// Items that go past the present step: each with the number of those before it that go through.
     passing: VecDeque<(usize, Item)>,
+    /// How many of the step's items, from the first on, all go on as they are: a filter that drops none moves none.
+    kept: usize,
     /// The first source record of all.
     first: u32,
     isolate: usize,
@@ -355,6 +358,7 @@ impl Run {
         let earlier_halt = self.done.halt.take();
         let faults_before = self.done.faults.len();
         self.made = self.done.bytes_made();
+        self.kept = 0;
         self.set_aside(link);
         self.done.traces.enter(number, &self.done.items.list);
         let mut at = 0;
@@ -364,8 +368,11 @@ impl Run {
             at = end;
         }
         self.done.traces.leave();
-        self.let_pass(usize::MAX, out);
-        std::mem::swap(&mut self.done.items.list, out);
+        if self.kept < self.done.items.list.len() || !self.passing.is_empty() {
+            self.move_kept(out);
+            self.let_pass(usize::MAX, out);
+            std::mem::swap(&mut self.done.items.list, out);
+        }
         if self.done.faults.len() > faults_before || self.done.halt.is_some() {
             self.withdraw();
         }
@@ -509,9 +516,11 @@ impl Run {
         let CallOutput { verdicts, mut emitted, reasons } = output;
         debug_assert_eq!(verdicts.len(), range.len(), "the plugin host checks the count");
         let all_pass = emitted.is_empty() && verdicts.iter().all(|verdict| *verdict == Verdict::Pass);
-        if all_pass && self.passing.is_empty() {
-            return self.keep_all(range, out);
+        if all_pass && self.passing.is_empty() && self.kept == range.start {
+            self.kept = range.end;
+            return;
         }
+        self.move_kept(out);
         if !emitted.is_sorted_by_key(|(position, _)| *position) {
             emitted.sort_by_key(|(position, _)| *position);
         }
@@ -536,14 +545,10 @@ impl Run {
         }
     }
 
-    /// All of a call go on as they are.
-    fn keep_all(&mut self, range: Range<usize>, out: &mut Vec<Item>) {
-        let list = &mut self.done.items.list;
-        if out.is_empty() && range.len() == list.len() {
-            std::mem::swap(list, out);
-        } else {
-            out.extend(list[range].iter_mut().map(std::mem::take));
-        }
+    /// Those that were kept in place join those that go on.
+    fn move_kept(&mut self, out: &mut Vec<Item>) {
+        let kept = std::mem::take(&mut self.kept);
+        out.extend(self.done.items.list[..kept].iter_mut().map(std::mem::take));
     }
 
     fn fault(&self, link: &Link, code: FaultCode, message: String) -> Fault {

@@ -3,7 +3,7 @@
 // A name leads into objects, and into every object of an array. A record without these fields passes byte for byte; one that
 // is not JSON is refused, since nobody can say what stands in it.
 
-import { BadConfig, DROP, KEEP, Refuse, text } from './millrace/plugin.js';
+import { BadConfig, DROP, KEEP, Refuse } from './millrace/plugin.js';
 
 const REDACTED = '"[redacted]"';
 
@@ -20,8 +20,9 @@ export default class RedactFields {
   }
 
   transform(record, output) {
-    if (record.value === null) return KEEP;
-    const redacted = this.redact(parsed(record.value));
+    const json = parsed(record);
+    if (json === null) return KEEP;
+    const redacted = this.redact(json);
     if (redacted === null) return KEEP;
     output.emit(redacted);
     return DROP;
@@ -42,11 +43,11 @@ export default class RedactFields {
   }
 }
 
-// The text of a value that is JSON.
-function parsed(value) {
+// The text of a value that is JSON; null of a tombstone.
+function parsed(record) {
   try {
-    const json = text(value);
-    JSON.parse(json);
+    const json = record.text;
+    if (json !== null) JSON.parse(json);
     return json;
   } catch (error) {
     throw new Refuse(`the value is not JSON: ${error.message}`);

@@ -39,56 +39,75 @@ export function text(bytes) {
   return strictUtf8.decode(bytes);
 }
 
-/** One record. Bytes are Uint8Arrays that lie in the batch's column: copy what is to outlive the call. */
-export class Record {
-  #batch;
-  #index;
+// Gives the memory of bytes back at once: the collector of garbage waits until there are tens of megabytes of it, which is more than a
+// plugin is given.
+function free(bytes) {
+  bytes.buffer.transfer?.(0);
+}
 
-  constructor(batch, index) {
-    this.#batch = batch;
-    this.#index = index;
+// Bytes as a text if each stands for a letter, else null.
+function ascii(bytes) {
+  try {
+    const all = text(bytes);
+    return all.length === bytes.length ? all : null;
+  } catch {
+    return null;
+  }
+}
+
+/** One record. Bytes are Uint8Arrays that lie in the batch's column: copy what is to outlive the call. It is the same object for all
+ *  records of a batch, always the one at hand: what is to be kept of it has to be taken out. */
+export class Record {
+  constructor(batch) {
+    this._batch = batch;
   }
 
   /** The key, a Uint8Array; null is not the same as empty. */
   get key() {
-    return this.#batch.column('keys').get(this.#index);
+    return (this._batch.keys ?? this._batch.fetch('keys')).at(current);
   }
 
   /** The value, a Uint8Array; null is a tombstone, which says that the key is deleted. */
   get value() {
-    return this.#batch.column('values').get(this.#index);
+    return (this._batch.values ?? this._batch.fetch('values')).at(current);
+  }
+
+  /** The value as text; null for a tombstone, a TypeError where it is not UTF-8. Much cheaper than `text(record.value)`. */
+  get text() {
+    return (this._batch.values ?? this._batch.fetch('values')).textAt(current);
   }
 
   /** The last header of that name, a Uint8Array; null where there is none or its value is null. */
   header(name) {
-    return this.#batch.header(name).get(this.#index);
+    const batch = this._batch;
+    return (name === batch.headerName ? batch.header : batch.fetchHeader(name)).at(current);
   }
 
   /** Every header in order, repeats included: `[name, Uint8Array or null]`. Crosses the border for each record: for one
    *  that is known by name, `header` is much cheaper. */
   headers() {
-    return this.#batch.host.headers(this.#index).map(([name, value]) => [name, value ?? null]);
+    return this._batch.host.headers(current).map(([name, value]) => [name, value ?? null]);
   }
 
   /** Milliseconds since 1970-01-01 UTC, a number; null where the record has none. */
   get timestamp() {
-    const timestamp = this.#batch.column('timestamps')[this.#index];
+    const timestamp = (this._batch.timestamps ?? this._batch.fetch('timestamps'))[current];
     return timestamp === -1n ? null : Number(timestamp);
   }
 
   /** The record's offset in its partition, a bigint. */
   get offset() {
-    return this.#batch.column('offsets')[this.#index];
+    return (this._batch.offsets ?? this._batch.fetch('offsets'))[current];
   }
 
   /** The topic that the record was read from. */
   get topic() {
-    return this.#batch.once('topic');
+    return (this._batch.topic ??= this._batch.host.topic());
   }
 
   /** The partition that the record was read from. */
   get partition() {
-    return this.#batch.once('partition');
+    return (this._batch.partition ??= this._batch.host.partition());
   }
 }
 
@@ -96,51 +115,51 @@ export class Record {
 export class Output {
   // Items are gathered in groups, each of which becomes one call of the host. Those of one record only ever go to the group
   // of the item before or a later one: order is kept, and a batch that all goes one way is one call.
-  #groups = [];
-  #source = 0;
-  #at = 0;
+  _groups = [];
+  // Of which record the item before was, and to which group it went.
+  _source = -1;
+  _at = 0;
 
   /** Sends an item made of the record at hand to `destination`, a name of the route. `value`: bytes, a string, or null (a
    *  tombstone). The item keeps the record's key, headers and timestamp unless they are set on what is returned. */
   emit(value, destination = DEFAULT) {
-    const group = this.#group(destination, false);
-    group.sources.push(this.#source);
+    const group = this._group(destination, false);
+    const place = group.sources.push(current) - 1;
     group.values.push(value);
-    return new Item(group, group.sources.length - 1);
+    return new Item(group, place);
   }
 
   /** Sends the record at hand there as it is, without a copy. */
   forward(destination) {
-    this.#group(destination, true).sources.push(this.#source);
+    this._group(destination, true).sources.push(current);
   }
 
-  #group(destination, forward) {
-    let place = this.#at;
-    while (place < this.#groups.length) {
-      const group = this.#groups[place];
-      if (group.destination === destination && group.forward === forward) break;
-      place++;
+  _group(destination, forward) {
+    let place = this._source === current ? this._at : 0;
+    this._source = current;
+    for (; place < this._groups.length; place++) {
+      const group = this._groups[place];
+      if (group.destination === destination && group.forward === forward) {
+        this._at = place;
+        return group;
+      }
     }
-    if (place === this.#groups.length) {
-      this.#groups.push({ destination, forward, sources: [], values: new Column(), changes: [] });
-    }
-    this.#at = place;
-    return this.#groups[place];
-  }
-
-  startRecord(index) {
-    this.#source = index;
-    this.#at = 0;
+    this._at = place;
+    const group = { destination, forward, sources: [], values: new Column(), changes: [] };
+    this._groups.push(group);
+    return group;
   }
 
   /** Hands everything over. */
   finish(host) {
-    for (const { destination, forward, sources, values, changes } of this.#groups) {
+    for (const { destination, forward, sources, values, changes } of this._groups) {
       if (forward) {
         host.forward(destination, Uint32Array.from(sources));
         continue;
       }
-      const base = host.emit(destination, Uint32Array.from(sources), values.packed());
+      const packed = values.packed();
+      const base = host.emit(destination, Uint32Array.from(sources), packed);
+      free(packed.bytes);
       for (const { kind, name, runs } of changes) {
         for (const { first, items } of runs) handOver[kind](host, base + first, items, name);
       }
@@ -150,66 +169,64 @@ export class Output {
 
 /** An item just emitted; each method changes one thing about it. */
 export class Item {
-  #group;
-  #index;
-  #header = 0;
-
   constructor(group, index) {
-    this.#group = group;
-    this.#index = index;
+    this._group = group;
+    this._index = index;
+    // The change of headers that comes next comes at this place or later.
+    this._header = 0;
   }
 
   /** Sets the key: bytes, a string or null. */
   key(key) {
-    return this.#set('key', key);
+    return this._set('key', key);
   }
 
   /** Sets the timestamp, milliseconds since 1970-01-01 UTC, a number or a bigint. */
   timestamp(timestamp) {
-    return this.#set('timestamp', BigInt(timestamp));
+    return this._set('timestamp', BigInt(timestamp));
   }
 
   /** Sets the partition, for a destination with `partition: plugin`. */
   partition(partition) {
-    return this.#set('partition', partition);
+    return this._set('partition', partition);
   }
 
   /** Names the topic, for a destination with a `topic_pattern`, which it must match. */
   topic(topic) {
-    return this.#set('topic', topic);
+    return this._set('topic', topic);
   }
 
   /** Sets a header: where the first of that name stands (else last), in place of all of that name. */
   header(name, value) {
-    return this.#setHeader('header', name, value);
+    return this._setHeader('header', name, value);
   }
 
   /** Removes all headers of that name. */
   removeHeader(name) {
-    return this.#setHeader('header', name, null);
+    return this._setHeader('header', name, null);
   }
 
   /** Adds a header after those that are there; null gives it a null value. */
   addHeader(name, value) {
-    return this.#setHeader('addHeader', name, value);
+    return this._setHeader('addHeader', name, value);
   }
 
-  #set(kind, value) {
-    const { changes } = this.#group;
+  _set(kind, value) {
+    const { changes } = this._group;
     let change = changes.find((other) => other.kind === kind);
     if (!change) changes.push((change = { kind, runs: [] }));
-    append(change, this.#index, value);
+    append(change, this._index, value);
     return this;
   }
 
   // Headers have an order: the next change of this item comes after this one.
-  #setHeader(kind, name, value) {
-    const { changes } = this.#group;
-    const fits = (change, place) => place >= this.#header && change.kind === kind && change.name === name;
+  _setHeader(kind, name, value) {
+    const { changes } = this._group;
+    const fits = (change, place) => place >= this._header && change.kind === kind && change.name === name;
     let place = changes.findIndex(fits);
     if (place === -1) place = changes.push({ kind, name, runs: [] }) - 1;
-    append(changes[place], this.#index, value);
-    this.#header = place + 1;
+    append(changes[place], this._index, value);
+    this._header = place + 1;
     return this;
   }
 }
@@ -232,10 +249,9 @@ const handOver = {
 
 /** Byte strings back to back, to be handed over. */
 export class Column {
-  #bytes = new Uint8Array(1024);
-  #length = 0;
-  #ends = [];
-  #nulls = [];
+  _items = [];
+  // (whether all are texts)
+  _texts = true;
 
   static of(items) {
     const column = new Column();
@@ -244,90 +260,111 @@ export class Column {
   }
 
   push(item) {
-    if (item === null) {
-      this.#nulls.push(this.#ends.length);
-    } else if (typeof item === 'string') {
-      this.#reserve(item.length * 3);
-      this.#length += utf8.encodeInto(item, this.#bytes.subarray(this.#length)).written;
-    } else if (ArrayBuffer.isView(item)) { // (the host's arrays are not of this realm's Uint8Array)
-      this.#reserve(item.length);
-      this.#bytes.set(item, this.#length);
-      this.#length += item.length;
-    } else {
-      throw new TypeError(`keys, values and headers are a Uint8Array, a string or null, not ${typeof item}`);
+    if (typeof item !== 'string') {
+      if (item !== null && !ArrayBuffer.isView(item)) { // (the host's arrays are not of this realm's Uint8Array)
+        throw new TypeError(`keys, values and headers are a Uint8Array, a string or null, not ${typeof item}`);
+      }
+      this._texts = false;
     }
-    this.#ends.push(this.#length);
-  }
-
-  #reserve(more) {
-    if (this.#length + more <= this.#bytes.length) return;
-    const larger = new Uint8Array(Math.max(this.#bytes.length * 2, this.#length + more));
-    larger.set(this.#bytes.subarray(0, this.#length));
-    this.#bytes = larger;
+    this._items.push(item);
   }
 
   packed() {
-    const bytes = this.#bytes.subarray(0, this.#length);
-    return { bytes, ends: Uint32Array.from(this.#ends), nulls: Uint32Array.from(this.#nulls) };
+    return (this._texts ? this._ofAscii() : null) ?? this._ofAny();
+  }
+
+  // All at once, where each is as long in bytes as it is as a text.
+  _ofAscii() {
+    const all = this._items.join('');
+    const bytes = utf8.encode(all);
+    if (bytes.length !== all.length) return null;
+    const ends = new Uint32Array(this._items.length);
+    let end = 0;
+    for (let index = 0; index < ends.length; index++) ends[index] = end += this._items[index].length;
+    return { bytes, ends, nulls: new Uint32Array(0) };
+  }
+
+  _ofAny() {
+    const nulls = [];
+    const parts = this._items.map((item, index) => {
+      if (item === null) nulls.push(index);
+      return typeof item === 'string' ? utf8.encode(item) : item;
+    });
+    const ends = new Uint32Array(parts.length);
+    let end = 0;
+    for (let index = 0; index < ends.length; index++) ends[index] = end += parts[index]?.length ?? 0;
+    const bytes = new Uint8Array(end);
+    parts.forEach((part, index) => part && bytes.set(part, ends[index] - part.length));
+    return { bytes, ends, nulls: Uint32Array.from(nulls) };
   }
 }
 
 // A column as it came: its items are cut out when they are asked for.
 class Columns {
   constructor({ bytes, ends, nulls }) {
-    this.bytes = bytes;
     this.ends = ends;
     this.nulls = nulls.length === 0 ? null : new Set(nulls);
+    this.bytes = bytes;
     this.buffer = bytes.buffer;
     this.offset = bytes.byteOffset;
+    // All of it as a text, where each byte is a letter; null where it is not so.
+    this.ascii = undefined;
   }
 
-  get(index) {
+  at(index) {
     if (this.nulls !== null && this.nulls.has(index)) return null;
-    const start = index === 0 ? 0 : this.ends[index - 1];
+    const ends = this.ends;
+    const start = index === 0 ? 0 : ends[index - 1];
     // (`subarray` looks for the array's species first)
-    return new Uint8Array(this.buffer, this.offset + start, this.ends[index] - start);
+    return new Uint8Array(this.buffer, this.offset + start, ends[index] - start);
+  }
+
+  textAt(index) {
+    if (this.ascii === undefined) this.ascii = ascii(this.bytes);
+    if (this.ascii === null || this.nulls !== null) {
+      const bytes = this.at(index);
+      return bytes === null ? null : text(bytes);
+    }
+    return this.ascii.substring(index === 0 ? 0 : this.ends[index - 1], this.ends[index]);
   }
 }
 
-// The host's batch with the columns fetched so far. What each record does makes nothing anew, not even a function: JavaScript is
-// interpreted here.
+// The host's batch with the columns fetched so far. What each record does makes nothing anew, not even a function, and looks nothing up
+// by a private name: JavaScript is interpreted here.
 class Batch {
-  #fetched = new Map();
-  #headers = new Map();
-
   constructor(host) {
     this.host = host;
     this.length = host.len();
+    this.keys = this.values = this.timestamps = this.offsets = null;
+    this.topic = this.partition = null;
+    // The header that was asked for last, and all.
+    this.headerName = this.header = null;
+    this.headers = new Map();
   }
 
-  once(what) {
-    let found = this.#fetched.get(what);
-    if (found === undefined) this.#fetched.set(what, (found = this.host[what]()));
-    return found;
+  fetch(what) {
+    const found = this.host[what](0, this.length);
+    return (this[what] = found.ends ? new Columns(found) : found);
   }
 
-  column(what) {
-    let found = this.#fetched.get(what);
-    if (found === undefined) {
-      found = this.host[what](0, this.length);
-      if (found.ends) found = new Columns(found);
-      this.#fetched.set(what, found);
-    }
-    return found;
+  // Gives back what was fetched.
+  end() {
+    [this.keys, this.values, ...this.headers.values()].forEach((column) => column !== null && free(column.bytes));
   }
 
-  header(name) {
-    let found = this.#headers.get(name);
-    if (found === undefined) this.#headers.set(name, (found = new Columns(this.host.header(0, this.length, name))));
-    return found;
+  fetchHeader(name) {
+    let found = this.headers.get(name);
+    if (found === undefined) this.headers.set(name, (found = new Columns(this.host.header(0, this.length, name))));
+    this.headerName = name;
+    return (this.header = found);
   }
 }
 
 // ---- Behind the scenes: the component's exports, and what stands in for them in a test. ----
 
-let writeLog = (level, message) => console.error(`${level}: ${message}`);
+// The record at hand, by its number in the batch.
 let current;
+let writeLog = (level, message) => console.error(`${level}: ${message}`);
 
 /** Where log lines go: `write(level, message, index of the record at hand or undefined)`. */
 export function logTo(write) {
@@ -354,27 +391,26 @@ export function component(Plugin, host) {
 
 function processBatch(plugin, records, host) {
   const batch = new Batch(records);
-  const output = new Output();
-  const verdicts = new Uint8Array(batch.length);
-  for (let index = 0; index < batch.length; index++) {
-    current = index;
-    output.startRecord(index);
-    verdicts[index] = verdictOn(plugin, new Record(batch, index), output, records, index);
+  const { length } = batch;
+  const [record, output, verdicts] = [new Record(batch), new Output(), new Uint8Array(length)];
+  current = 0;
+  while (current < length) {
+    try {
+      for (; current < length; current++) {
+        const verdict = plugin.transform(record, output);
+        if (verdict !== KEEP && verdict !== DROP) throw new TypeError(`transform returned ${verdict}: return KEEP or DROP`);
+        verdicts[current] = verdict;
+      }
+    } catch (error) {
+      if (!(error instanceof Refuse)) throw error;
+      records.refuse(current, error.message);
+      verdicts[current++] = 2;
+    }
   }
+  current = undefined;
   output.finish(host);
+  batch.end();
   return verdicts;
-}
-
-function verdictOn(plugin, record, output, records, index) {
-  try {
-    const verdict = plugin.transform(record, output);
-    if (verdict !== KEEP && verdict !== DROP) throw new TypeError(`transform returned ${verdict}: return KEEP or DROP`);
-    return verdict;
-  } catch (error) {
-    if (!(error instanceof Refuse)) throw error;
-    records.refuse(index, error.message);
-    return 2;
-  }
 }
 
 // The interface's failures are thrown as what they carry; anything else is a bug of the plugin: logged, then a trap.
