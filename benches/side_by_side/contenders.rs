@@ -23,11 +23,6 @@ pub(crate) enum How {
 
 /// What each does first.
 pub(crate) const PLAIN: How = How::Millrace { plugins: "", route: "" };
-/// The same with the bounds of a transaction that a route has where none are written.
-pub(crate) const AS_IT_COMES: How =
-    How::Millrace { plugins: "", route: "transaction: { interval: 100ms, records: 50000, bytes: 32MiB }" };
-/// As in the other contenders, time alone ends a transaction.
-const BY_TIME: &str = "transaction: { interval: 100ms, records: 1000000, bytes: 256MiB }";
 
 impl How {
     /// Whether it drops what `Source::live` does not count.
@@ -89,9 +84,7 @@ fn yaml(job: &Job, plugins: &str, route: &str) -> String {
     let dist = root().join("plugins/dist").display().to_string();
     let plugins =
         if plugins.is_empty() { String::new() } else { format!("plugins: {plugins}\n").replace("DIST", &dist) };
-    let bounds = if route.contains("transaction:") { "" } else { BY_TIME };
-    let line = |text: &str| if text.is_empty() { String::new() } else { format!("    {text}\n") };
-    let route = line(route) + &line(bounds);
+    let route = if route.is_empty() { String::new() } else { format!("    {route}\n") };
     format!(
         "kafka: {{ prefix: bench, bootstrap.servers: \"{bootstrap}\" }}\nadmin: {{ listen: \"127.0.0.1:0\" }}\n{plugins}routes:\n  \
          r:\n    source: {{ topics: [{source}], group: {group}, start: earliest }}\n{route}    destinations: \

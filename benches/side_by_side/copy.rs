@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use crate::contenders::{AS_IT_COMES, How, PLAIN, measure};
+use crate::contenders::{How, PLAIN, measure};
 use crate::records::Kafka;
 use crate::table::{Spread, how};
 use crate::watch::Measured;
@@ -37,7 +37,6 @@ const CONTENDERS: &[Contender] = &[
     contender("bare loop that keeps timestamps", How::Loop { keeps: true, edits: false }, None),
     contender(NATIVELY, How::Loop { keeps: false, edits: true }, None),
     contender(NO_PLUGIN, PLAIN, None),
-    contender("millrace, no plugin, transactions of 50,000 records or 32 MiB", AS_IT_COMES, None),
     contender("millrace, a filter that keeps all", plugin("{ p: { path: DIST/identity-pass.wasm } }"), Some(NO_PLUGIN)),
     contender("millrace, a filter that scans the value", plugin("{ p: { path: DIST/scan.wasm } }"), Some(NO_PLUGIN)),
     contender(

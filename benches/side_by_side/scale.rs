@@ -24,8 +24,8 @@ const PRODUCERS: usize = 8;
 const BACKLOG: usize = 50_000;
 /// How long idleness is looked at.
 const IDLE: Duration = Duration::from_secs(20);
-/// Until those that have just started have come to rest.
-const SETTLED: Duration = Duration::from_secs(10);
+/// Until those that have just started have come to rest; a worker's producer does after half a minute.
+const SETTLED: Duration = Duration::from_secs(45);
 const WITHIN: Duration = Duration::from_secs(120);
 
 pub(crate) fn run(options: &Options) -> String {

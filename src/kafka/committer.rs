@@ -99,6 +99,13 @@ impl<C: ProducerClient> Committer<C> {
         let _ = self.producer.renew(within);
     }
 
+    /// Lets the producer go until there is something to send, where nothing is left to be settled.
+    pub fn rest(&mut self) {
+        if self.unknown.is_none() {
+            self.producer.rest();
+        }
+    }
+
     /// Throws the producer away.
     pub(super) fn discard(&mut self) {
         self.producer.discard();

@@ -21,6 +21,7 @@ mod rebalance;
 pub mod seam;
 mod sender;
 mod session;
+mod shared_question;
 mod tokens;
 mod topics;
 mod twins;

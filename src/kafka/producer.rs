@@ -37,6 +37,8 @@ pub(super) struct Producer<C: ProducerClient> {
     /// The topics by slot.
     topics: Vec<TopicName>,
     live: Option<Live<C>>,
+    /// There is none since none was needed.
+    rests: bool,
     /// Whether something hinted that the cluster's topics are not what we believe.
     stale_topics: bool,
     spent: Spent,
@@ -82,6 +84,7 @@ impl<C: ProducerClient> Producer<C> {
             times,
             topics: Vec::new(),
             live: None,
+            rests: false,
             stale_topics: false,
             spent: Spent::default(),
         }
@@ -96,17 +99,26 @@ impl<C: ProducerClient> Producer<C> {
             init_transactions(&client, id, deadline)?;
         }
         self.live = Some(Live { topics: Vec::new(), client });
+        self.rests = false;
         Ok(())
     }
 
     /// Whether the last one was given up with a transaction that it may have left open, and there is no other yet.
     pub(super) fn owes_an_end(&self) -> bool {
-        self.transactional_id.is_some() && self.live.is_none()
+        self.transactional_id.is_some() && self.live.is_none() && !self.rests
+    }
+
+    /// Lets the producer go until there is something to send: its threads and connections are most of what an idle worker costs. Not
+    /// where another process may come by the same id: making it anew would take the work from a younger twin.
+    pub(super) fn rest(&mut self) {
+        if !self.is_static && self.live.take().is_some() {
+            self.rests = true;
+        }
     }
 
     /// Throws the producer away; the next use makes a new one.
     pub(super) fn discard(&mut self) {
-        self.live = None;
+        (self.live, self.rests) = (None, false);
     }
 
     /// The next free slot, for this topic, which the producer then knows.

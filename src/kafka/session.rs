@@ -36,6 +36,9 @@ use super::unowned::Unowned;
 const RENEW_EVERY: Duration = Duration::from_secs(4);
 const RENEW_WITHIN: Duration = Duration::from_secs(2);
 
+/// After so long without anything to send the producer is let go. Making another takes some tens of milliseconds.
+const REST_AFTER: Duration = Duration::from_secs(30);
+
 /// What a session is made of.
 pub struct SessionOptions<'a> {
     /// The cluster.
@@ -92,6 +95,8 @@ pub struct Session {
     slots: HashMap<TopicName, TopicInfo>,
     /// When a producer that was given up is made anew.
     next_renew: Instant,
+    /// When there was something to send last.
+    last_sent: Instant,
     /// CPU time of threads that transactions had.
     cpu: Duration,
     /// To be told at the next poll.
@@ -152,6 +157,7 @@ impl Session {
             seen: None,
             slots: HashMap::new(),
             next_renew: Instant::now(),
+            last_sent: Instant::now(),
             cpu: Duration::ZERO,
             pending: Vec::new(),
             unowned,
@@ -282,6 +288,9 @@ impl Broker for Session {
             events.push(Event::Trouble(trouble));
         }
         self.end_what_is_open();
+        if self.last_sent.elapsed() >= REST_AFTER {
+            self.committer.rest();
+        }
         let before = events.len();
         self.intake.take(wait, records.max(1), events);
         let assigned = events[before..].iter().any(|event| matches!(event, Event::Assigned(_)));
@@ -388,6 +397,7 @@ impl Broker for Session {
             return Outcome::Broken(passing(Known::RD_KAFKA_RESP_ERR__STATE, "the session has ended"));
         }
         let outcome = self.committer.transact(self.intake.queue.client(), outputs, offsets, &self.intake.topic_ids);
+        self.last_sent = Instant::now();
         self.named(outcome)
     }
 
@@ -409,6 +419,7 @@ impl Broker for Session {
             meanwhile(intake);
             Some(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         });
+        self.last_sent = Instant::now();
         match outcome {
             Some((outcome, cpu)) => {
                 self.cpu += cpu;

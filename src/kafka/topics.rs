@@ -18,6 +18,7 @@ use super::errors::{self, About, trouble};
 use super::log_ends::{LogEnds, Looks};
 use super::raw::admin::Member;
 use super::raw::{self, Client, Context, Error, Kind, Topic, lock};
+use super::shared_question::SharedQuestion;
 use super::twins;
 
 /// How often the cluster is asked. New topics and partitions are taken up within 30 s of their creation.
@@ -41,6 +42,7 @@ struct Inner {
     /// One request at a time; holds when the last failed and why, if it did.
     asking: Mutex<Option<(Instant, Trouble)>>,
     looks: Looks,
+    ids: SharedQuestion,
     /// Tells the thread to end, by being dropped.
     _stop: mpsc::Sender<()>,
 }
@@ -100,6 +102,7 @@ impl Cluster {
             answers: AtomicBool::new(false),
             asking: Mutex::new(None),
             looks: Looks::default(),
+            ids: SharedQuestion::default(),
             _stop: stop,
         });
         let thread = |name: &str, work: Box<dyn FnOnce() + Send>| {
@@ -160,7 +163,7 @@ impl Cluster {
         if topics.is_empty() || self.0.client.is_mock_cluster() {
             return Ok(BTreeMap::new());
         }
-        self.0.client.topic_ids(topics, wait)
+        self.0.ids.ask(topics, wait, |topics, wait| self.0.client.topic_ids(topics, wait))
     }
 
     /// The member of a group with this `group.instance.id` and another member id than `own`, waited for so long.

@@ -345,6 +345,23 @@ fn a_route_that_tries_again_by_itself_is_waiting_all_along() {
     }
 }
 
+#[test]
+fn a_worker_with_nothing_to_send_lets_its_producer_go_and_makes_another_when_there_is_something() {
+    let mut bench = Bench::new(shared(), 1, "", "");
+    let daemon = Daemon::start(bench.config.path());
+    bench.send(10, 1);
+    bench.await_committed();
+    let threads = || daemon.metric("process_threads", &[]).expect("it is told");
+    let at_work = threads();
+    // (three of librdkafka's at least: its own, and one for each connection)
+    wait_until(PATIENCE, "the producer's threads are gone", || threads() <= at_work - 3.0);
+    assert_eq!(daemon.route("copy")["state"], "running");
+    bench.send(10, 1);
+    bench.await_committed();
+    bench.assert_exact(1);
+    assert_eq!(threads(), at_work);
+}
+
 /// Copies what it is given into a file, until it is stopped.
 struct Reader(Child);
 

@@ -175,6 +175,7 @@ fn every_promise_holds_whatever_fails_and_whenever() {
         "fetched while a transaction was under way",
         "a rebalance waited for the end of a transaction",
         "outputs came while others were on their way",
+        "a producer rested",
         "worked by another set",
     ];
     let never: Vec<_> =

@@ -277,6 +277,21 @@ impl Session {
         }
     }
 
+    /// Nothing was to be sent for a while, as far as the session is concerned.
+    fn may_rest(&mut self) {
+        let rests = {
+            let mut world = self.actor.lock();
+            let rests = world.rng.u32(..20) == 0;
+            if rests {
+                world.meet("a producer rested");
+            }
+            rests
+        };
+        if rests {
+            self.committer.rest();
+        }
+    }
+
     fn poll_fault(&mut self, world: &mut World, events: &mut Vec<Event>) {
         let Some(way) = world.fault(Call::Poll) else { return };
         let kind = match way.known {
@@ -358,6 +373,7 @@ impl Session {
 
 impl Broker for Session {
     fn poll(&mut self, wait: Duration, records: usize, events: &mut Vec<Event>) {
+        self.may_rest();
         let actor = self.actor.clone();
         actor.call(Call::Poll, |world| {
             if world.producers.values().any(|(of, is_open)| *of == actor.number() && *is_open) {
