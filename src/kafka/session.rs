@@ -258,7 +258,7 @@ impl Session {
         let (subscribed, seen) = (&self.subscribed, &self.seen);
         let all = || seen.as_ref().map(|(topics, _)| topics.partitions_of(subscribed)).unwrap_or_default();
         let group = &self.intake.route.source.group;
-        let Some(trouble) = unowned.look(self.intake.queue.client(), group, all) else { return };
+        let Some(trouble) = unowned.look(self.intake.cluster.client(), group, all) else { return };
         match self.intake.consumer().unsubscribe() {
             Ok(()) => self.rejoins = true,
             Err(error) => self.intake.on_error(&error, None, events),

@@ -27,7 +27,7 @@ pub(super) fn find(
         let left = deadline.saturating_duration_since(Instant::now());
         let answer = Members::ask(client, group, left)?.answer(left);
         let is_twin = |member: &Member| member.instance == instance && Some(member.id.as_str()) != own;
-        let found = answer.and_then(Result::ok).and_then(|members| members.list.into_iter().find(is_twin));
+        let found = answer.and_then(Result::ok).and_then(|members| members.0.into_iter().find(is_twin));
         if found.is_some() || Instant::now() + ASK_EVERY >= deadline {
             return found;
         }

@@ -7,13 +7,13 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, TryRecvError};
 use std::time::{Duration, Instant};
 
 use crate::model::{GroupId, TopicPartition};
 use crate::pipeline::ports::{Trouble, TroubleKind};
 
-use super::raw::Client;
-use super::raw::admin::{Asked, Members};
+use super::raw::{Client, Error};
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
@@ -25,7 +25,8 @@ pub(super) struct Unowned {
     /// So many looks in a row that find the same.
     enough: u32,
     state: State,
-    asked: Option<Asked<Members>>,
+    /// The question that is under way, on a thread of its own.
+    asked: Option<Receiver<Result<Option<BTreeSet<TopicPartition>>, Error>>>,
     found: (u32, BTreeSet<TopicPartition>),
 }
 
@@ -68,10 +69,8 @@ impl Unowned {
         all: impl FnOnce() -> BTreeSet<TopicPartition>,
     ) -> Option<Trouble> {
         let now = Instant::now();
-        if let Some(answer) = self.asked.as_ref().and_then(|asked| asked.answer(Duration::ZERO)) {
-            self.asked = None;
-            let members = answer.ok().filter(|members| members.at_rest);
-            let told = self.told(members.map(|members| unowned(all(), &members)));
+        if let Some(answer) = self.answer() {
+            let told = self.told(answer.map(|owned| all().difference(&owned).cloned().collect()));
             match told {
                 Told::NotYet => {}
                 Told::AllOwned => self.state = State::Done,
@@ -83,11 +82,23 @@ impl Unowned {
         }
         if let State::Looking(next) = &mut self.state
             && *next <= now
+            && self.asked.is_none()
         {
             *next = now + LOOK_EVERY;
-            self.asked = Members::ask(client, group, LOOK_EVERY);
+            self.asked = ask(client, group);
         }
         None
+    }
+
+    /// What is owned, once it is answered; none of a group that is about to share out what it has, or that cannot be asked.
+    fn answer(&mut self) -> Option<Option<BTreeSet<TopicPartition>>> {
+        let answer = match self.asked.as_ref()?.try_recv() {
+            Err(TryRecvError::Empty) => return None,
+            Err(TryRecvError::Disconnected) => None,
+            Ok(answer) => answer.ok().flatten(),
+        };
+        self.asked = None;
+        Some(answer)
     }
 
     /// Takes up what a look has found; `None`: the group is about to share its partitions out, or nobody answers.
@@ -105,11 +116,14 @@ impl Unowned {
     }
 }
 
-fn unowned(mut all: BTreeSet<TopicPartition>, members: &Members) -> BTreeSet<TopicPartition> {
-    for owned in members.list.iter().flat_map(|member| &member.owned) {
-        all.remove(owned);
-    }
-    all
+/// Asks who owns what, on a thread of its own: the call waits for all brokers.
+fn ask(client: &Arc<Client>, group: &GroupId) -> Option<Receiver<Result<Option<BTreeSet<TopicPartition>>, Error>>> {
+    let (client, group) = (Arc::clone(client), group.clone());
+    let (tell, told) = mpsc::channel();
+    let question = move || {
+        let _ = tell.send(client.owned_in(&group, LOOK_EVERY));
+    };
+    std::thread::Builder::new().name("kafka-group".into()).spawn(question).ok().map(|_| told)
 }
 
 fn trouble(group: &GroupId, partitions: &BTreeSet<TopicPartition>, time: Duration) -> Trouble {

@@ -12,7 +12,7 @@ use rdkafka_sys as ffi;
 
 use crate::model::{GroupId, Offset, TopicPartition};
 
-use super::partitions::{elements, topic_partition};
+use super::partitions::topic_partition;
 use super::{Client, Code, Error, Handle, Known, PartitionList, text, to_millis};
 
 /// A question that was asked. Dropped, its answer is of no interest any more.
@@ -120,11 +120,7 @@ impl Answer for Ends {
 }
 
 /// The members of a group.
-pub(in crate::kafka) struct Members {
-    /// Whether the group's members have shared out what there is, by the classic protocol, and nothing is about to move.
-    pub(in crate::kafka) at_rest: bool,
-    pub(in crate::kafka) list: Vec<Member>,
-}
+pub(in crate::kafka) struct Members(pub(in crate::kafka) Vec<Member>);
 
 /// A member of a group, as its coordinator tells it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,7 +131,6 @@ pub(in crate::kafka) struct Member {
     pub(in crate::kafka) instance: String,
     pub(in crate::kafka) client_id: String,
     pub(in crate::kafka) host: String,
-    pub(in crate::kafka) owned: Vec<TopicPartition>,
 }
 
 impl Members {
@@ -156,9 +151,7 @@ impl Members {
 
 impl Answer for Members {
     unsafe fn read(event: *mut ffi::rd_kafka_event_t) -> Self {
-        let stable = ffi::rd_kafka_consumer_group_state_t::RD_KAFKA_CONSUMER_GROUP_STATE_STABLE;
-        let newer = ffi::rd_kafka_consumer_group_type_t::RD_KAFKA_CONSUMER_GROUP_TYPE_CONSUMER;
-        let (mut count, mut at_rest, mut list) = (0, false, Vec::new());
+        let (mut count, mut members) = (0, Vec::new());
         // SAFETY: the caller's promise; librdkafka's array has the length that it writes beside it, a group as many
         // members as it says, and what they point at lives as long as the event.
         unsafe {
@@ -166,36 +159,19 @@ impl Answer for Members {
             let groups = ffi::rd_kafka_DescribeConsumerGroups_result_groups(result, &raw mut count);
             for nth in 0..if groups.is_null() { 0 } else { count } {
                 let group = *groups.add(nth);
-                at_rest = ffi::rd_kafka_ConsumerGroupDescription_state(group) == stable
-                    && ffi::rd_kafka_ConsumerGroupDescription_type(group) != newer;
-                list.extend((0..ffi::rd_kafka_ConsumerGroupDescription_member_count(group)).map(|nth| {
+                members.extend((0..ffi::rd_kafka_ConsumerGroupDescription_member_count(group)).map(|nth| {
                     let member = ffi::rd_kafka_ConsumerGroupDescription_member(group, nth);
                     Member {
                         id: text(ffi::rd_kafka_MemberDescription_consumer_id(member)),
                         instance: text(ffi::rd_kafka_MemberDescription_group_instance_id(member)),
                         client_id: text(ffi::rd_kafka_MemberDescription_client_id(member)),
                         host: text(ffi::rd_kafka_MemberDescription_host(member)),
-                        owned: owned(member),
                     }
                 }));
             }
         }
-        Self { at_rest, list }
+        Self(members)
     }
-}
-
-/// # Safety
-/// `member` is live.
-unsafe fn owned(member: *const ffi::rd_kafka_MemberDescription_t) -> Vec<TopicPartition> {
-    // SAFETY: the caller's promise; what it points at lives as long.
-    let elements = unsafe {
-        let assignment = ffi::rd_kafka_MemberDescription_assignment(member);
-        if assignment.is_null() {
-            return Vec::new();
-        }
-        elements(ffi::rd_kafka_MemberAssignment_partitions(assignment))
-    };
-    elements.into_iter().map(|(at, _)| at).collect()
 }
 
 /// Options of one question.
