@@ -2,6 +2,7 @@
 //! there is nothing to commit or abort here: partitions are taken up where the group left them, and given away.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ pub(super) struct Assignment {
     state: Mutex<State>,
     under_way: Mutex<bool>,
     ended: Condvar,
+    /// The consumer is about to be closed.
+    closes: AtomicBool,
 }
 
 /// A transaction is under way until this is dropped, on whatever thread.
@@ -66,6 +69,10 @@ impl Assignment {
     pub(super) fn hold(self: &Arc<Self>, queue: &ConsumerQueue) -> UnderWay {
         *lock(&self.under_way) = true;
         UnderWay { assignment: Arc::clone(self), wake: queue.waker() }
+    }
+    /// To be said before the consumer is closed.
+    pub(super) fn close(&self) {
+        self.closes.store(true, Ordering::Release);
     }
     pub(super) fn is_held(&self) -> bool {
         *lock(&self.under_way)
@@ -217,15 +224,20 @@ impl Rebalance for Arc<Assignment> {
     fn serve(&self, consumer: &Handle, change: Result<bool, Code>, partitions: Vec<TopicPartition>) {
         self.wait();
         match change {
-            Ok(true) => self.take_up(consumer, partitions),
+            Ok(true) => {
+                self.take_up(consumer, partitions);
+                // The wait in which this is served goes on otherwise: an idle route would hear of its partitions at the end of it.
+                // (A close takes an end of its wait for its own, and then never ends.)
+                if !self.closes.load(Ordering::Acquire) {
+                    consumer.end_wait();
+                }
+            }
             Ok(false) => self.give_away(consumer, partitions, false),
             Err(code) => {
                 self.give_away(consumer, self.owned(), true);
                 lock(&self.state).changes.push(Change::Failed(code));
             }
         }
-        // (the wait in which this is served goes on otherwise: an idle route would hear of its partitions at the end of it)
-        consumer.end_wait();
     }
 }
 

@@ -489,6 +489,7 @@ impl Session {
     fn close_consumer(&mut self, then: impl FnOnce(Result<(), Error>) + Send + 'static) -> bool {
         self.intake.broken = true;
         self.closed = true;
+        self.intake.assignment.close();
         let client = Arc::clone(self.intake.queue.client());
         std::thread::Builder::new().name("kafka-close".into()).spawn(move || then(client.close_consumer())).is_ok()
     }
