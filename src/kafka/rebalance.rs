@@ -70,9 +70,13 @@ impl Assignment {
         *lock(&self.under_way) = true;
         UnderWay { assignment: Arc::clone(self), wake: queue.waker() }
     }
-    /// To be said before the consumer is closed.
+    /// To be said before the consumer is closed: librdkafka takes any end of a wait for the end of the close, and then the client never
+    /// ends.
     pub(super) fn close(&self) {
         self.closes.store(true, Ordering::Release);
+    }
+    pub(super) fn closes(&self) -> bool {
+        self.closes.load(Ordering::Acquire)
     }
     pub(super) fn is_held(&self) -> bool {
         *lock(&self.under_way)
@@ -227,8 +231,7 @@ impl Rebalance for Arc<Assignment> {
             Ok(true) => {
                 self.take_up(consumer, partitions);
                 // The wait in which this is served goes on otherwise: an idle route would hear of its partitions at the end of it.
-                // (A close takes an end of its wait for its own, and then never ends.)
-                if !self.closes.load(Ordering::Acquire) {
+                if !self.closes() {
                     consumer.end_wait();
                 }
             }

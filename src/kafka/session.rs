@@ -170,8 +170,12 @@ impl Session {
 
     /// Ends the wait of a [`Broker::poll`] early, from whatever thread. Keeps its client.
     pub fn waker(&self) -> impl Fn() + Send + use<> {
-        let waker = self.intake.queue.waker();
-        move || waker.wake()
+        let (waker, assignment) = (self.intake.queue.waker(), Arc::clone(&self.intake.assignment));
+        move || {
+            if !assignment.closes() {
+                waker.wake();
+            }
+        }
     }
 
     /// Takes up what has changed about the cluster's topics: the subscription, and the destinations' partitions.

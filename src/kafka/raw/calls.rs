@@ -13,8 +13,6 @@ use super::{
 };
 use crate::model::{GroupId, Offset, TopicName, TopicPartition};
 
-/// Between two looks whether a consumer is closed.
-const CLOSE_STEP: Duration = Duration::from_millis(100);
 /// Messages that are thrown away to find what a rebalance asks.
 const CLOSE_MESSAGES: usize = 100_000;
 
@@ -127,17 +125,11 @@ impl Handle {
     }
     /// Leaves the group (a dynamic member) and ends fetching. Blocks, and serves the last rebalance meanwhile.
     pub(in crate::kafka) fn close_consumer(&self) -> Result<(), Error> {
-        // SAFETY: see above; the queue is ours, and destroyed once; so is a message.
+        // SAFETY: see above; a message is ours, and destroyed once.
         unsafe {
-            let queue = ffi::rd_kafka_queue_new(self.ptr());
-            let refused = Error::take(ffi::rd_kafka_consumer_close_queue(self.ptr(), queue));
-            if refused.is_ok() {
-                // (`rd_kafka_consumer_close` takes whatever ends its wait for the end: the client would never come to one)
-                while ffi::rd_kafka_consumer_closed(self.ptr()) == 0 {
-                    ffi::rd_kafka_queue_poll_callback(queue, to_millis(CLOSE_STEP));
-                }
-            } else {
-                // Of a client that is fenced. What the group still wants of it would keep it from ending as well.
+            let closed = Code::from(ffi::rd_kafka_consumer_close(self.ptr())).check();
+            // A client that is fenced is not closed. What the group still wants of it would keep it from ending.
+            if self.fatal_error().is_some() {
                 for _ in 0..CLOSE_MESSAGES {
                     let message = ffi::rd_kafka_consumer_poll(self.ptr(), 0);
                     if message.is_null() {
@@ -146,8 +138,7 @@ impl Handle {
                     ffi::rd_kafka_message_destroy(message);
                 }
             }
-            ffi::rd_kafka_queue_destroy(queue);
-            refused
+            closed
         }
     }
 
