@@ -21,6 +21,8 @@ const SOON: Duration = Duration::from_secs(1);
 /// Topics are looked at in each look of so many, and this long.
 const TOPICS_EVERY: u64 = 2;
 const TOPICS_WITHIN: Duration = Duration::from_secs(2);
+/// So many looks are left out after one that nobody answered: until it is known whether brokers answer at all.
+const LEFT_OUT: u64 = 4;
 /// How long the end of the process may wait for a question that is under way.
 const STEP: Duration = Duration::from_millis(100);
 
@@ -99,17 +101,21 @@ impl Looks {
     /// Looks until the end. `answers`: whether brokers do, since a client that has a question for one that is gone tries to connect
     /// to it without a pause.
     pub(super) fn run(&self, client: &Arc<Client>, answers: impl Fn() -> bool) {
-        let mut number = 0;
+        let (mut number, mut left_out) = (0, 0);
         let mut ids = None;
         while let Some(partitions) = self.0.next() {
             number += 1;
-            if !answers() {
+            if left_out > 0 || !answers() {
+                left_out = u64::saturating_sub(left_out, 1);
                 continue;
             }
+            let Some(ends) = self.ends(client, &partitions) else {
+                left_out = LEFT_OUT;
+                continue;
+            };
             if number % TOPICS_EVERY == 1 {
                 ids = topic_ids(client, &partitions).or(ids);
             }
-            let Some(ends) = self.ends(client, &partitions) else { continue };
             self.0.found.store(Arc::new(Found { number, ends, ids: ids.clone() }));
         }
     }

@@ -601,7 +601,8 @@ fn pausing_and_resuming_loses_and_doubles_nothing() {
         let before = seen.values().len();
         let mut events = Vec::new();
         session.poll(Duration::from_millis(50), 100, &mut events);
-        assert!(events.is_empty(), "a paused partition delivers nothing: {}", names(&events));
+        let delivers = events.iter().any(|event| matches!(event, Event::Records(_)));
+        assert!(!delivers, "a paused partition delivers nothing: {}", names(&events));
         assert_eq!(seen.values().len(), before);
         session.resume(&both);
     }
