@@ -1,6 +1,6 @@
 //! Logs: fields first, one line an event, to stderr. Level and format can be changed while the process runs.
 //!
-//! A thread of its own writes them. Whoever reads stderr may stop to do so (a pipe that is full, a disk that hangs): no route, no
+//! A thread of its own writes them, where stderr is no file. Whoever reads a pipe may stop to do so: no route, no
 //! call of a plugin and no thread of the client library waits for that. What there is no room for meanwhile is dropped and counted.
 
 use std::fmt;
@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tracing::{Event, Level, Subscriber};
-use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::fmt::format::{Format, Full, Json, Writer};
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
@@ -90,7 +91,7 @@ impl LogHandle {
             .with_ansi(options.colour)
             .event_format(Lines::new(json.clone()));
         tracing_subscriber::registry().with(filter).with(lines).try_init().map_err(InitError::Twice)?;
-        let writer = Arc::new(Mutex::new(Some(guard)));
+        let writer = Arc::new(Mutex::new(guard));
         Ok(Self { filter: handle, json, fixed: options.filter.is_some(), writer })
     }
 
@@ -139,11 +140,17 @@ impl LogHandle {
 static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
 
 /// What a layer writes to, which never waits.
-fn writer() -> (NonBlocking, WorkerGuard) {
+fn writer() -> (BoxMakeWriter, Option<WorkerGuard>) {
+    // (a file takes all)
+    let is_file = rustix::fs::fstat(std::io::stderr())
+        .is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::RegularFile);
+    if is_file {
+        return (BoxMakeWriter::new(std::io::stderr), None);
+    }
     let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LINES_MAX).thread_name("log");
     let (writer, guard) = builder.finish(std::io::stderr());
     let _ = DROPPED.set(writer.error_counter());
-    (writer, guard)
+    (BoxMakeWriter::new(writer), Some(guard))
 }
 
 /// Lines of this process that were dropped since stderr took no more.
