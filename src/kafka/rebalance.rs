@@ -2,7 +2,6 @@
 //! there is nothing to commit or abort here: partitions are taken up where the group left them, and given away.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,7 +23,7 @@ pub(super) struct Assignment {
     under_way: Mutex<bool>,
     ended: Condvar,
     /// The consumer is about to be closed.
-    closes: AtomicBool,
+    closes: Mutex<bool>,
 }
 
 /// A transaction is under way until this is dropped, on whatever thread.
@@ -70,13 +69,17 @@ impl Assignment {
         *lock(&self.under_way) = true;
         UnderWay { assignment: Arc::clone(self), wake: queue.waker() }
     }
-    /// To be said before the consumer is closed: librdkafka takes any end of a wait for the end of the close, and then the client never
-    /// ends.
+    /// To be said before the consumer is closed.
     pub(super) fn close(&self) {
-        self.closes.store(true, Ordering::Release);
+        *lock(&self.closes) = true;
     }
-    pub(super) fn closes(&self) -> bool {
-        self.closes.load(Ordering::Acquire)
+    /// Ends a wait for records, except where the consumer closes: librdkafka takes any end of a wait for the end of the close, and the
+    /// client never ends.
+    pub(super) fn end_wait(&self, end: impl FnOnce()) {
+        let closes = lock(&self.closes);
+        if !*closes {
+            end();
+        }
     }
     pub(super) fn is_held(&self) -> bool {
         *lock(&self.under_way)
@@ -231,9 +234,7 @@ impl Rebalance for Arc<Assignment> {
             Ok(true) => {
                 self.take_up(consumer, partitions);
                 // The wait in which this is served goes on otherwise: an idle route would hear of its partitions at the end of it.
-                if !self.closes() {
-                    consumer.end_wait();
-                }
+                self.end_wait(|| consumer.end_wait());
             }
             Ok(false) => self.give_away(consumer, partitions, false),
             Err(code) => {

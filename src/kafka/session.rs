@@ -171,11 +171,13 @@ impl Session {
     /// Ends the wait of a [`Broker::poll`] early, from whatever thread. Keeps its client.
     pub fn waker(&self) -> impl Fn() + Send + use<> {
         let (waker, assignment) = (self.intake.queue.waker(), Arc::clone(&self.intake.assignment));
-        move || {
-            if !assignment.closes() {
-                waker.wake();
-            }
-        }
+        move || assignment.end_wait(|| waker.wake())
+    }
+
+    /// Whether its consumer has not come to its end yet, which it does some time after the session was closed and dropped.
+    pub fn life(&self) -> impl Fn() -> bool + use<> {
+        let life = self.intake.queue.client().life();
+        move || life.strong_count() > 0
     }
 
     /// Takes up what has changed about the cluster's topics: the subscription, and the destinations' partitions.

@@ -16,8 +16,7 @@ use crate::pipeline::ports::Trouble;
 use super::client_options;
 use super::errors::{self, About, trouble};
 use super::log_ends::{LogEnds, Looks};
-use super::raw::admin::Member;
-use super::raw::{self, Client, Context, Error, Kind, Topic, lock};
+use super::raw::{self, Client, Context, Error, Kind, Member, Topic, lock};
 use super::shared_question::SharedQuestion;
 use super::twins;
 

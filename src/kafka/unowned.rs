@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crate::model::{GroupId, TopicPartition};
 use crate::pipeline::ports::{Trouble, TroubleKind};
 
-use super::raw::{Client, Error};
+use super::raw::{Client, Error, Group};
 
 /// Between two looks.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
@@ -121,7 +121,9 @@ fn ask(client: &Arc<Client>, group: &GroupId) -> Option<Receiver<Result<Option<B
     let (client, group) = (Arc::clone(client), group.clone());
     let (tell, told) = mpsc::channel();
     let question = move || {
-        let _ = tell.send(client.owned_in(&group, LOOK_EVERY));
+        let found = client.group(&group, LOOK_EVERY);
+        let owned = |group: Group| group.is_stable.then(|| group.members.into_iter().flat_map(|of| of.owned).collect());
+        let _ = tell.send(found.map(|group| group.and_then(owned)));
     };
     std::thread::Builder::new().name("kafka-group".into()).spawn(question).ok().map(|_| told)
 }

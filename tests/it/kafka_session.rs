@@ -24,6 +24,9 @@ use crate::support::kafka::{Ending, Isolation, Record, shared};
 use crate::support::{pace, unique, wait_until};
 
 const PATIENCE: Duration = Duration::from_secs(30);
+/// So many sessions are closed, each so much longer after it was opened than the one before.
+const CLOSES: u32 = 12;
+const CLOSED_AFTER: Duration = Duration::from_millis(40);
 
 /// Two topics on the shared broker, and a route from one to the other.
 struct Bench {
@@ -362,6 +365,39 @@ fn a_wait_for_records_ends_when_the_session_is_woken() {
     });
     wake();
     assert!(waits(PATIENCE) < PATIENCE / 2);
+}
+
+#[test]
+fn a_client_ends_whenever_its_session_is_closed_though_orders_ring_all_the_while_and_partitions_are_being_assigned() {
+    let bench = Bench::new(2, Delivery::ExactlyOnce);
+    resolve_start(&bench.cluster, &bench.route, &[topic(&bench.source)]).expect("a start");
+    for round in 0..CLOSES {
+        let instance = match round % 2 {
+            0 => Instance::Random(unique("process")),
+            _ => Instance::Named(unique("process")),
+        };
+        let mut session = bench.open(&instance);
+        let (life, wake) = (session.life(), session.waker());
+        let rings = AtomicBool::new(true);
+        std::thread::scope(|scope| {
+            let rings = &rings;
+            scope.spawn(move || {
+                while rings.load(SeqCst) {
+                    wake();
+                    std::thread::yield_now();
+                }
+            });
+            // (from a member that has not joined yet to one that has its partitions)
+            let (began, mut events) = (Instant::now(), Vec::new());
+            while began.elapsed() < CLOSED_AFTER * round {
+                session.poll(CLOSED_AFTER, 1, &mut events);
+            }
+            session.close(true, PATIENCE);
+            drop(session);
+            rings.store(false, SeqCst);
+        });
+        wait_until(PATIENCE, &format!("the client of round {round} has ended"), || !life());
+    }
 }
 
 #[test]

@@ -1,8 +1,8 @@
-//! Questions to the brokers that are asked now and answered later, over librdkafka's C: where logs end, who is in a
-//! group. As the rest, knows C's rules of ownership and nothing of routes.
+//! Questions to the brokers that are asked now and answered later, over librdkafka's C: where logs end. As the
+//! rest, knows C's rules of ownership and nothing of routes.
 #![expect(unsafe_code, reason = "librdkafka's admin calls are C")]
 
-use std::ffi::{CString, c_char, c_int};
+use std::ffi::c_int;
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use rdkafka_sys as ffi;
 
-use crate::model::{GroupId, Offset, TopicPartition};
+use crate::model::{Offset, TopicPartition};
 
 use super::partitions::topic_partition;
-use super::{Client, Code, Error, Handle, Known, PartitionList, text, to_millis};
+use super::{Client, Code, Error, Handle, Known, PartitionList, to_millis};
 
 /// A question that was asked. Dropped, its answer is of no interest any more.
 pub(in crate::kafka) struct Asked<A> {
@@ -116,61 +116,6 @@ impl Answer for Ends {
             let info = |nth| topic_partition(ffi::rd_kafka_ListOffsetsResultInfo_topic_partition(*infos.add(nth)));
             Self((0..if infos.is_null() { 0 } else { count }).filter_map(info).collect())
         }
-    }
-}
-
-/// The members of a group.
-pub(in crate::kafka) struct Members(pub(in crate::kafka) Vec<Member>);
-
-/// A member of a group, as its coordinator tells it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::kafka) struct Member {
-    /// What the group calls it.
-    pub(in crate::kafka) id: String,
-    /// Its `group.instance.id`; empty where it has none.
-    pub(in crate::kafka) instance: String,
-    pub(in crate::kafka) client_id: String,
-    pub(in crate::kafka) host: String,
-}
-
-impl Members {
-    /// Asks the group's coordinator, which has so long to answer.
-    pub(in crate::kafka) fn ask(client: &Arc<Client>, group: &GroupId, within: Duration) -> Option<Asked<Self>> {
-        let name = CString::new(group.as_str()).ok()?;
-        let mut names: [*const c_char; 1] = [name.as_ptr()];
-        // SAFETY: a live client; names and options live until the call returns, which copies them.
-        unsafe {
-            Asked::new(client, |queue| {
-                let describe = ffi::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS;
-                let options = Options::new(client, describe, within);
-                ffi::rd_kafka_DescribeConsumerGroups(client.ptr(), names.as_mut_ptr(), 1, options.0, queue);
-            })
-        }
-    }
-}
-
-impl Answer for Members {
-    unsafe fn read(event: *mut ffi::rd_kafka_event_t) -> Self {
-        let (mut count, mut members) = (0, Vec::new());
-        // SAFETY: the caller's promise; librdkafka's array has the length that it writes beside it, a group as many
-        // members as it says, and what they point at lives as long as the event.
-        unsafe {
-            let result = ffi::rd_kafka_event_DescribeConsumerGroups_result(event);
-            let groups = ffi::rd_kafka_DescribeConsumerGroups_result_groups(result, &raw mut count);
-            for nth in 0..if groups.is_null() { 0 } else { count } {
-                let group = *groups.add(nth);
-                members.extend((0..ffi::rd_kafka_ConsumerGroupDescription_member_count(group)).map(|nth| {
-                    let member = ffi::rd_kafka_ConsumerGroupDescription_member(group, nth);
-                    Member {
-                        id: text(ffi::rd_kafka_MemberDescription_consumer_id(member)),
-                        instance: text(ffi::rd_kafka_MemberDescription_group_instance_id(member)),
-                        client_id: text(ffi::rd_kafka_MemberDescription_client_id(member)),
-                        host: text(ffi::rd_kafka_MemberDescription_host(member)),
-                    }
-                }));
-            }
-        }
-        Self(members)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The calls on a client's handle: transactions, the group, offsets, the cluster's metadata.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::ptr;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use super::{
     Code, Error, GroupMetadata, Handle, Known, OFFSET_INVALID, PartitionList, Topic, c, c_topic, ffi, read_code, slice,
     text, to_millis,
 };
-use crate::model::{GroupId, Offset, TopicName, TopicPartition};
+use crate::model::{Offset, TopicName, TopicPartition};
 
 /// Messages that are thrown away to find what a rebalance asks.
 const CLOSE_MESSAGES: usize = 100_000;
@@ -245,38 +245,6 @@ impl Handle {
         }
     }
 
-    /// What the members of a group have of its partitions; none where no broker knows the group, or it is about to share them out.
-    ///
-    /// By librdkafka's oldest call, which asks every broker: the one that asks the coordinator ends the process when that moves or does
-    /// not answer in time (librdkafka 4605).
-    pub(in crate::kafka) fn owned_in(
-        &self,
-        group: &GroupId,
-        wait: Duration,
-    ) -> Result<Option<BTreeSet<TopicPartition>>, Error> {
-        let name = CString::new(group.as_str()).map_err(|_| Error::of(Known::RD_KAFKA_RESP_ERR__INVALID_ARG.into()))?;
-        let mut list = ptr::null();
-        // SAFETY: see above; `list` is written on success, is then ours, is copied and destroyed once. A group has as many members as it
-        // says, and an assignment as many bytes.
-        unsafe {
-            let code = ffi::rd_kafka_list_groups(self.ptr(), name.as_ptr(), &raw mut list, to_millis(wait));
-            // (one is written beside a code, too, where some brokers have not answered)
-            if list.is_null() {
-                return Code::from(code).check().map(|()| None);
-            }
-            let groups = slice((*list).groups, (*list).group_cnt);
-            let stable = groups.iter().find(|group| group.member_cnt > 0 && text(group.state) == "Stable");
-            let owned = stable.map(|group| {
-                let members = slice(group.members, group.member_cnt).iter();
-                members
-                    .flat_map(|of| assignment(slice(of.member_assignment.cast(), of.member_assignment_size)))
-                    .collect()
-            });
-            ffi::rd_kafka_group_list_destroy(list);
-            Ok(owned)
-        }
-    }
-
     /// Whether the cluster is librdkafka's own mock; known from the first answer of the cluster on.
     pub(in crate::kafka) fn is_mock_cluster(&self) -> bool {
         // SAFETY: see above; the id is a string of the client's allocator, ours, read and freed once.
@@ -377,45 +345,5 @@ unsafe fn described_ids(event: *mut ffi::rd_kafka_event_t) -> BTreeMap<TopicName
                 Some((TopicName::new(text(ffi::rd_kafka_TopicDescription_name(topic))).ok()?, id))
             })
             .collect()
-    }
-}
-
-/// The partitions in a member's assignment, as the consumers' protocol writes them (`ConsumerProtocolAssignment`); none of one that is
-/// written otherwise.
-fn assignment(bytes: &[u8]) -> Vec<TopicPartition> {
-    fn take<'a>(bytes: &mut &'a [u8], count: usize) -> Option<&'a [u8]> {
-        bytes.split_off(..count)
-    }
-    fn number(bytes: &mut &[u8]) -> Option<i32> {
-        Some(i32::from_be_bytes(take(bytes, 4)?.try_into().ok()?))
-    }
-    fn partitions(mut bytes: &[u8]) -> Option<Vec<TopicPartition>> {
-        let mut found = Vec::new();
-        let _version = take(&mut bytes, 2)?;
-        for _ in 0..number(&mut bytes)? {
-            let length = u16::from_be_bytes(take(&mut bytes, 2)?.try_into().ok()?);
-            let topic = TopicName::new(std::str::from_utf8(take(&mut bytes, length.into())?).ok()?).ok()?;
-            for _ in 0..number(&mut bytes)? {
-                found.push(TopicPartition { topic: topic.clone(), partition: number(&mut bytes)? });
-            }
-        }
-        Some(found)
-    }
-    partitions(bytes).unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_assignment_is_read_as_the_consumers_protocol_writes_it() {
-        let written =
-            b"\0\x01\0\0\0\x02\0\x01a\0\0\0\x02\0\0\0\0\0\0\0\x07\0\x02bc\0\0\0\x01\0\0\0\x03\xff\xff\xff\xff";
-        let at = |topic: &str, partition| TopicPartition { topic: TopicName::new(topic).unwrap(), partition };
-        assert_eq!(assignment(written), [at("a", 0), at("a", 7), at("bc", 3)]);
-        for cut in 0..written.len() - 4 {
-            assert_eq!(assignment(&written[..cut]), [], "{cut}");
-        }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ffi::{CString, c_int};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use super::callbacks::{
@@ -189,6 +189,10 @@ impl Client {
 
     pub(in crate::kafka) fn context(&self) -> &Context {
         &self.context
+    }
+    /// Lives until the client was destroyed, its threads included.
+    pub(in crate::kafka) fn life(&self) -> Weak<Context> {
+        Arc::downgrade(&self.context)
     }
 
     /// Sends at once what waits for its linger time and waits for its acknowledgements; whether none is outstanding.
