@@ -35,6 +35,8 @@ const HOST_CALL_MIN: usize = 1 << 20;
 const HANDLES_MAX: usize = 10_000;
 /// A column's buffer is kept from call to call up to this size, bytes.
 const COLUMN_KEPT_MAX: usize = 4 << 20;
+/// Calls that an instance has done before its memory may be found to be used up by them, and not by what it needs.
+const WORN_AFTER: u32 = 8;
 /// The longest of a guest's last words in a fault's message, bytes.
 const LAST_WORDS_MAX: usize = 1024;
 
@@ -158,7 +160,7 @@ impl Prepared {
     pub(super) fn instantiate(&self, gate: Gate, metrics: &PluginMetrics, stop: &Stop) -> Result<Instance, NotReady> {
         let mut store = self.store(gate, metrics.clone(), stop.clone());
         match self.start(&mut store) {
-            Ok(functions) => Ok(Instance { store, functions }),
+            Ok(functions) => Ok(Instance { store, functions, calls: 0, memory_at_first: 0 }),
             Err(message) => Err(NotReady { message, gate: store.into_data().gate }),
         }
     }
@@ -242,6 +244,9 @@ pub(super) struct Functions {
 pub(super) struct Instance {
     store: Store<State>,
     functions: Functions,
+    calls: u32,
+    /// After the first call, bytes.
+    memory_at_first: usize,
 }
 
 /// What the guest answered to a call.
@@ -279,7 +284,18 @@ impl Instance {
         let state = self.store.data_mut();
         state.end_lines();
         state.trim_column();
+        if self.calls == 0 {
+            self.memory_at_first = state.memory.used();
+        }
+        self.calls = self.calls.saturating_add(1);
         (answer, state.call.take(), spent)
+    }
+
+    /// Whether its calls have used up its memory little by little, as a runtime does that does not give all back: less than an eighth is
+    /// left, and they have taken more than a quarter. It would run out in the middle of one of the next.
+    pub(super) fn is_worn(&self) -> bool {
+        let (used, limit) = (self.store.data().memory.used(), self.store.data().memory.limit());
+        self.calls >= WORN_AFTER && used > limit - limit / 8 && used - self.memory_at_first > limit / 4
     }
 
     /// The guest's `shutdown`; what goes wrong in it can harm nobody.

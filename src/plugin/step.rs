@@ -8,7 +8,7 @@ use super::bindings::Failure;
 use super::convert::Call;
 use super::fault::{MESSAGE_MAX, printable};
 use super::host::log::Gate;
-use super::sandbox::{Answer, Instance, Prepared};
+use super::sandbox::{Answer, Instance, Prepare, Prepared};
 use crate::model::{Digest, FaultCode, Items, PluginName};
 use crate::pipeline::ports::{CallError, CallOutput, Step, Usage};
 use crate::pipeline::task::Stop;
@@ -60,6 +60,14 @@ impl PluginStep {
         self.life = Life::Ready(instance);
     }
 
+    /// Ends it in good order; the next call makes another.
+    fn retire(&mut self, mut instance: Instance) {
+        let (memory, Prepare { plugin, route, limits, .. }) = (instance.memory(), self.prepared.with());
+        tracing::debug!(%route, %plugin, memory, limit = limits.memory, "a plugin's instance has used up its memory and is replaced");
+        instance.shut_down(&self.prepared);
+        self.discard(instance);
+    }
+
     fn discard(&mut self, instance: Instance) {
         self.usage.memory = 0;
         self.life = Life::Spent(instance.into_gate());
@@ -99,7 +107,10 @@ impl Step for PluginStep {
         match &result {
             // A guest that answers in good order stays, whatever it answers.
             Ok(_) | Err(CallError::Retry(_) | CallError::Fault { code: FaultCode::Refused, .. }) => {
-                self.put_back(instance)
+                match instance.is_worn() {
+                    true => self.retire(instance),
+                    false => self.put_back(instance),
+                }
             }
             Err(CallError::Fault { .. }) => self.discard(instance),
         }

@@ -108,7 +108,7 @@ table! {
     PLUGIN_CALLS: "millrace_plugin_calls_total" Counter, ["route", "plugin"], "Calls into a plugin; one takes a batch of records.";
     PLUGIN_SECONDS: "millrace_plugin_seconds_total" SecondsCounter, ["route", "plugin"], "CPU time spent in a plugin.";
     PLUGIN_MEMORY: "millrace_plugin_memory_bytes" Held(Sum), ["route", "plugin"], "Linear memory of a plugin's instances.";
-    PLUGIN_INSTANCES: "millrace_plugin_instances_total" Counter, ["route", "plugin"], "Instances made of a plugin; more than one a worker means that faulted ones were replaced.";
+    PLUGIN_INSTANCES: "millrace_plugin_instances_total" Counter, ["route", "plugin"], "Instances made of a plugin; more than one a worker means that some were replaced: after a fault, or because their calls had used up the memory.";
     PLUGIN_METRICS_DROPPED: "millrace_plugin_metrics_dropped_total" HeldCounter, ["route", "plugin"], "What a plugin wanted to count beyond the bounds of its own metrics. Shown for plugins that are granted metrics.";
 
     // Transactions.

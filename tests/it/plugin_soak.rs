@@ -18,6 +18,9 @@ const LANGUAGES: [&str; 5] = ["rust", "c", "go", "javascript", "python"];
 const FEW: usize = 4_000;
 const RUST: usize = 25;
 const BATCH: usize = 100;
+/// Of records of a kilobyte; and so many of them.
+const LARGE_BATCH: usize = 512;
+const LARGE_BATCHES: usize = 150;
 /// How often an instance is replaced: once in so many batches.
 const REPLACED: u32 = 20;
 /// Looks at the memory; the first quarter is for what is only made once.
@@ -61,6 +64,21 @@ fn memory_that_grows_would_be_noticed() {
     let looks: Vec<_> = (0..LOOKS).map(|look| 1e8 + look as f64 * 1e6).collect();
     let (before, after) = halves(&looks);
     assert!(after > before + SLACK, "{before} {after}");
+}
+
+#[test]
+fn no_language_runs_out_of_its_memory_for_what_it_emits() {
+    let value = |number: usize| format!("{{\"card\":\"{number}\",\"note\":\"{}\"}}", "n".repeat(1_000));
+    let batch = MemoryBatch::of_values((0..LARGE_BATCH).map(value));
+    for language in LANGUAGES {
+        let [mut redact, _] = fresh(language);
+        for nth in 0..LARGE_BATCHES {
+            let (_, output) =
+                call(&mut redact, &batch).unwrap_or_else(|error| panic!("{language}, call {nth}: {error:?}"));
+            assert_eq!(output.emitted.len(), LARGE_BATCH, "{language}");
+        }
+        eprintln!("{language}: {:?}", redact.take_usage());
+    }
 }
 
 /// The two plugins of a language at work: one does a job, the other is made to fault now and then.

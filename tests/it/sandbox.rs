@@ -388,6 +388,27 @@ fn wrapped(guest: Guest<'_>) -> Vec<u8> {
 // ---- memory, tables, stack --------------------------------------------------------------------------------------------
 
 #[test]
+fn an_instance_whose_calls_use_up_its_memory_bit_by_bit_is_replaced_between_two_calls_before_one_fails() {
+    // 256 KiB a call, never given back
+    let leak = "(if (i32.eq (memory.grow (i32.const 4)) (i32.const -1)) (then unreachable))";
+    let mut step = Guest { process: leak, ..Guest::default() }.step();
+    (0..500).for_each(|nth| assert!(call(&mut step).is_ok(), "call {nth}"));
+    let usage = step.take_usage();
+    assert_eq!(usage.instances, 500_u64.div_ceil(57), "one for as many calls as seven eighths of 16 MiB last");
+    assert!(usage.memory <= LIMITS.memory);
+}
+
+#[test]
+fn an_instance_that_needs_nearly_all_its_memory_from_the_start_is_kept() {
+    let all_at_once = "(if (i32.lt_u (memory.size) (i32.const 250)) (then (drop (memory.grow (i32.const 249)))))";
+    for guest in [Guest { memory: "250", ..Guest::default() }, Guest { process: all_at_once, ..Guest::default() }] {
+        let mut step = guest.step();
+        (0..200).for_each(|nth| assert!(call(&mut step).is_ok(), "call {nth}"));
+        assert_eq!(step.take_usage().instances, 1);
+    }
+}
+
+#[test]
 fn recursion_memory_and_tables_end_at_their_limits() {
     let recursion = "(func $deeper (param i64) (call $deeper (i64.add (local.get 0) (i64.const 1))))";
     let table = "(table $t 1 funcref)";
