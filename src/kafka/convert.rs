@@ -1,4 +1,4 @@
-//! Fetched messages as the pipeline's source batches: nothing is copied. And what of them goes out again as it is.
+//! Fetched messages as the pipeline's source batches. And what of them goes out again as it is.
 
 use std::any::Any;
 use std::collections::HashMap;
@@ -9,12 +9,10 @@ use crate::pipeline::ports::Headers;
 
 use super::raw::{Client, HeaderList, Message, Messages, Place};
 
-/// Messages of one partition, in offset order, given back to librdkafka when dropped.
+/// Messages of one partition, in offset order, given back to librdkafka when dropped, if not before.
 pub(super) struct FetchedBatch {
     from: TopicPartition,
     messages: Messages,
-    /// Bytes of keys and values: asked for more than once, and reading them again is what takes the time.
-    bytes: usize,
 }
 
 impl SourceBatch for FetchedBatch {
@@ -25,7 +23,10 @@ impl SourceBatch for FetchedBatch {
         self.messages.len()
     }
     fn bytes(&self) -> usize {
-        self.bytes
+        self.messages.bytes()
+    }
+    fn size(&self, index: usize) -> usize {
+        self.messages.size(index)
     }
     fn offset(&self, index: usize) -> Offset {
         self.messages.offset(index)
@@ -71,9 +72,7 @@ pub(super) fn batches(
     }
     let batch = |list: Vec<Message>| {
         let from = list.first()?.topic_partition().filter(&keep)?;
-        let bytes = list.iter().map(Message::bytes).sum();
-        let messages = Messages::new(list, Arc::clone(client));
-        Some(Arc::new(FetchedBatch { from, messages, bytes }) as Arc<dyn SourceBatch>)
+        Some(Arc::new(FetchedBatch { from, messages: Messages::new(list, client) }) as Arc<dyn SourceBatch>)
     };
     groups.into_iter().filter_map(batch).collect()
 }

@@ -113,7 +113,7 @@ impl Intake {
             self.watchdog.drained();
         }
         let during = self.take_changes(events);
-        let (fetched, failed): (Vec<_>, Vec<_>) = messages.drain(..).partition(|message| message.error().is_none());
+        let (fetched, failed): (Vec<_>, Vec<_>) = messages.drain(..).partition(|message| !message.is_error());
         self.messages = messages;
         let assignment = Arc::clone(&self.assignment);
         for batch in convert::batches(fetched, self.queue.client(), |partition| assignment.delivers(partition)) {

@@ -163,7 +163,7 @@ impl Watcher {
         }
         messages.retain(|message| message.error().is_none());
         let places: Vec<_> = messages.iter().map(|message| message.topic_partition()).collect();
-        let messages = Messages::new(messages, Arc::clone(self.queue.client()));
+        let messages = Messages::new(messages, self.queue.client());
         let arrival = |(index, at): (usize, Option<TopicPartition>)| {
             let owned = |bytes: Option<&[u8]>| bytes.map(<[u8]>::to_vec);
             Some(Arrival {

@@ -130,6 +130,14 @@ impl Items {
         }
     }
 
+    /// Bytes of the item's key and value as they now are.
+    pub fn size(&self, item: &Item) -> usize {
+        match (item.key, item.value) {
+            (Field::Source, Field::Source) => self.source.size(item.source as usize),
+            _ => self.key(item).map_or(0, <[u8]>::len) + self.value(item).map_or(0, <[u8]>::len),
+        }
+    }
+
     /// The item's timestamp as it now is, ms since 1970-01-01 UTC, or -1.
     pub fn timestamp(&self, item: &Item) -> i64 {
         item.timestamp.unwrap_or_else(|| self.source.timestamp(item.source as usize))

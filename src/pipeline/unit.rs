@@ -364,23 +364,15 @@ impl Unit {
     }
 
     fn count(&self, tally: &mut Tally, destinations: &Destinations, plugins: &[(PluginName, Digest)], now_ms: i64) {
-        let source = &self.items.source;
-        let mut bytes = 0;
-        for index in self.range.clone() {
-            bytes += source.size(index) as u64;
-            let timestamp = source.timestamp(index);
-            if timestamp >= 0 {
-                let age = Duration::from_millis(u64::try_from(now_ms - timestamp).unwrap_or(0));
-                let seconds = age.as_secs_f64();
-                tally.latency[LATENCY_BOUNDS.partition_point(|bound| *bound < seconds)] += 1;
-                tally.latency_sum += age;
-            }
-        }
-        add(&mut tally.consumed, &self.partition().topic, [self.range.len() as u64, bytes]);
+        let (source, range) = (&self.items.source, self.range.clone());
+        let is_whole = range == (0..source.len());
+        let bytes = if is_whole { source.bytes() } else { range.clone().map(|index| source.size(index)).sum() };
+        count_ages(range.map(|index| source.timestamp(index)), now_ms, tally);
+        add(&mut tally.consumed, &self.partition().topic, [self.range.len() as u64, bytes as u64]);
         let mut produced = vec![[0; 2]; destinations.list().len()];
         for routed in &self.routed {
             let item = &self.items.list[routed.item as usize];
-            let bytes = self.items.key(item).map_or(0, <[u8]>::len) + self.items.value(item).map_or(0, <[u8]>::len);
+            let bytes = self.items.size(item);
             let sums: &mut [u64; 2] = &mut produced[routed.destination as usize];
             *sums = [sums[0] + 1, sums[1] + bytes as u64];
         }
@@ -444,6 +436,22 @@ impl Told for OfUnit<'_> {
         let Disposition::DeadLetter(topic) = &self.committed.policy.then else { return None };
         Some(Work::Send { topic: topic.clone(), partition: letter.partition() })
     }
+}
+
+/// Counts how old records are, by their timestamps in ms (below 0: it has none). Those that follow each other are of an age, as a rule.
+fn count_ages(timestamps: impl Iterator<Item = i64>, now_ms: i64, tally: &mut Tally) {
+    let bounds: Vec<i64> = LATENCY_BOUNDS.iter().map(|seconds| (seconds * 1000.0).round() as i64).collect();
+    let (mut bucket, mut ages, mut sum) = (0_usize, i64::MIN..=i64::MIN, 0_u64);
+    for age in timestamps.filter(|timestamp| *timestamp >= 0).map(|timestamp| (now_ms - timestamp).max(0)) {
+        if !ages.contains(&age) {
+            bucket = bounds.partition_point(|bound| *bound < age);
+            let above = bucket.checked_sub(1).map_or(0, |below| bounds[below] + 1);
+            ages = above..=bounds.get(bucket).copied().unwrap_or(i64::MAX);
+        }
+        tally.latency[bucket] += 1;
+        sum += age as u64;
+    }
+    tally.latency_sum += Duration::from_millis(sum);
 }
 
 fn after_halt(why: Halt, attempts: Attempts, source: &dyn SourceBatch, at: usize, policy: &OnError) -> After {
@@ -588,5 +596,29 @@ impl Outputs for Round {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_age_is_counted_in_the_first_bucket_whose_bound_it_does_not_exceed() {
+        let now = 1_000_000_000;
+        let edges =
+            LATENCY_BOUNDS.iter().flat_map(|seconds| [-1, 0, 1].map(|by| (seconds * 1000.0).round() as i64 + by));
+        let ages: Vec<i64> = edges.chain([0, 0, 7, 86_400_000]).collect();
+        let mut tally = Tally { latency: vec![0; LATENCY_BOUNDS.len() + 1], ..Tally::default() };
+        // (the future counts as now, and -1 is no timestamp)
+        let timestamps = ages.iter().map(|age| now - age).chain([now + 5, -1]);
+        count_ages(timestamps, now, &mut tally);
+        let mut expected = vec![0; LATENCY_BOUNDS.len() + 1];
+        for age in ages.iter().chain([&0]) {
+            let seconds = Duration::from_millis(*age as u64).as_secs_f64();
+            expected[LATENCY_BOUNDS.partition_point(|bound| *bound < seconds)] += 1;
+        }
+        assert_eq!(tally.latency, expected);
+        assert_eq!(tally.latency_sum, Duration::from_millis(ages.iter().sum::<i64>() as u64));
     }
 }
