@@ -21,6 +21,9 @@ use super::topics::{reason, should_refresh};
 
 /// A flush is asked in small steps: one call looks up from its wait only every 10 ms.
 const FLUSH_STEP: Duration = Duration::from_millis(1);
+/// By then no message waits for others any more to go with (`linger.ms`, as a rule), and only every so many steps hurry them.
+const LINGER: Duration = Duration::from_millis(6);
+const HURRY_EVERY: u32 = 8;
 /// Between two tries of a call that may be made again.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
@@ -168,7 +171,7 @@ impl<C: ProducerClient> Producer<C> {
 
     // exactly_once
 
-    /// One transaction. `offsets` and `member` are asked for once all outputs are delivered.
+    /// One transaction. `offsets` and `member` are asked for once no more outputs come.
     pub(super) fn transact(
         &mut self,
         outputs: &dyn Outputs,
@@ -200,43 +203,45 @@ impl<C: ProducerClient> Producer<C> {
         let client = live.client.clone();
         let _ = client.take_failures();
         client.begin_transaction().map_err(|error| self.stopped(&error, began))?;
-        self.deliver(&client, outputs, deadline, began)?;
-        let delivered = clock::now();
-        let offsets = offsets();
-        if !offsets.is_empty() {
-            let member = member().ok_or_else(|| Stop::Abort(Outcome::Aborted(left())))?;
-            let send = |wait| client.send_offsets(&offsets, topic_ids, &member, wait);
-            self.send_offsets(&client, send, deadline, began)?;
-        }
-        let committed = self.commit(&client, deadline, began);
-        self.spent.committing += clock::now() - delivered;
-        committed
-    }
-
-    /// Has every output acknowledged: those that there are, then those that have come meanwhile. The broker takes the first
-    /// ones of a transaction some 20 ms after the last one's end (it tells librdkafka to try again then), so that this is when
-    /// those of a thin flow come together.
-    fn deliver(&mut self, client: &C, outputs: &dyn Outputs, deadline: Instant, began: Instant) -> Result<(), Stop> {
         let flush_by = deadline.min(began + self.times.delivery + Duration::from_secs(1));
+        let mut offsets = Some(offsets);
         let mut index = 0;
+        // Those outputs that there are, then those that have come meanwhile. The broker takes the first ones of a transaction some 20 ms
+        // after the last one's end (it tells librdkafka to try again then), so that this is when those of a thin flow come together.
         loop {
             let asked = clock::now();
             self.produce(outputs, &mut index, began + self.times.delivery, began)?;
-            let produced = clock::now();
-            let is_flushed = flush(client, flush_by);
-            self.spent.producing += produced - asked;
-            self.spent.delivering += clock::now() - produced;
-            if !is_flushed {
-                let message = format!("outputs were not acknowledged within {:?}", self.times.delivery);
-                let slow = passing(Known::RD_KAFKA_RESP_ERR__MSG_TIMED_OUT, message);
-                // Who does not take outputs does not answer an abort either: the next producer's epoch ends the transaction.
-                return Err(Stop::Discard(Outcome::Aborted(slow)));
+            self.spent.producing += clock::now() - asked;
+            if let Some(offsets) = offsets.take_if(|_| !outputs.takes_more()) {
+                // (its coordinator takes them while the last outputs are on their way)
+                self.add_offsets(&client, &offsets(), topic_ids, member, deadline, began)?;
             }
-            self.delivered(client, began)?;
+            self.deliver(&client, flush_by, began)?;
             if !outputs.close() {
-                return Ok(());
+                break;
             }
         }
+        if let Some(offsets) = offsets {
+            self.add_offsets(&client, &offsets(), topic_ids, member, deadline, began)?;
+        }
+        let asked = clock::now();
+        let committed = self.commit(&client, deadline, began);
+        self.spent.committing += clock::now() - asked;
+        committed
+    }
+
+    /// Has every output acknowledged that was queued.
+    fn deliver(&mut self, client: &C, deadline: Instant, began: Instant) -> Result<(), Stop> {
+        let asked = clock::now();
+        let is_flushed = flush(client, deadline);
+        self.spent.delivering += clock::now() - asked;
+        if !is_flushed {
+            let message = format!("outputs were not acknowledged within {:?}", self.times.delivery);
+            let slow = passing(Known::RD_KAFKA_RESP_ERR__MSG_TIMED_OUT, message);
+            // Who does not take outputs does not answer an abort either: the next producer's epoch ends the transaction.
+            return Err(Stop::Discard(Outcome::Aborted(slow)));
+        }
+        self.delivered(client, began)
     }
 
     /// Queues every output. The first that is not taken ends it: a transaction without it would commit all the same.
@@ -320,6 +325,30 @@ impl<C: ProducerClient> Producer<C> {
         }
         // What was refused leaves a gap in the sequence, and the next transaction would pay for it.
         Err(Stop::AbortAndRenew(classify(&failures)))
+    }
+
+    fn add_offsets(
+        &mut self,
+        client: &C,
+        offsets: &OffsetMap,
+        topic_ids: &TopicIds,
+        member: &mut dyn FnMut() -> Option<C::Member>,
+        deadline: Instant,
+        began: Instant,
+    ) -> Result<(), Stop> {
+        if offsets.is_empty() {
+            return Ok(());
+        }
+        let asked = clock::now();
+        let member = member().ok_or_else(|| Stop::Abort(Outcome::Aborted(left())))?;
+        let sent =
+            self.send_offsets(client, |wait| client.send_offsets(offsets, topic_ids, &member, wait), deadline, began);
+        self.spent.committing += clock::now() - asked;
+        let Err(stop) = sent else { return Ok(()) };
+        // As a rule an output before them was refused, which tells more.
+        client.serve(Duration::ZERO);
+        self.delivered(client, began)?;
+        Err(stop)
     }
 
     fn send_offsets(
@@ -563,15 +592,18 @@ fn init_transactions(client: &impl ProducerClient, id: &str, deadline: Instant) 
 }
 
 fn flush(client: &impl ProducerClient, deadline: Instant) -> bool {
-    let mut step = FLUSH_STEP;
-    while !client.flush(step) {
-        if clock::now() >= deadline {
-            return false;
+    // (to hurry what waits for others to go with has every thread of the client wake up: often at first, since in a thin flow nothing
+    // is to wait, and now and then later)
+    let began = clock::now();
+    for step in 0.. {
+        let now = clock::now();
+        let hurries = now < began + LINGER || step % HURRY_EVERY == 0;
+        let is_done = if hurries { client.flush(FLUSH_STEP) } else { client.is_delivered(FLUSH_STEP) };
+        if is_done || now >= deadline {
+            return is_done;
         }
-        // Short waits are for the usual commit, which takes a few milliseconds.
-        step = (step * 5 / 4).min(Duration::from_millis(10));
     }
-    true
+    false
 }
 
 /// The time left, never zero: zero would not even ask.

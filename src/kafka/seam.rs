@@ -54,6 +54,11 @@ pub trait ProducerClient: Clone {
     /// Sends at once what is queued and waits for its acknowledgements; whether none is outstanding.
     fn flush(&self, wait: Duration) -> bool;
 
+    /// The same for what does not wait for others to go with, so that nobody has to be told.
+    fn is_delivered(&self, wait: Duration) -> bool {
+        self.flush(wait)
+    }
+
     /// Fences whoever had the transactional id, and ends what they left open.
     ///
     /// # Errors
@@ -146,6 +151,9 @@ impl ProducerClient for Arc<Client> {
     }
     fn flush(&self, wait: Duration) -> bool {
         Client::flush(self, wait)
+    }
+    fn is_delivered(&self, wait: Duration) -> bool {
+        Client::is_delivered(self, wait)
     }
     fn init_transactions(&self, wait: Duration) -> Result<(), Error> {
         Handle::init_transactions(self, wait)

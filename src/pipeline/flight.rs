@@ -150,6 +150,11 @@ impl Outputs for Growing {
         }
     }
 
+    fn takes_more(&self) -> bool {
+        let state = self.state();
+        !state.sealed || !state.waiting.is_empty()
+    }
+
     fn close(&self) -> bool {
         let mut state = self.state();
         state.sealed = true;

@@ -319,6 +319,10 @@ pub trait Outputs: Sync {
     }
     /// Hands each to `produce`, in order, until it breaks.
     fn for_each(&self, produce: &mut dyn FnMut(Output<'_>) -> ControlFlow<()>);
+    /// Whether more may come.
+    fn takes_more(&self) -> bool {
+        false
+    }
     /// Takes no more. True: some have come since `for_each` ended, which hands those out when it is called again.
     fn close(&self) -> bool {
         false

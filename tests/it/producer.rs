@@ -23,6 +23,8 @@ struct Scripted {
     stuck: bool,
     /// They refuse all outputs of the first flush.
     refuses: bool,
+    /// They have done so when offsets are to be added: which fails for that.
+    refuses_early: bool,
     failures: Arc<Mutex<Failures>>,
 }
 
@@ -32,6 +34,11 @@ impl Scripted {
         if calls.last() != Some(&name) {
             calls.push(name);
         }
+    }
+    fn refuse(&self) {
+        let code = Known::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE.into();
+        self.failures.lock().unwrap().count += 1;
+        self.failures.lock().unwrap().first.push(Failure { index: 0, topic: None, code });
     }
     fn take(&self, wait: Duration) {
         self.clock.advance_to(self.clock.elapsed() + wait);
@@ -57,9 +64,7 @@ impl ProducerClient for Scripted {
             self.take(wait);
         }
         if self.refuses {
-            let code = Known::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE.into();
-            self.failures.lock().unwrap().count += 1;
-            self.failures.lock().unwrap().first.push(Failure { index: 0, topic: None, code });
+            self.refuse();
         }
         !self.stuck
     }
@@ -73,6 +78,10 @@ impl ProducerClient for Scripted {
     }
     fn send_offsets(&self, _: &OffsetMap, _: &TopicIds, (): &(), _: Duration) -> Result<(), Error> {
         self.call("offsets");
+        if self.refuses_early {
+            self.refuse();
+            return Err(Error { must_abort: true, ..Error::of(Known::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE.into()) });
+        }
         Ok(())
     }
     fn commit_transaction(&self, _: Duration) -> Result<(), Error> {
@@ -142,6 +151,9 @@ impl Outputs for OneByOne {
             keeper: None,
         });
     }
+    fn takes_more(&self) -> bool {
+        self.left.load(SeqCst) > 0
+    }
     fn close(&self) -> bool {
         self.left.load(SeqCst) > 0
     }
@@ -182,23 +194,32 @@ fn a_producer_whose_outputs_nobody_takes_is_replaced_without_an_abort_that_nobod
     let outcome = transact(&stuck, Delivery::ExactlyOnce, &OneByOne::new(1));
     assert!(matches!(&outcome, Outcome::Aborted(trouble) if trouble.code == "_MSG_TIMED_OUT"), "{outcome:?}");
     // The next one's epoch ends what is open.
-    assert_eq!(*stuck.calls.lock().unwrap(), ["init", "begin", "produce", "flush", "init"]);
+    assert_eq!(*stuck.calls.lock().unwrap(), ["init", "begin", "produce", "offsets", "flush", "init"]);
     // `shutdown_timeout` is checked against the longest work on a transaction.
     assert!(stuck.clock.elapsed() <= times().transaction + times().ready, "{:?}", stuck.clock.elapsed());
 }
 
 #[test]
-fn outputs_that_come_while_others_are_on_their_way_are_acknowledged_before_the_offsets_are_committed() {
-    let sent = ["produce", "flush", "produce", "flush", "produce", "flush"];
+fn outputs_that_come_while_others_are_on_their_way_are_acknowledged_before_anything_is_committed() {
+    let sent = ["produce", "flush", "produce", "flush", "produce"];
     for (delivery, before, after) in [
-        (Delivery::ExactlyOnce, &["init", "begin"][..], &["offsets", "commit"][..]),
-        (Delivery::AtLeastOnce, &[], &["group offsets"]),
+        // (nothing comes after the last ones, so that offsets go with them into the transaction)
+        (Delivery::ExactlyOnce, &["init", "begin"][..], &["offsets", "flush", "commit"][..]),
+        (Delivery::AtLeastOnce, &[], &["flush", "group offsets"]),
     ] {
         let client = Scripted::default();
         let outputs = OneByOne::new(3);
         assert_eq!(transact(&client, delivery, &outputs), Outcome::Committed { lost: 0 });
         assert_eq!(*client.calls.lock().unwrap(), [before, &sent, after].concat());
     }
+}
+
+#[test]
+fn an_output_that_is_refused_before_the_offsets_are_added_is_found_and_not_the_group_blamed() {
+    let client = Scripted { refuses_early: true, ..Scripted::default() };
+    let outcome = transact(&client, Delivery::ExactlyOnce, &OneByOne::new(1));
+    assert!(matches!(outcome, Outcome::Rejected { output: Some(0), .. }), "{outcome:?}");
+    assert_eq!(*client.calls.lock().unwrap(), ["init", "begin", "produce", "offsets", "abort", "init"]);
 }
 
 #[test]

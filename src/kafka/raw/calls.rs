@@ -51,6 +51,12 @@ impl Handle {
         unsafe { ffi::rd_kafka_flush(self.ptr(), to_millis(wait)) == Known::RD_KAFKA_RESP_ERR_NO_ERROR }
     }
 
+    /// Messages that are not acknowledged, and what callbacks are to be told.
+    pub(super) fn outstanding(&self) -> c_int {
+        // SAFETY: see above.
+        unsafe { ffi::rd_kafka_outq_len(self.ptr()) }
+    }
+
     // Group membership.
 
     pub(in crate::kafka) fn subscribe(&self, topics: &[TopicName]) -> Result<(), Error> {

@@ -197,7 +197,16 @@ impl Client {
 
     /// Sends at once what waits for its linger time and waits for its acknowledgements; whether none is outstanding.
     pub(in crate::kafka) fn flush(&self, wait: Duration) -> bool {
-        let is_done = self.handle.flush(wait);
+        self.took_back(self.handle.flush(wait))
+    }
+
+    /// Waits for acknowledgements; whether none is outstanding.
+    pub(in crate::kafka) fn is_delivered(&self, wait: Duration) -> bool {
+        self.handle.serve(wait);
+        self.took_back(self.handle.outstanding() == 0)
+    }
+
+    fn took_back(&self, is_done: bool) -> bool {
         if is_done {
             self.context.take_back();
         }

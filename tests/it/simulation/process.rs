@@ -567,6 +567,9 @@ impl Outputs for Watched<'_> {
             produce(output)
         });
     }
+    fn takes_more(&self) -> bool {
+        self.outputs.takes_more() || !self.later.lock().unwrap().is_empty()
+    }
     fn close(&self) -> bool {
         let more = self.outputs.close();
         more || !self.later.lock().unwrap().is_empty()
