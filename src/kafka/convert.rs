@@ -40,6 +40,9 @@ impl SourceBatch for FetchedBatch {
     fn value(&self, index: usize) -> Option<&[u8]> {
         self.messages.value(index)
     }
+    fn may_have_headers(&self) -> bool {
+        self.messages.may_have_headers()
+    }
     fn header_count(&self, index: usize) -> usize {
         self.messages.header_count(index)
     }

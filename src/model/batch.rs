@@ -48,6 +48,10 @@ pub trait SourceBatch: Any + Send + Sync {
     fn key(&self, index: usize) -> Option<&[u8]>;
     /// The value; `None` is null, a tombstone.
     fn value(&self, index: usize) -> Option<&[u8]>;
+    /// False: none of its records has a header.
+    fn may_have_headers(&self) -> bool {
+        true
+    }
     /// How many headers, repeats included.
     fn header_count(&self, index: usize) -> usize;
     /// Bytes of the record's key and value.

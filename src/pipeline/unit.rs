@@ -174,12 +174,14 @@ impl Unit {
     pub fn sent(&self) -> impl Iterator<Item = (u32, Option<u16>, Output<'_>)> {
         let (keeper, items) = (Some(&self.items), &*self.items);
         let mut traced = self.traces.sends().iter().peekable();
+        let has_headers = items.source.may_have_headers();
         let routed = self.routed.iter().map(move |routed| {
             let item = &items.list[routed.item as usize];
             let send = traced.next_if(|send| (send.item, send.destination) == (routed.item, routed.destination));
             let headers = match send.and_then(|send| Some((send.header?, &send.traceparent))) {
                 Some((header, value)) => Headers::Traced(items, item, header as usize, value),
-                None => Headers::Of(items, item),
+                None if has_headers || item.headers.is_some() => Headers::Of(items, item),
+                None => Headers::List(&[]),
             };
             let output = Output {
                 topic: routed.topic,

@@ -95,6 +95,9 @@ impl Messages {
     pub(in crate::kafka) fn value(&self, index: usize) -> Option<&[u8]> {
         self.records[index].value.get()
     }
+    pub(in crate::kafka) fn may_have_headers(&self) -> bool {
+        matches!(self.kept, Kept::Messages { .. })
+    }
     pub(in crate::kafka) fn header_count(&self, index: usize) -> usize {
         let headers = self.headers(index);
         // SAFETY: a live list, kept by its message.

@@ -1,6 +1,6 @@
 //! Records to be produced.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ffi::c_int;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
@@ -16,7 +16,24 @@ pub(in crate::kafka) struct Topic {
     client: Arc<Client>,
     /// What was lent last, by its address, and when: the context keeps it until the number of returns goes on.
     lent: Cell<(*const Items, u64)>,
+    /// Those of the call, in the order of [`ARGUMENTS`]: what is the same for all records is written once.
+    arguments: RefCell<[ffi::rd_kafka_vu_t; ARGUMENTS.len()]>,
 }
+
+/// What is told of each record; the last only where it has headers.
+const ARGUMENTS: [ffi::rd_kafka_vtype_t; 8] = {
+    use ffi::rd_kafka_vtype_t as V;
+    [
+        V::RD_KAFKA_VTYPE_RKT,
+        V::RD_KAFKA_VTYPE_PARTITION,
+        V::RD_KAFKA_VTYPE_MSGFLAGS,
+        V::RD_KAFKA_VTYPE_KEY,
+        V::RD_KAFKA_VTYPE_VALUE,
+        V::RD_KAFKA_VTYPE_TIMESTAMP,
+        V::RD_KAFKA_VTYPE_OPAQUE,
+        V::RD_KAFKA_VTYPE_HEADERS,
+    ]
+};
 
 // SAFETY: as for `Handle`.
 unsafe impl Send for Topic {}
@@ -26,10 +43,15 @@ impl Topic {
         let c_name = c_topic(name.as_str());
         // SAFETY: a live client, a valid text, the default topic configuration.
         let topic = unsafe { ffi::rd_kafka_topic_new(client.ptr(), c_name.as_ptr(), ptr::null_mut()) };
-        match NonNull::new(topic) {
-            Some(topic) => Ok(Self { topic, client: Arc::clone(client), lent: Cell::new((ptr::null(), 0)) }),
-            None => Err(Error::of(Code::from(Known::RD_KAFKA_RESP_ERR__INVALID_ARG))),
-        }
+        let Some(topic) = NonNull::new(topic) else {
+            return Err(Error::of(Code::from(Known::RD_KAFKA_RESP_ERR__INVALID_ARG)));
+        };
+        // SAFETY: numbers and pointers, of which all may be zero.
+        let argument = |vtype| ffi::rd_kafka_vu_t { vtype, u: unsafe { std::mem::zeroed() } };
+        let mut arguments = ARGUMENTS.map(argument);
+        arguments[0].u.rkt = topic.as_ptr();
+        let (lent, arguments) = (Cell::new((ptr::null(), 0)), RefCell::new(arguments));
+        Ok(Self { topic, client: Arc::clone(client), lent, arguments })
     }
 
     /// Queues one record, to the topic that this is; never blocks. `index` comes back in [`Failure`] if it is not delivered. A
@@ -41,14 +63,10 @@ impl Topic {
         index: usize,
     ) -> Result<(), Error> {
         let Output { partition, key, value, timestamp, .. } = *output;
-        use ffi::rd_kafka_vtype_t as V;
-        type Value = ffi::rd_kafka_vu_s__bindgen_ty_1;
-        let mem = |bytes: Option<&[u8]>| Value {
-            mem: ffi::rd_kafka_vu_s__bindgen_ty_1__bindgen_ty_1 {
-                // An empty slice has a pointer that is not null, which is how C tells empty from null.
-                ptr: bytes.map_or(ptr::null_mut(), |bytes| bytes.as_ptr().cast_mut().cast()),
-                size: bytes.map_or(0, <[u8]>::len),
-            },
+        let mem = |bytes: Option<&[u8]>| ffi::rd_kafka_vu_s__bindgen_ty_1__bindgen_ty_1 {
+            // An empty slice has a pointer that is not null, which is how C tells empty from null.
+            ptr: bytes.map_or(ptr::null_mut(), |bytes| bytes.as_ptr().cast_mut().cast()),
+            size: bytes.map_or(0, <[u8]>::len),
         };
         let flags = match output.keeper {
             Some(keeper) if value.is_some_and(|value| value.len() >= LENT_FROM) => {
@@ -57,20 +75,12 @@ impl Topic {
             }
             _ => ffi::RD_KAFKA_MSG_F_COPY as c_int,
         };
-        let arguments = [
-            (V::RD_KAFKA_VTYPE_RKT, Value { rkt: self.topic.as_ptr() }),
-            (V::RD_KAFKA_VTYPE_PARTITION, Value { i32_: partition }),
-            (V::RD_KAFKA_VTYPE_MSGFLAGS, Value { i: flags }),
-            (V::RD_KAFKA_VTYPE_KEY, mem(key)),
-            (V::RD_KAFKA_VTYPE_VALUE, mem(value)),
-            (V::RD_KAFKA_VTYPE_TIMESTAMP, Value { i64_: timestamp }),
-            (V::RD_KAFKA_VTYPE_OPAQUE, Value { ptr: ptr::without_provenance_mut(index) }),
-            (
-                V::RD_KAFKA_VTYPE_HEADERS,
-                Value { headers: list.as_ref().map_or(ptr::null_mut(), |list| list.0.as_ptr()) },
-            ),
-        ]
-        .map(|(vtype, u)| ffi::rd_kafka_vu_t { vtype, u });
+        let mut arguments = self.arguments.borrow_mut();
+        let [_, to, how, name, content, time, opaque, headers] = &mut *arguments;
+        (to.u.i32_, how.u.i, time.u.i64_) = (partition, flags, timestamp);
+        (name.u.mem, content.u.mem) = (mem(key), mem(value));
+        opaque.u.ptr = ptr::without_provenance_mut(index);
+        headers.u.headers = list.as_ref().map_or(ptr::null_mut(), |list| list.0.as_ptr());
         let count = arguments.len() - usize::from(list.is_none());
         // SAFETY: a live client and topic; the first `count` arguments have the types that their tags say; the key is copied,
         // and the value, too, or it is kept in place until no message is outstanding. On success the header list is the
