@@ -3,9 +3,10 @@
 //! An item holds only what a step changed, as spans into buffers that belong to the whole batch: a filter or a router
 //! copies nothing, and a rewrite costs the one copy out of the guest.
 
+use std::borrow::Cow;
 use std::fmt;
-use std::ops::Range;
-use std::sync::Arc;
+use std::ops::{Deref, DerefMut, Range};
+use std::sync::{Arc, OnceLock};
 
 use super::{SourceBatch, TopicName};
 
@@ -89,12 +90,67 @@ impl Item {
     }
 }
 
+/// Items in order. Those that are source records as they are take no memory until somebody asks for the list: a filter that keeps
+/// all, and a route without plugins, never do.
+#[derive(Default)]
+pub struct ItemList {
+    /// The source records that they are where none is made.
+    untouched: Range<u32>,
+    made: OnceLock<Vec<Item>>,
+}
+
+impl ItemList {
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.made.get().map_or(self.untouched.len(), Vec::len)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Number `index`, which there must be, without the list.
+    pub fn at(&self, index: usize) -> Cow<'_, Item> {
+        match self.made.get() {
+            Some(made) => Cow::Borrowed(&made[index]),
+            None => Cow::Owned(Item::of_source(self.untouched.start + index as u32)),
+        }
+    }
+
+    /// The source record that number `index` is, where all are source records as they are.
+    pub fn untouched(&self, index: usize) -> Option<usize> {
+        self.made.get().is_none().then(|| self.untouched.start as usize + index)
+    }
+}
+
+impl Deref for ItemList {
+    type Target = Vec<Item>;
+
+    fn deref(&self) -> &Vec<Item> {
+        self.made.get_or_init(|| self.untouched.clone().map(Item::of_source).collect())
+    }
+}
+
+impl DerefMut for ItemList {
+    fn deref_mut(&mut self) -> &mut Vec<Item> {
+        let _: &Vec<Item> = self;
+        self.made.get_mut().expect("made in the line above")
+    }
+}
+
+impl From<Vec<Item>> for ItemList {
+    fn from(list: Vec<Item>) -> Self {
+        Self { untouched: 0..0, made: list.into() }
+    }
+}
+
 /// The items of one source batch, with the bytes that steps made for them.
 pub struct Items {
     /// The records that the items come from.
     pub source: Arc<dyn SourceBatch>,
     /// The items, in the order of their source records; several may share one.
-    pub list: Vec<Item>,
+    pub list: ItemList,
     /// Bytes that steps made; spans point into them.
     pub chunks: Vec<Vec<u8>>,
 }
@@ -103,7 +159,7 @@ impl Items {
     /// The records `range` of the batch, each as it is.
     pub fn of(source: Arc<dyn SourceBatch>, range: Range<usize>) -> Self {
         let bound = |index| u32::try_from(index).expect("a batch is bounded far below 2^32 records");
-        let list = (bound(range.start)..bound(range.end)).map(Item::of_source).collect();
+        let list = ItemList { untouched: bound(range.start)..bound(range.end), made: OnceLock::new() };
         Self { source, list, chunks: Vec::new() }
     }
 
@@ -165,6 +221,6 @@ impl Items {
 
 impl fmt::Debug for Items {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Items").field("of", self.source.topic_partition()).field("list", &self.list).finish()
+        f.debug_struct("Items").field("of", self.source.topic_partition()).field("list", &*self.list).finish()
     }
 }

@@ -13,6 +13,6 @@ pub use batch::{Offset, OffsetMap, Redriven, SourceBatch, TopicPartition};
 pub use digest::Digest;
 pub use error_id::ErrorId;
 pub use fault::{Fault, FaultCode};
-pub use items::{DestinationIndex, Field, HeaderPart, Item, Items, SendTo, Span};
+pub use items::{DestinationIndex, Field, HeaderPart, Item, ItemList, Items, SendTo, Span};
 pub use mutation::Mutation;
 pub use names::{DestinationName, GroupId, InvalidName, PluginName, RouteName, TopicName};

@@ -239,7 +239,7 @@ impl Chain {
             traces,
         };
         let mut run = Run {
-            first: done.items.list.first().map_or(0, |item| item.source),
+            first: if done.items.list.is_empty() { 0 } else { done.items.list.at(0).source },
             done,
             passing: VecDeque::new(),
             kept: 0,
@@ -371,7 +371,7 @@ impl Run {
         if self.kept < self.done.items.list.len() || !self.passing.is_empty() {
             self.move_kept(out);
             self.let_pass(usize::MAX, out);
-            std::mem::swap(&mut self.done.items.list, out);
+            std::mem::swap(&mut *self.done.items.list, out);
         }
         if self.done.faults.len() > faults_before || self.done.halt.is_some() {
             self.withdraw();
@@ -382,7 +382,7 @@ impl Run {
     /// Takes out the items for which the step's condition does not hold.
     fn set_aside(&mut self, link: &Link) {
         let Some(when) = &link.when else { return };
-        let list = std::mem::take(&mut self.done.items.list);
+        let list = std::mem::take(&mut *self.done.items.list);
         let mut through = Vec::with_capacity(list.len());
         for item in list {
             match when.holds(&self.done.items, &item, &mut self.done.values) {
@@ -394,7 +394,7 @@ impl Run {
                 }
             }
         }
-        self.done.items.list = through;
+        *self.done.items.list = through;
     }
 
     /// Lets those go on that go past the step and stand before item `index` of those that go through.
@@ -410,7 +410,7 @@ impl Run {
         let most = items.list.len().min(start + calls_of.min(self.records));
         let mut bytes = 0;
         for index in start..most {
-            bytes += items.value(&items.list[index]).map_or(0, <[u8]>::len);
+            bytes += items.value(&items.list.at(index)).map_or(0, <[u8]>::len);
             if bytes > self.bytes && index > start {
                 return index;
             }
@@ -464,7 +464,7 @@ impl Run {
         out: &mut Vec<Item>,
     ) {
         if range.len() == 1 {
-            let source = self.done.items.list[range.start].source;
+            let source = self.done.items.list.at(range.start).source;
             let fault = self.fault(link, code, message);
             return self.push_fault(source, fault);
         }
@@ -482,7 +482,7 @@ impl Run {
     /// not begun with less left, unless nothing before it is complete and there would be no progress otherwise. Even that
     /// has an end, since a plugin may make many items of one record, each with a time of its own.
     fn grant(&self, link: &Link, range: &Range<usize>) -> Grant {
-        let nothing_complete = self.budget.is_fresh && self.done.items.list[range.start].source == self.first;
+        let nothing_complete = self.budget.is_fresh && self.done.items.list.at(range.start).source == self.first;
         if self.stop.is_set() || (!nothing_complete && self.done.bytes_made() - self.made > self.budget.bytes) {
             return Grant::Nothing;
         }
@@ -501,7 +501,7 @@ impl Run {
     }
 
     fn is_at_fault(&self, index: usize) -> bool {
-        let source = self.done.items.list[index].source;
+        let source = self.done.items.list.at(index).source;
         self.done.faults.binary_search_by_key(&source, |(of, _)| *of).is_ok()
     }
 
@@ -564,7 +564,7 @@ impl Run {
 
     /// The source record of an item.
     fn source_of(&self, index: usize) -> usize {
-        self.done.items.list[index].source as usize
+        self.done.items.list.at(index).source as usize
     }
 
     fn halt(&mut self, index: usize, why: Halt) {

@@ -70,23 +70,22 @@ impl Destinations {
         });
     }
 
-    /// Appends to `routed` where item number `index` goes. Nothing appended and no error: no destination takes it.
+    /// Appends to `routed` where an item goes, which has this number. Nothing appended and no error: no destination takes it.
     ///
     /// # Errors
     /// [`Misrouted`]; what was appended for the item is taken back.
     pub fn route(
         &mut self,
         items: &Items,
-        index: usize,
+        item: (usize, &Item),
         values: &mut Values,
         look_up: &mut LookUp<'_>,
         routed: &mut Vec<Routed>,
     ) -> Result<(), Misrouted> {
-        let item = &items.list[index];
         let before = routed.len();
-        let sent = match item.send_to {
-            SendTo::Named(number) => self.route_to(number, items, index, values, look_up, routed),
-            SendTo::Unset | SendTo::Defaults => self.route_to_defaults(items, index, values, look_up, routed),
+        let sent = match item.1.send_to {
+            SendTo::Named(number) => self.route_to(number, items, item, values, look_up, routed),
+            SendTo::Unset | SendTo::Defaults => self.route_to_defaults(items, item, values, look_up, routed),
         };
         sent.inspect_err(|_| routed.truncate(before))
     }
@@ -110,14 +109,14 @@ impl Destinations {
     fn route_to_defaults(
         &mut self,
         items: &Items,
-        index: usize,
+        item: (usize, &Item),
         values: &mut Values,
         look_up: &mut LookUp<'_>,
         routed: &mut Vec<Routed>,
     ) -> Result<(), Misrouted> {
         for number in 0..self.list.len() {
             if self.list[number].default {
-                self.route_to(number as u16, items, index, values, look_up, routed)?;
+                self.route_to(number as u16, items, item, values, look_up, routed)?;
             }
         }
         Ok(())
@@ -127,12 +126,11 @@ impl Destinations {
         &mut self,
         number: u16,
         items: &Items,
-        index: usize,
+        (index, item): (usize, &Item),
         values: &mut Values,
         look_up: &mut LookUp<'_>,
         routed: &mut Vec<Routed>,
     ) -> Result<(), Misrouted> {
-        let item = &items.list[index];
         if !self.takes(number, items, item, values)? {
             return Ok(());
         }

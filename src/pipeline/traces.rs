@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::destinations::Routed;
-use crate::model::{Item, Items, SourceBatch};
+use crate::model::{Item, ItemList, Items, SourceBatch};
 use crate::telemetry::{Span, SpanId, TRACEPARENT, TRACEPARENT_BYTES, TraceContext, Work};
 
 /// The traced records of a unit.
@@ -72,7 +72,7 @@ impl Traces {
     }
 
     /// These items are about to go through a plugin.
-    pub(super) fn enter(&mut self, step: u16, items: &[Item]) {
+    pub(super) fn enter(&mut self, step: u16, items: &ItemList) {
         if self.is_empty() {
             return;
         }

@@ -176,23 +176,22 @@ impl Unit {
         let mut traced = self.traces.sends().iter().peekable();
         let has_headers = items.source.may_have_headers();
         let routed = self.routed.iter().map(move |routed| {
-            let item = &items.list[routed.item as usize];
-            let send = traced.next_if(|send| (send.item, send.destination) == (routed.item, routed.destination));
+            let Routed { source, item: index, destination, topic, partition } = *routed;
+            if !has_headers && let Some(record) = items.list.untouched(index as usize) {
+                let of = &items.source;
+                let (key, value, timestamp) = (of.key(record), of.value(record), of.timestamp(record));
+                let headers = Headers::List(&[]);
+                let output = Output { topic, partition, key, value, timestamp, headers, keeper };
+                return (source, Some(destination), output);
+            }
+            let item = &items.list[index as usize];
+            let send = traced.next_if(|send| (send.item, send.destination) == (index, destination));
             let headers = match send.and_then(|send| Some((send.header?, &send.traceparent))) {
                 Some((header, value)) => Headers::Traced(items, item, header as usize, value),
-                None if has_headers || item.headers.is_some() => Headers::Of(items, item),
-                None => Headers::List(&[]),
+                None => Headers::Of(items, item),
             };
-            let output = Output {
-                topic: routed.topic,
-                partition: routed.partition,
-                key: items.key(item),
-                value: items.value(item),
-                timestamp: items.timestamp(item),
-                headers,
-                keeper,
-            };
-            (routed.source, Some(routed.destination), output)
+            let (key, value, timestamp) = (items.key(item), items.value(item), items.timestamp(item));
+            (source, Some(destination), Output { topic, partition, key, value, timestamp, headers, keeper })
         });
         routed.chain(self.dead.iter().map(|dead| (dead.source, None, dead.output(&*items.source))))
     }
@@ -305,7 +304,8 @@ impl Unit {
         let items = Arc::clone(&self.items);
         self.routed.reserve(items.list.len());
         let mut misrouted: Option<u32> = None;
-        for (index, item) in items.list.iter().enumerate() {
+        for index in 0..items.list.len() {
+            let item = items.list.at(index);
             if item.source as usize >= self.range.end {
                 break;
             }
@@ -313,7 +313,7 @@ impl Unit {
                 continue;
             }
             let before = self.routed.len();
-            match bench.destinations.route(&items, index, values, bench.look_up, &mut self.routed) {
+            match bench.destinations.route(&items, (index, &item), values, bench.look_up, &mut self.routed) {
                 Ok(()) if self.routed.len() == before => self.filtered.push((item.source, None)),
                 Ok(()) => {}
                 Err(Misrouted::Fault(mut fault)) => {
@@ -373,8 +373,7 @@ impl Unit {
         add(&mut tally.consumed, &self.partition().topic, [self.range.len() as u64, bytes as u64]);
         let mut produced = vec![[0; 2]; destinations.list().len()];
         for routed in &self.routed {
-            let item = &self.items.list[routed.item as usize];
-            let bytes = self.items.size(item);
+            let bytes = self.items.size(&self.items.list.at(routed.item as usize));
             let sums: &mut [u64; 2] = &mut produced[routed.destination as usize];
             *sums = [sums[0] + 1, sums[1] + bytes as u64];
         }

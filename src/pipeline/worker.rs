@@ -419,7 +419,7 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
         let (policy, found) = (skip.policy(), skip.find(lane, *self.paused));
         let unit = found.and_then(|Found { batch, index, fault }| {
             let range = index..index + 1;
-            let items = Items { source: batch, list: Vec::new(), chunks: Vec::new() };
+            let items = Items { source: batch, list: Vec::new().into(), chunks: Vec::new() };
             let processed = Processed {
                 items,
                 faults: vec![(index as u32, fault)],

@@ -128,22 +128,21 @@ impl Call {
 
     /// The offset of a record of the call.
     pub(super) fn offset(&self, index: u32) -> Option<Offset> {
-        let item = self.records().get(index as usize)?;
+        let item = self.some(index, index.checked_add(1)?).ok()?.next()?;
         Some(self.items.source.offset(item.source as usize))
     }
 
     pub(super) fn offsets(&self, start: u32, end: u32) -> Result<Vec<i64>, HostFault> {
-        let offset = |item: &Item| self.items.source.offset(item.source as usize);
-        Ok(self.slice(start, end)?.iter().map(offset).collect())
+        Ok(self.some(start, end)?.map(|item| self.items.source.offset(item.source as usize)).collect())
     }
 
     pub(super) fn timestamps(&self, start: u32, end: u32) -> Result<Vec<i64>, HostFault> {
-        Ok(self.slice(start, end)?.iter().map(|item| self.items.timestamp(item)).collect())
+        Ok(self.some(start, end)?.map(|item| self.items.timestamp(&item)).collect())
     }
 
     pub(super) fn value_sizes(&self, start: u32, end: u32) -> Result<Vec<u32>, HostFault> {
-        let size = |item: &Item| self.items.value(item).map_or(Ok(0), |value| u32::try_from(value.len()));
-        self.slice(start, end)?.iter().map(size).collect::<Result<_, _>>().map_err(|_| too_much_to_read())
+        let size = |item: Cow<'_, Item>| self.items.value(&item).map_or(Ok(0), |value| u32::try_from(value.len()));
+        self.some(start, end)?.map(size).collect::<Result<_, _>>().map_err(|_| too_much_to_read())
     }
 
     pub(super) fn keys(&self, start: u32, end: u32, column: &mut ColumnBuffer) -> Result<(), HostFault> {
@@ -163,7 +162,7 @@ impl Call {
     }
 
     pub(super) fn headers(&self, index: u32) -> Result<Vec<HeaderOut>, HostFault> {
-        let item = &self.slice(index, index.saturating_add(1))?[0];
+        let item = &*self.some(index, index.saturating_add(1))?.next().expect("there is that one");
         let header = |nth| {
             let (name, value) = self.items.header(item, nth);
             (shown_name(name).into_owned(), value.map(<[u8]>::to_vec))
@@ -173,7 +172,7 @@ impl Call {
 
     /// Refuses a record; the first reason counts.
     pub(super) fn refuse(&mut self, index: u32, reason: &str) -> Result<(), HostFault> {
-        self.slice(index, index.saturating_add(1))?;
+        self.some(index, index.saturating_add(1)).map(drop)?;
         self.refused.resize(self.range.len(), false);
         if !std::mem::replace(&mut self.refused[index as usize], true) {
             self.reasons.push((index, printable(reason, REASON_MAX)));
@@ -181,14 +180,14 @@ impl Call {
         Ok(())
     }
 
-    fn records(&self) -> &[Item] {
-        &self.items.list[self.range.clone()]
-    }
-
-    fn slice(&self, start: u32, end: u32) -> Result<&[Item], HostFault> {
-        self.records().get(start as usize..end as usize).ok_or_else(|| {
-            HostFault::trapped(format!("it asked for the records {start} .. {end} of a batch of {}", self.len()))
-        })
+    /// Items of the call.
+    fn some(&self, start: u32, end: u32) -> Result<impl Iterator<Item = Cow<'_, Item>>, HostFault> {
+        if start > end || end > self.len() {
+            let message = format!("it asked for the records {start} .. {end} of a batch of {}", self.len());
+            return Err(HostFault::trapped(message));
+        }
+        let first = self.range.start;
+        Ok((first + start as usize..first + end as usize).map(|index| self.items.list.at(index)))
     }
 
     fn fill<'a>(
@@ -196,13 +195,13 @@ impl Call {
         start: u32,
         end: u32,
         column: &mut ColumnBuffer,
-        field: impl Fn(&'a Item) -> Option<&'a [u8]>,
+        field: impl Fn(&Item) -> Option<&'a [u8]>,
     ) -> Result<(), HostFault> {
         column.bytes.clear();
         column.ends.clear();
         column.nulls.clear();
-        for (place, item) in (0..).zip(self.slice(start, end)?) {
-            match field(item) {
+        for (place, item) in (0..).zip(self.some(start, end)?) {
+            match field(&item) {
                 Some(bytes) => column.bytes.extend_from_slice(bytes),
                 None => column.nulls.push(place),
             }
@@ -249,8 +248,8 @@ impl Call {
         for (source, value) in source.iter().zip(spans) {
             let source = u32::from_le(*source);
             // Charged above, so it exists.
-            let origin = &self.items.list[self.range.start + source as usize];
-            self.emitted.push((source, Item { value, send_to, ..origin.clone() }));
+            let origin = self.items.list.at(self.range.start + source as usize);
+            self.emitted.push((source, Item { value, send_to, ..origin.into_owned() }));
         }
         Ok(first)
     }
@@ -262,8 +261,8 @@ impl Call {
         self.emitted.reserve(source.len());
         for source in source {
             let source = u32::from_le(*source);
-            let origin = &self.items.list[self.range.start + source as usize];
-            self.emitted.push((source, Item { send_to, ..origin.clone() }));
+            let origin = self.items.list.at(self.range.start + source as usize);
+            self.emitted.push((source, Item { send_to, ..origin.into_owned() }));
         }
         Ok(())
     }

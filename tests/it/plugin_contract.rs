@@ -103,7 +103,7 @@ fn check_fault(step: &mut PluginStep, expected: FaultCode, words: &str) {
     assert_eq!(code, expected, "{message}");
     assert!(message.contains(words), "{message:?} does not say {words:?}");
     assert!(message.len() <= 2048 && !message.contains('\n'), "{message:?}");
-    assert_eq!((items.list, items.chunks), (list, chunks), "the items changed");
+    assert_eq!((&*items.list, items.chunks), (&list, chunks), "the items changed");
     let neighbours = call(step, &mut batch(&["a", "b"]).items()).expect("the neighbours are not concerned");
     assert_eq!(neighbours.verdicts, [Verdict::Pass, Verdict::Pass]);
 }
@@ -311,7 +311,7 @@ fn a_later_step_sees_the_item_as_it_is_and_overrides_only_what_it_sets() {
     let mut items = MemoryBatch::numbered(vec![record]).items();
     for step in [&mut stamp, &mut rewrite] {
         let output = call(step, &mut items).unwrap();
-        items.list = output.emitted.into_iter().map(|(_, item)| item).collect();
+        *items.list = output.emitted.into_iter().map(|(_, item)| item).collect();
     }
     let expected = MemoryRecord::of_value("V").key("k").header("version", "1").header("other", "o");
     assert_eq!(record_of(&items, &items.list[0]), expected);

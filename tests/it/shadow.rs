@@ -199,7 +199,7 @@ fn each_kind_of_difference_is_told_for_what_it_is() {
     let cases: [Case; 9] = [
         (|_| {}, &[]),
         (|items| items.list.clear(), &[Difference::Count]),
-        (|items| items.list.push(items.list[0].clone()), &[Difference::Count]),
+        (|items| items.list.extend_from_within(..1), &[Difference::Count]),
         (|items| items.list[0].key = Field::Null, &[Difference::Key]),
         (|items| items.list[0].value = Field::Bytes(OTHER), &[Difference::Value]),
         (|items| items.list[0].headers = Some([].into()), &[Difference::Headers]),

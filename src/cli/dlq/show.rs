@@ -123,7 +123,7 @@ fn print(letter: &Letter, record: &dyn SourceBatch, said: Option<&Said>, unasked
         Some(Said::Dropped) => line("now", "the route's plugins drop it".into()),
         Some(Said::Passed(items)) => {
             line("now", "the route's plugins let it through".into());
-            for item in &items.list {
+            for item in items.list.iter() {
                 let to = if item.send_to == SendTo::Unset { "as it was going" } else { "sent by a plugin" };
                 line("output", to.into());
                 if items.value(item) == record.value(0) {
