@@ -32,7 +32,7 @@ fn a_record_more_allocates_nothing_of_its_own_with_plugins_or_without() {
     let engine = engine(None);
     let guest = |name| prepare(&engine, name);
     for (what, plugins, at_most) in [
-        ("no plugin", vec![], 2.0),
+        ("no plugin", vec![], 1.5),
         ("a filter that looks at nothing", vec![guest("identity-pass")], 20.0),
         ("a filter that looks at a header", vec![guest("header-filter")], 22.0),
         ("a transform that rewrites each value", vec![guest("rewrite")], 27.0),
