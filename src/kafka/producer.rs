@@ -21,6 +21,7 @@ use super::topics::{reason, should_refresh};
 
 /// A flush is asked in small steps: one call looks up from its wait only every 10 ms.
 const FLUSH_STEP: Duration = Duration::from_millis(1);
+const FLUSH_STEP_LONGEST: Duration = Duration::from_millis(10);
 /// By then no message waits for others any more to go with (`linger.ms`, as a rule), and only every so many steps hurry them.
 const LINGER: Duration = Duration::from_millis(6);
 const HURRY_EVERY: u32 = 8;
@@ -597,8 +598,11 @@ fn flush(client: &impl ProducerClient, deadline: Instant) -> bool {
     let began = clock::now();
     for step in 0.. {
         let now = clock::now();
-        let hurries = now < began + LINGER || step % HURRY_EVERY == 0;
-        let is_done = if hurries { client.flush(FLUSH_STEP) } else { client.is_delivered(FLUSH_STEP) };
+        let waited = now.duration_since(began);
+        // Short waits are for the usual commit, which takes a few milliseconds; many workers may wait for a broker that is slow.
+        let wait = (waited / 16).clamp(FLUSH_STEP, FLUSH_STEP_LONGEST);
+        let hurries = waited < LINGER || step % HURRY_EVERY == 0;
+        let is_done = if hurries { client.flush(wait) } else { client.is_delivered(wait) };
         if is_done || now >= deadline {
             return is_done;
         }
