@@ -90,8 +90,8 @@ impl Item {
     }
 }
 
-/// Items in order. Those that are source records as they are take no memory until somebody asks for the list: a filter that keeps
-/// all, and a route without plugins, never do.
+/// Items in order. Those that are source records as they are take no memory until somebody asks for the list: for records without
+/// headers that were copied, neither a filter that keeps all does, nor a route without plugins.
 #[derive(Default)]
 pub struct ItemList {
     /// The source records that they are where none is made.
