@@ -6,9 +6,9 @@
 
 mod letters;
 
+use crossbeam_channel::{Receiver, unbounded};
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
-use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -200,7 +200,7 @@ impl Redrive {
             session_timeout: self.plan.session_timeout,
             yields: false,
         })?;
-        let (orders, mailbox) = channel();
+        let (orders, mailbox) = unbounded();
         let mut letters = Letters::new(session, self, left, orders)?;
         let stop = Stop::default();
         let (mut task, mut paused, mut news) = (self.plan.task(0, &stop), false, News(Arc::clone(&self.progress)));

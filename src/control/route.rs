@@ -1,8 +1,8 @@
 //! A running route: its workers, each on a thread of its own, and the sessions that they go through.
 
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -199,7 +199,7 @@ impl RunningRoute {
         );
         let status = self.report.worker(number);
         status.taken_up(generation);
-        let (orders, mailbox) = channel();
+        let (orders, mailbox) = unbounded();
         let bell = Bell::default();
         let life = Life {
             route: route.name.clone(),

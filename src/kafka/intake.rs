@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::config::settings::{OnOffsetLost, Route};
@@ -17,6 +18,7 @@ use super::errors::{About, is_all_down, passing, trouble};
 use super::log_ends::{Found, LogEnds};
 use super::raw::{
     Committed, ConsumerQueue, Error, Handle, Known, Message, OFFSET_BEGINNING, OFFSET_INVALID, PartitionList,
+    QueueWaker,
 };
 use super::rebalance::{Assignment, Change, list};
 use super::seam::{TopicIds, with_ids};
@@ -62,6 +64,22 @@ pub(super) struct Intake {
     log_ends: LogEnds,
     /// Nothing more is to be done: closed, or of no more use.
     pub(super) broken: bool,
+    /// The transaction that is under way needs no more.
+    has_ended: Arc<AtomicBool>,
+}
+
+/// A transaction takes what is fetched until this is dropped, on whatever thread; that ends the wait for records.
+pub(super) struct Taking {
+    has_ended: Arc<AtomicBool>,
+    assignment: Arc<Assignment>,
+    wake: QueueWaker,
+}
+
+impl Drop for Taking {
+    fn drop(&mut self) {
+        self.has_ended.store(true, Ordering::Release);
+        self.assignment.end_wait(|| self.wake.wake());
+    }
 }
 
 impl Intake {
@@ -89,7 +107,15 @@ impl Intake {
             watchdog: Watchdog::default(),
             log_ends,
             broken: false,
+            has_ended: Arc::default(),
         }
+    }
+
+    /// From now on what is fetched is for a transaction, until what this returns is dropped.
+    pub(super) fn fetch_for_transaction(&mut self) -> Taking {
+        self.has_ended = Arc::default();
+        let (has_ended, assignment) = (Arc::clone(&self.has_ended), Arc::clone(&self.assignment));
+        Taking { has_ended, assignment, wake: self.queue.waker() }
     }
 
     pub(super) fn consumer(&self) -> &Handle {
@@ -468,6 +494,6 @@ impl Fetch for Intake {
     }
 
     fn has_ended(&self) -> bool {
-        !self.assignment.is_held()
+        self.has_ended.load(Ordering::Acquire)
     }
 }

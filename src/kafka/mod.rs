@@ -1,6 +1,7 @@
 //! FLOOR 4: Kafka. The only owner of librdkafka: a consumer and its producer for life ([`Session`]), and what is known
 //! of the cluster ([`Cluster`]). Implements the data plane's `Broker`; knows nothing of plugins, YAML or HTTP.
 
+mod apart;
 mod audit;
 mod buffers;
 mod client_options;

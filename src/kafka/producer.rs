@@ -1,11 +1,13 @@
-//! A worker's producer: one transaction at a time, from begin to commit, with the whole table of what may go wrong.
+//! A producer of a worker's: one transaction at a time, from begin to commit, with the whole table of what may go wrong.
 //!
 //! Two rules hold everywhere. Outputs and offsets count as not committed only if the request to commit was never sent,
 //! or the broker has said so. And a producer whose last call ended in anything but success or a clean abort is thrown
 //! away: the next one's `init_transactions` bumps the epoch and settles what the old one left open, so that a late
 //! request of the old one can no longer end a transaction of the new one (librdkafka lacks KIP-890's second part).
 
+use std::any::Any;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::config::times::Times;
@@ -13,6 +15,7 @@ use crate::model::{GroupId, Mutation, OffsetMap, TopicName, clock};
 use crate::pipeline::ports::{Outcome, Output, Outputs, Trouble, TroubleKind};
 use crate::pipeline::report::Spent;
 
+use super::apart::Apart;
 use super::errors::{self, About, is_fenced, is_rejection, passing, trouble};
 use super::positions::configuration;
 use super::raw::{Code, Error, Failure, Failures, Known};
@@ -43,19 +46,87 @@ pub(super) struct Producer<C: ProducerClient> {
     live: Option<Live<C>>,
     /// There is none since none was needed.
     rests: bool,
+    /// When it was last needed.
+    used: Instant,
+    /// The end that was left under way, of the transaction that began then.
+    ending: Option<(Apart<Ended>, Instant)>,
+    /// A client that is being made.
+    making: Option<Apart<Result<C, Trouble>>>,
     /// Whether something hinted that the cluster's topics are not what we believe.
     stale_topics: bool,
     spent: Spent,
 }
 
 /// Makes a client, or says what librdkafka has against its properties.
-pub(super) type MakeClient<C> = Box<dyn Fn() -> Result<C, String> + Send>;
+pub type MakeClient<C> = Arc<dyn Fn() -> Result<C, String> + Send + Sync>;
 
 /// A producer that is ready.
 struct Live<C: ProducerClient> {
     /// By slot; made when first produced to.
     topics: Vec<Option<C::Topic>>,
     client: C,
+}
+
+/// What ends a transaction of which everything has been produced: its offsets, where they are not added yet, and the commit.
+struct Ending<C: ProducerClient> {
+    client: C,
+    offsets: Option<Offsets<C>>,
+    offsets_by: Instant,
+    deadline: Instant,
+    /// To be kept until it has ended.
+    _hold: Option<Hold>,
+}
+
+/// Offsets, the ids of their topics, and who commits them.
+type Offsets<C> = (OffsetMap, TopicIds, <C as ProducerClient>::Member);
+
+/// Something that is kept until a transaction has ended.
+pub type Hold = Box<dyn Any + Send>;
+
+/// What came of the end of a transaction, and how long it took.
+type Ended = (Result<(), Failed>, Duration);
+
+/// Why a transaction was not ended, as far as one knows.
+enum Failed {
+    /// Its offsets were not added.
+    Offsets(Error),
+    /// It was not committed.
+    Commit(Error, Failures),
+}
+
+impl<C: ProducerClient> Ending<C> {
+    fn run(self) -> Ended {
+        let asked = clock::now();
+        let result = send_offsets(&self.client, self.offsets.as_ref(), self.offsets_by).and_then(|()| self.commit());
+        (result, clock::now() - asked)
+    }
+
+    fn commit(&self) -> Result<(), Failed> {
+        loop {
+            let Err(error) = self.client.commit_transaction(until(self.deadline)) else { return Ok(()) };
+            let late = clock::now() + RETRY_PAUSE >= self.deadline;
+            if error.must_abort || error.fatal || !error.retriable || late {
+                return Err(Failed::Commit(error, self.client.take_failures()));
+            }
+            self.client.serve(RETRY_PAUSE);
+        }
+    }
+}
+
+/// What a transaction is made of, and what it has to wait for.
+pub(super) struct Work<'a, M> {
+    pub(super) outputs: &'a dyn Outputs,
+    /// Asked for once no more outputs come.
+    pub(super) offsets: &'a dyn Fn() -> OffsetMap,
+    pub(super) topic_ids: &'a TopicIds,
+    /// Who commits the offsets; asked for with them.
+    pub(super) member: &'a mut dyn FnMut() -> Option<M>,
+    /// Waits for the transaction before this one; whether that was committed, or there was none.
+    pub(super) before: &'a mut dyn FnMut() -> bool,
+    /// Whether its end is to be left under way; to be asked for once nothing more is added.
+    pub(super) is_left: &'a dyn Fn() -> bool,
+    /// What that keeps.
+    pub(super) hold: &'a dyn Fn() -> Hold,
 }
 
 /// Why an attempt ended early.
@@ -89,6 +160,9 @@ impl<C: ProducerClient> Producer<C> {
             topics: Vec::new(),
             live: None,
             rests: false,
+            used: clock::now(),
+            ending: None,
+            making: None,
             stale_topics: false,
             spent: Spent::default(),
         }
@@ -96,15 +170,51 @@ impl<C: ProducerClient> Producer<C> {
 
     /// Makes a producer, and, in exactly_once, settles whatever its predecessor left open.
     pub(super) fn renew(&mut self, within: Duration) -> Result<(), Trouble> {
-        self.live = None;
-        let deadline = clock::now() + within;
-        let client = (self.make)().map_err(|message| trouble(&configuration(message), About::Cluster))?;
-        if let Some(id) = &self.transactional_id {
-            init_transactions(&client, id, deadline)?;
+        self.renew_with(within, |_| ())
+    }
+
+    /// The same; what is `meanwhile` begun with its client takes no time besides.
+    pub(super) fn renew_with(&mut self, within: Duration, meanwhile: impl FnOnce(&C)) -> Result<(), Trouble> {
+        (self.live, self.making) = (None, None);
+        let client = make_ready(&self.make, self.transactional_id.as_deref(), within, meanwhile)?;
+        self.take_client(client);
+        Ok(())
+    }
+
+    /// The same while others go on, unless that is being done: `by` is any client.
+    pub(super) fn renew_apart(&mut self, by: &C, within: Duration) {
+        if self.making.is_some() {
+            return;
         }
+        let (make, id) = (Arc::clone(&self.make), self.transactional_id.clone());
+        self.making = Some(by.apart(move || make_ready(&make, id.as_deref(), within, |_| ())));
+    }
+
+    /// Whether it is ready without a wait. One that is being made is, once it is made.
+    pub(super) fn is_ready(&mut self) -> bool {
+        if self.making.as_ref().is_some_and(Apart::is_done) {
+            // (an error: it is made anew when it is wanted again)
+            let _ = self.finish_making();
+        }
+        self.live.is_some()
+    }
+
+    /// Waits for the client that is being made.
+    pub(super) fn finish_making(&mut self) -> Result<(), Trouble> {
+        let Some(making) = self.making.take() else { return Ok(()) };
+        let lost = || Err(passing(Known::RD_KAFKA_RESP_ERR__FAIL, "a producer could not be made"));
+        self.take_client(making.wait().unwrap_or_else(lost)?);
+        Ok(())
+    }
+
+    fn take_client(&mut self, client: C) {
         self.live = Some(Live { topics: Vec::new(), client });
         self.rests = false;
-        Ok(())
+    }
+
+    /// The client, if there is one.
+    pub(super) fn client(&self) -> Option<&C> {
+        self.live.as_ref().map(|live| &live.client)
     }
 
     /// Whether the last one was given up with a transaction that it may have left open, and there is no other yet.
@@ -112,12 +222,27 @@ impl<C: ProducerClient> Producer<C> {
         self.transactional_id.is_some() && self.live.is_none() && !self.rests
     }
 
-    /// Lets the producer go until there is something to send: its threads and connections are most of what an idle worker costs. Not
-    /// where another process may come by the same id: making it anew would take the work from a younger twin.
-    pub(super) fn rest(&mut self) {
-        if !self.is_static && self.live.take().is_some() {
-            self.rests = true;
+    /// Where nothing was sent for so long, lets the producer go until something is: its threads and connections are most of what an
+    /// idle worker costs. Not where another process may come by the same id: making it anew would take the work from a younger twin.
+    pub(super) fn rest(&mut self, after: Duration) {
+        if !self.is_static && self.live.is_some() && clock::now() - self.used >= after {
+            self.sleep();
         }
+    }
+
+    /// Lets the producer go, which has nothing left open.
+    pub(super) fn sleep(&mut self) {
+        (self.live, self.making, self.rests) = (None, None, true);
+    }
+
+    /// Whether it need not be made first.
+    pub(super) fn is_live(&self) -> bool {
+        self.live.is_some()
+    }
+
+    /// A topic that another producer of the worker's knows by this slot.
+    pub(super) fn share_topic(&mut self, name: &TopicName) {
+        self.topics.push(name.clone());
     }
 
     /// Throws the producer away; the next use makes a new one.
@@ -172,63 +297,78 @@ impl<C: ProducerClient> Producer<C> {
 
     // exactly_once
 
-    /// One transaction. `offsets` and `member` are asked for once no more outputs come.
-    pub(super) fn transact(
-        &mut self,
-        outputs: &dyn Outputs,
-        offsets: &dyn Fn() -> OffsetMap,
-        topic_ids: &TopicIds,
-        member: &mut dyn FnMut() -> Option<C::Member>,
-    ) -> Outcome {
+    /// One transaction. None: its commit is under way, until [`Producer::land`] says what became of it.
+    pub(super) fn transact(&mut self, work: &mut Work<'_, C::Member>) -> Option<Outcome> {
         // (from here on, so that a producer that has to be made first takes no time besides)
         let began = clock::now();
+        self.used = began;
         if let Err(trouble) = self.live() {
-            return lost_or(trouble, Outcome::Aborted);
+            return Some(lost_or(trouble, Outcome::Aborted));
         }
-        match self.attempt(outputs, offsets, topic_ids, member, began) {
-            Ok(()) => Outcome::Committed { lost: 0 },
-            Err(stop) => self.end(stop, began),
+        match self.attempt(work, began) {
+            Ok(Some(ending)) => {
+                let client = ending.client.clone();
+                self.ending = Some((client.apart(|| ending.run()), began));
+                None
+            }
+            Ok(None) => Some(Outcome::Committed { lost: 0 }),
+            Err(stop) => Some(self.end(stop, began)),
         }
     }
 
-    fn attempt(
-        &mut self,
-        outputs: &dyn Outputs,
-        offsets: &dyn Fn() -> OffsetMap,
-        topic_ids: &TopicIds,
-        member: &mut dyn FnMut() -> Option<C::Member>,
-        began: Instant,
-    ) -> Result<(), Stop> {
+    /// Whether the end of a transaction was left under way.
+    pub(super) fn is_ending(&self) -> bool {
+        self.ending.is_some()
+    }
+
+    /// Waits for the end that was left under way, if one was; what became of it.
+    pub(super) fn land(&mut self) -> Option<Outcome> {
+        let (ending, began) = self.ending.take()?;
+        let lost = || {
+            (Err(Failed::Commit(Error::of(Known::RD_KAFKA_RESP_ERR__FAIL.into()), Failures::default())), Duration::ZERO)
+        };
+        let ended = ending.wait().unwrap_or_else(lost);
+        Some(match self.take_ended(ended, began) {
+            Ok(()) => Outcome::Committed { lost: 0 },
+            Err(stop) => self.end(stop, began),
+        })
+    }
+
+    /// What is left to do: the transaction's end, where that is to be done apart.
+    fn attempt(&mut self, work: &mut Work<'_, C::Member>, began: Instant) -> Result<Option<Ending<C>>, Stop> {
+        let outputs = work.outputs;
         let deadline = began + self.times.transaction;
         let live = self.live().map_err(|trouble| Stop::Discard(Outcome::Aborted(trouble)))?;
         let client = live.client.clone();
         let _ = client.take_failures();
         client.begin_transaction().map_err(|error| self.stopped(&error, began))?;
         let flush_by = deadline.min(began + self.times.delivery + Duration::from_secs(1));
-        let mut offsets = Some(offsets);
-        let mut index = 0;
+        // (leaves a little of the transaction's time for an abort)
+        let offsets_by = deadline - self.times.transaction / 8;
+        let (mut index, mut has_offsets) = (0, false);
         // Those outputs that there are, then those that have come meanwhile. The broker takes the first ones of a transaction some 20 ms
         // after the last one's end (it tells librdkafka to try again then), so that this is when those of a thin flow come together.
         loop {
             let asked = clock::now();
             self.produce(outputs, &mut index, began + self.times.delivery, began)?;
             self.spent.producing += clock::now() - asked;
-            if let Some(offsets) = offsets.take_if(|_| !outputs.takes_more()) {
+            if !has_offsets && !outputs.takes_more() && !(work.is_left)() {
                 // (its coordinator takes them while the last outputs are on their way)
-                self.add_offsets(&client, &offsets(), topic_ids, member, deadline, began)?;
+                self.add_offsets(&client, work, offsets_by, began)?;
+                has_offsets = true;
             }
             self.deliver(&client, flush_by, began)?;
             if !outputs.close() {
                 break;
             }
         }
-        if let Some(offsets) = offsets {
-            self.add_offsets(&client, &offsets(), topic_ids, member, deadline, began)?;
+        let offsets = if has_offsets { None } else { self.offsets(work)? };
+        let is_left = (work.is_left)();
+        let ending = Ending { client, offsets, deadline, offsets_by, _hold: is_left.then(work.hold) };
+        if is_left {
+            return Ok(Some(ending));
         }
-        let asked = clock::now();
-        let committed = self.commit(&client, deadline, began);
-        self.spent.committing += clock::now() - asked;
-        committed
+        self.take_ended(ending.run(), began).map(|()| None)
     }
 
     /// Has every output acknowledged that was queued.
@@ -328,78 +468,61 @@ impl<C: ProducerClient> Producer<C> {
         Err(Stop::AbortAndRenew(classify(&failures)))
     }
 
+    /// What is to be added to the transaction; its turn may have to be waited for.
+    fn offsets(&self, work: &mut Work<'_, C::Member>) -> Result<Option<Offsets<C>>, Stop> {
+        // Those of the transaction before first: they would go back, and if nothing became of it, these would come too early.
+        if !(work.before)() && !Mutation::OutOfTurn.is_on() {
+            return Err(Stop::Abort(Outcome::Aborted(not_its_turn())));
+        }
+        let offsets = (work.offsets)();
+        if offsets.is_empty() {
+            return Ok(None);
+        }
+        let member = (work.member)().ok_or_else(|| Stop::Abort(Outcome::Aborted(left())))?;
+        Ok(Some((offsets, work.topic_ids.clone(), member)))
+    }
+
     fn add_offsets(
         &mut self,
         client: &C,
-        offsets: &OffsetMap,
-        topic_ids: &TopicIds,
-        member: &mut dyn FnMut() -> Option<C::Member>,
+        work: &mut Work<'_, C::Member>,
         deadline: Instant,
         began: Instant,
     ) -> Result<(), Stop> {
-        if offsets.is_empty() {
-            return Ok(());
-        }
+        let offsets = self.offsets(work)?;
         let asked = clock::now();
-        let member = member().ok_or_else(|| Stop::Abort(Outcome::Aborted(left())))?;
-        let sent =
-            self.send_offsets(client, |wait| client.send_offsets(offsets, topic_ids, &member, wait), deadline, began);
-        self.spent.committing += clock::now() - asked;
-        let Err(stop) = sent else { return Ok(()) };
+        let sent = send_offsets(client, offsets.as_ref(), deadline);
+        let Err(stop) = self.take_ended((sent, clock::now() - asked), began) else { return Ok(()) };
         // As a rule an output before them was refused, which tells more.
         client.serve(Duration::ZERO);
         self.delivered(client, began)?;
         Err(stop)
     }
 
-    fn send_offsets(
-        &mut self,
-        client: &C,
-        send: impl Fn(Duration) -> Result<(), Error>,
-        deadline: Instant,
-        began: Instant,
-    ) -> Result<(), Stop> {
-        // Leaves a little of the transaction's time for the abort.
-        let deadline = deadline - self.times.transaction / 8;
-        loop {
-            let Err(error) = send(until(deadline)) else { return Ok(()) };
-            let outcome = || Outcome::Aborted(trouble(&error, About::Group(&self.group)));
-            if error.must_abort {
-                return Err(Stop::Abort(outcome()));
+    /// What it means that a transaction has not ended as it was to.
+    fn take_ended(&mut self, (result, took): Ended, began: Instant) -> Result<(), Stop> {
+        self.spent.committing += took;
+        let Err(failed) = result else { return Ok(()) };
+        Err(match failed {
+            Failed::Offsets(error) if error.fatal || !(error.retriable || error.must_abort) => {
+                self.stopped(&error, began)
             }
-            if error.fatal || !error.retriable {
-                return Err(self.stopped(&error, began));
+            Failed::Offsets(error) => {
+                let outcome = Outcome::Aborted(trouble(&error, About::Group(&self.group)));
+                // (who was late may yet come to the group's coordinator, and must find a younger epoch there)
+                if error.must_abort { Stop::Abort(outcome) } else { Stop::AbortAndRenew(outcome) }
             }
-            if clock::now() + RETRY_PAUSE >= deadline {
-                // (one that comes late to the group's coordinator must find a younger epoch)
-                return Err(Stop::AbortAndRenew(outcome()));
-            }
-            client.serve(RETRY_PAUSE);
-        }
-    }
-
-    fn commit(&mut self, client: &C, deadline: Instant, began: Instant) -> Result<(), Stop> {
-        loop {
-            let Err(error) = client.commit_transaction(until(deadline)) else { return Ok(()) };
-            if error.must_abort {
-                let failures = client.take_failures();
-                let outcome = match failures.count {
-                    0 => Outcome::Aborted(trouble(&error, About::Cluster)),
-                    _ => classify(&failures),
-                };
-                return Err(Stop::AbortCommit(outcome));
-            }
-            if !error.retriable || error.fatal {
-                return Err(match self.stopped(&error, began) {
-                    Stop::Discard(Outcome::Broken(trouble)) => Stop::Discard(Outcome::Broken(trouble)),
-                    _ => Stop::Unknown(trouble(&error, About::Cluster)),
-                });
-            }
-            if clock::now() + RETRY_PAUSE >= deadline {
-                return Err(Stop::Unknown(trouble(&error, About::Cluster)));
-            }
-            client.serve(RETRY_PAUSE);
-        }
+            Failed::Commit(error, failures) if error.must_abort => Stop::AbortCommit(match failures.count {
+                0 => Outcome::Aborted(trouble(&error, About::Cluster)),
+                _ => classify(&failures),
+            }),
+            Failed::Commit(error, _) => match self.stopped(&error, began) {
+                Stop::Discard(Outcome::Broken(twin)) if error.fatal || !error.retriable => {
+                    Stop::Discard(Outcome::Broken(twin))
+                }
+                _ => Stop::Unknown(trouble(&error, About::Cluster)),
+            },
+        })
     }
 
     /// An error that the producer does not survive, before a commit was sent.
@@ -488,6 +611,7 @@ impl<C: ProducerClient> Producer<C> {
     /// `in_order`: stops at the first that is refused, so that none overtakes it.
     pub(super) fn send(&mut self, outputs: &dyn Outputs, in_order: bool) -> Result<Failures, Trouble> {
         let began = clock::now();
+        self.used = began;
         let deadline = began + self.times.delivery;
         let client = self.live()?.client.clone();
         let _ = client.take_failures();
@@ -575,6 +699,35 @@ fn lost_or(trouble: Trouble, or: fn(Trouble) -> Outcome) -> Outcome {
     if trouble.kind == TroubleKind::Duplicate { Outcome::Broken(trouble) } else { or(trouble) }
 }
 
+/// Makes a client, and, where it has a transactional id, settles whatever a predecessor left open.
+fn make_ready<C: ProducerClient>(
+    make: &MakeClient<C>,
+    id: Option<&str>,
+    within: Duration,
+    meanwhile: impl FnOnce(&C),
+) -> Result<C, Trouble> {
+    let deadline = clock::now() + within;
+    let client = make().map_err(|message| trouble(&configuration(message), About::Cluster))?;
+    meanwhile(&client);
+    if let Some(id) = id {
+        init_transactions(&client, id, deadline)?;
+    }
+    Ok(client)
+}
+
+/// Adds offsets to the transaction, where there are any.
+fn send_offsets<C: ProducerClient>(client: &C, offsets: Option<&Offsets<C>>, deadline: Instant) -> Result<(), Failed> {
+    let Some((offsets, ids, member)) = offsets else { return Ok(()) };
+    loop {
+        let Err(error) = client.send_offsets(offsets, ids, member, until(deadline)) else { return Ok(()) };
+        let is_late = clock::now() + RETRY_PAUSE >= deadline;
+        if error.must_abort || error.fatal || !error.retriable || is_late {
+            return Err(Failed::Offsets(error));
+        }
+        client.serve(RETRY_PAUSE);
+    }
+}
+
 fn init_transactions(client: &impl ProducerClient, id: &str, deadline: Instant) -> Result<(), Trouble> {
     loop {
         let Err(error) = client.init_transactions(until(deadline)) else { return Ok(()) };
@@ -613,6 +766,10 @@ fn flush(client: &impl ProducerClient, deadline: Instant) -> bool {
 /// The time left, never zero: zero would not even ask.
 fn until(deadline: Instant) -> Duration {
     deadline.saturating_duration_since(clock::now()).max(Duration::from_millis(1))
+}
+
+fn not_its_turn() -> Trouble {
+    passing(Known::RD_KAFKA_RESP_ERR__STATE, "the transaction before it was not committed")
 }
 
 fn left() -> Trouble {

@@ -7,10 +7,7 @@ use std::time::Duration;
 
 use crate::model::{Offset, TopicPartition};
 
-use super::raw::{
-    Code, Committed, ConsumerQueue, Handle, OFFSET_BEGINNING, OFFSET_INVALID, PartitionList, QueueWaker, Rebalance,
-    lock,
-};
+use super::raw::{Code, Committed, Handle, OFFSET_BEGINNING, OFFSET_INVALID, PartitionList, Rebalance, lock};
 
 /// How long a rebalance may wait for the committed offsets. Longer than a quiet answer takes and far shorter than
 /// `max.poll.interval.ms`; the offsets are held back while a predecessor's transaction is open.
@@ -20,23 +17,20 @@ const COMMITTED_WITHIN: Duration = Duration::from_secs(5);
 #[derive(Default)]
 pub(super) struct Assignment {
     state: Mutex<State>,
-    under_way: Mutex<bool>,
+    /// How many transactions are.
+    under_way: Mutex<usize>,
     ended: Condvar,
     /// The consumer is about to be closed.
     closes: Mutex<bool>,
 }
 
 /// A transaction is under way until this is dropped, on whatever thread.
-pub(super) struct UnderWay {
-    assignment: Arc<Assignment>,
-    wake: QueueWaker,
-}
+pub(super) struct UnderWay(Arc<Assignment>);
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        *lock(&self.assignment.under_way) = false;
-        self.assignment.ended.notify_all();
-        self.wake.wake();
+        *lock(&self.0.under_way) -= 1;
+        self.0.ended.notify_all();
     }
 }
 
@@ -64,10 +58,10 @@ pub(super) enum Change {
 }
 
 impl Assignment {
-    /// From now on, and until what this returns is dropped, rebalances wait. Its end wakes who waits for records.
-    pub(super) fn hold(self: &Arc<Self>, queue: &ConsumerQueue) -> UnderWay {
-        *lock(&self.under_way) = true;
-        UnderWay { assignment: Arc::clone(self), wake: queue.waker() }
+    /// From now on, and until what this returns is dropped, rebalances wait.
+    pub(super) fn hold(self: &Arc<Self>) -> UnderWay {
+        *lock(&self.under_way) += 1;
+        UnderWay(Arc::clone(self))
     }
     /// To be said before the consumer is closed.
     pub(super) fn close(&self) {
@@ -81,12 +75,9 @@ impl Assignment {
             end();
         }
     }
-    pub(super) fn is_held(&self) -> bool {
-        *lock(&self.under_way)
-    }
     fn wait(&self) {
         let held = lock(&self.under_way);
-        drop(self.ended.wait_while(held, |held| *held).unwrap_or_else(PoisonError::into_inner));
+        drop(self.ended.wait_while(held, |held| *held > 0).unwrap_or_else(PoisonError::into_inner));
     }
 
     pub(super) fn owns(&self, partition: &TopicPartition) -> bool {

@@ -13,7 +13,9 @@ use crate::pipeline::ports::Output;
 
 pub use crate::config::times::Times;
 
+pub use super::apart::Apart;
 pub use super::committer::{Committer, CommitterOptions};
+pub use super::producer::{Hold, MakeClient};
 pub use super::raw::{Code, Error, Failure, Failures, Known};
 
 use super::convert;
@@ -26,11 +28,11 @@ const OVERTIME: Duration = Duration::from_millis(250);
 pub type TopicIds = BTreeMap<TopicName, String>;
 
 /// A producer. Its copies are the same producer.
-pub trait ProducerClient: Clone {
+pub trait ProducerClient: Clone + Send + 'static {
     /// A handle of a topic.
     type Topic;
     /// Who a consumer is in its group.
-    type Member;
+    type Member: Send + 'static;
 
     /// A handle of the topic; asks nobody.
     ///
@@ -94,6 +96,11 @@ pub trait ProducerClient: Clone {
     /// # Errors
     /// With flags that say what can be done.
     fn abort_transaction(&self, wait: Duration) -> Result<(), Error>;
+
+    /// Has something done with this client, or with others, that is not to be waited for now.
+    fn apart<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Apart<T> {
+        Apart::on_a_thread("transaction-end", work)
+    }
 
     /// Serves callbacks for as long as `wait`.
     fn serve(&self, wait: Duration);

@@ -35,7 +35,7 @@ impl Sender {
         let label = format!("writer of {topic}");
         let make = move || Client::new(Kind::Producer, &properties, Context::new(label.clone(), None));
         let mut producer =
-            Producer::new(Box::new(make), route.source.group.clone(), None, false, Times::of_clients(kafka));
+            Producer::new(Arc::new(make), route.source.group.clone(), None, false, Times::of_clients(kafka));
         producer.add_topic(topic, Duration::from_secs(10))?;
         Ok(Self { producer, partitions, topic: topic.clone() })
     }

@@ -15,7 +15,7 @@ use crate::config::share::Share;
 use crate::config::times::Times;
 use crate::model::clock::thread_cpu;
 use crate::model::{OffsetMap, TopicName, TopicPartition};
-use crate::pipeline::ports::{Broker, Event, Fetch, Flight, Outcome, Outputs, TopicError, TopicInfo, Trouble};
+use crate::pipeline::ports::{Broker, Event, Fetch, Flight, Flown, Outcome, Outputs, TopicError, TopicInfo, Trouble};
 use crate::pipeline::report::Spent;
 use crate::pipeline::seek::{SeekTo, Sought};
 
@@ -25,6 +25,7 @@ use super::errors::{About, is_all_down, passing, says_away, trouble};
 use super::intake::{Intake, TOPIC_WITHIN};
 use super::partition_counts::PartitionCounts;
 use super::positions::configuration;
+use super::producer::MakeClient;
 use super::raw::{Client, ConsumerQueue, Context, Error, Kind, Known};
 use super::rebalance::{Assignment, list};
 use super::seam::with_ids;
@@ -95,8 +96,6 @@ pub struct Session {
     slots: HashMap<TopicName, TopicInfo>,
     /// When a producer that was given up is made anew.
     next_renew: Instant,
-    /// When there was something to send last.
-    last_sent: Instant,
     /// CPU time of threads that transactions had.
     cpu: Duration,
     /// To be told at the next poll.
@@ -128,9 +127,11 @@ impl Session {
         {
             return Err(twins::trouble(member, Some(&twin), None));
         }
-        let properties = client_options::producer(kafka, route, &client_id, &id, *share);
-        let producer = format!("{label}, producer");
-        let make = move || Client::new(Kind::Producer, &properties, Context::new(producer.clone(), None));
+        let make = |id: &str| -> MakeClient<Arc<Client>> {
+            let properties = client_options::producer(kafka, route, &client_id, id, *share);
+            let producer = format!("{label}, producer");
+            Arc::new(move || Client::new(Kind::Producer, &properties, Context::new(producer.clone(), None)))
+        };
         let settings = CommitterOptions {
             delivery: route.delivery,
             group: route.source.group.clone(),
@@ -138,7 +139,7 @@ impl Session {
             is_static: instance.is_named(),
             times,
         };
-        let committer = Committer::open(settings, Box::new(make))?;
+        let committer = Committer::open(settings, make)?;
 
         let assignment = Arc::new(Assignment::default());
         let properties = client_options::consumer(kafka, route, &client_id, member.as_deref(), *share);
@@ -157,7 +158,6 @@ impl Session {
             seen: None,
             slots: HashMap::new(),
             next_renew: Instant::now(),
-            last_sent: Instant::now(),
             cpu: Duration::ZERO,
             pending: Vec::new(),
             unowned,
@@ -294,9 +294,7 @@ impl Broker for Session {
             events.push(Event::Trouble(trouble));
         }
         self.end_what_is_open();
-        if self.last_sent.elapsed() >= REST_AFTER {
-            self.committer.rest();
-        }
+        self.committer.rest(REST_AFTER);
         let before = events.len();
         self.intake.take(wait, records.max(1), events);
         let assigned = events[before..].iter().any(|event| matches!(event, Event::Assigned(_)));
@@ -403,40 +401,46 @@ impl Broker for Session {
             return Outcome::Broken(passing(Known::RD_KAFKA_RESP_ERR__STATE, "the session has ended"));
         }
         let outcome = self.committer.transact(self.intake.queue.client(), outputs, offsets, &self.intake.topic_ids);
-        self.last_sent = Instant::now();
         self.named(outcome)
     }
 
-    fn transact_while(&mut self, work: &dyn Flight, meanwhile: &mut dyn FnMut(&mut dyn Fetch)) -> Outcome {
+    fn transact_while(&mut self, work: &dyn Flight, meanwhile: &mut dyn FnMut(&mut dyn Fetch)) -> Flown {
         if self.intake.broken {
             work.seal();
-            return self.transact(work.outputs(), &work.offsets());
+            let this = self.transact(work.outputs(), &work.offsets());
+            return Flown { before: self.land(), this: Some(this) };
         }
         let Self { committer, intake, .. } = self;
         let (ids, group) = (Arc::clone(&intake.topic_ids), Arc::clone(intake.queue.client()));
-        let under_way = intake.assignment.hold(&intake.queue);
+        let under_way = Arc::new(intake.assignment.hold());
+        let taking = intake.fetch_for_transaction();
         // A thread costs some 50 µs, and a transaction a few milliseconds.
-        let outcome = std::thread::scope(|scope| {
+        let flown = std::thread::scope(|scope| {
             let transact = || {
-                let _ends = under_way;
-                (committer.transact_flight(&group, work, &ids), thread_cpu())
+                let (_ends, under_way) = (taking, under_way);
+                (committer.transact_flight(&group, work, &ids, &|| Box::new(Arc::clone(&under_way))), thread_cpu())
             };
             let thread = std::thread::Builder::new().name("transaction".into()).spawn_scoped(scope, transact).ok()?;
             meanwhile(intake);
             Some(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         });
-        self.last_sent = Instant::now();
-        match outcome {
-            Some((outcome, cpu)) => {
+        let Flown { before, this } = match flown {
+            Some((flown, cpu)) => {
                 self.cpu += cpu;
-                self.named(outcome)
+                flown
             }
             // The system gives no more threads.
             None => {
                 work.seal();
-                self.transact(work.outputs(), &work.offsets())
+                committer.transact_flight(&group, work, &ids, &|| Box::new(intake.assignment.hold()))
             }
-        }
+        };
+        Flown { before: before.map(|outcome| self.named(outcome)), this: this.map(|outcome| self.named(outcome)) }
+    }
+
+    fn land(&mut self) -> Option<Outcome> {
+        let outcome = self.committer.land();
+        outcome.map(|outcome| self.named(outcome))
     }
 
     fn take_spent(&mut self) -> Spent {

@@ -13,6 +13,8 @@ pub enum Mutation {
     CommitRevoked,
     /// Offsets are committed beside the transaction, before it.
     OffsetsOutside,
+    /// A transaction is committed though the one before it, whose commit was under way, was not.
+    OutOfTurn,
     /// Once, a session is made to fetch a partition no more, and is not told. Breaks no rule but that of progress: the
     /// watchdog has to notice, and the records have to arrive all the same.
     Deaf,
@@ -24,7 +26,8 @@ pub enum Mutation {
 
 impl Mutation {
     /// All that break exactly-once.
-    pub const ALL: [Self; 4] = [Self::NoRewind, Self::IgnoreProduceResult, Self::CommitRevoked, Self::OffsetsOutside];
+    pub const ALL: [Self; 5] =
+        [Self::NoRewind, Self::IgnoreProduceResult, Self::CommitRevoked, Self::OffsetsOutside, Self::OutOfTurn];
 
     /// What stands in `MILLRACE_MUTATION` to turn it on for a process.
     pub const fn name(self) -> &'static str {
@@ -33,6 +36,7 @@ impl Mutation {
             Self::IgnoreProduceResult => "ignore-produce-result",
             Self::CommitRevoked => "commit-revoked",
             Self::OffsetsOutside => "offsets-outside",
+            Self::OutOfTurn => "out-of-turn",
             Self::Deaf => "deaf",
             Self::NeverDrain => "never-drain",
             Self::Panic => "panic",

@@ -34,6 +34,8 @@ pub(super) struct Growing {
     /// When it takes no more.
     until: Instant,
     since: Option<Instant>,
+    /// Whether the next may begin before it is committed.
+    may_fly_on: bool,
 }
 
 #[derive(Default)]
@@ -44,16 +46,31 @@ struct State {
     sealed: bool,
     /// Nothing more is there at this moment.
     idle: bool,
+    /// It was sealed since it had become as large or as old as it may.
+    full: bool,
     /// For how long the transaction has waited for more.
     waited: Duration,
 }
 
 impl Growing {
     /// Grows from this round for as long as `interval` at most.
-    pub(super) fn new(round: Round, interval: Duration) -> Self {
+    pub(super) fn new(round: Round, interval: Duration, may_fly_on: bool) -> Self {
         let state = State { waiting: round.units.into(), size: round.size, ..State::default() };
         let until = clock::now() + interval.min(LONGEST);
-        Self { state: Mutex::new(state), changed: Condvar::new(), until, since: round.since }
+        Self { state: Mutex::new(state), changed: Condvar::new(), until, since: round.since, may_fly_on }
+    }
+
+    /// Whether it was sealed while more came.
+    pub(super) fn is_full(&self) -> bool {
+        self.state().full
+    }
+
+    /// It takes no more, and there is more.
+    fn fill(&self) {
+        let state = &mut *self.state();
+        state.full |= !state.sealed;
+        state.sealed = true;
+        self.changed.notify_one();
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -104,6 +121,7 @@ impl Growing {
         let patience = self.until.min(began + PATIENCE);
         loop {
             let now = clock::now();
+            state.full |= now >= self.until && !state.sealed && !state.idle;
             state.sealed |= now >= self.until;
             if state.sealed || state.idle || now >= patience || !state.waiting.is_empty() {
                 state.waited += now - began;
@@ -129,6 +147,10 @@ impl Flight for Growing {
     fn seal(&self) {
         self.state().sealed = true;
         self.changed.notify_one();
+    }
+
+    fn flies_on(&self) -> bool {
+        self.may_fly_on && self.is_full()
     }
 }
 
@@ -195,7 +217,7 @@ impl<'w, 'a> Meanwhile<'w, 'a> {
         let left = bounds.room().less(size.unwrap_or(self.next.size));
         if left.is_none() {
             // (the transaction is full: on with the next; that is full, too: enough)
-            self.growing.seal();
+            self.growing.fill();
             return size.is_some();
         }
         if !self.process(left) || session.has_ended() || self.desk.held().0 >= bounds.held {

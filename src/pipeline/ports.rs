@@ -132,10 +132,18 @@ pub trait Broker {
     /// The same for work that may still grow. `meanwhile` is called at most once, on this thread, at the same time if that can
     /// be; what it does not add before [`Flight::seal`] or the end is no part of it. Not called at all where the session has
     /// ended, or the system gives no thread for it.
-    fn transact_while(&mut self, work: &dyn Flight, meanwhile: &mut dyn FnMut(&mut dyn Fetch)) -> Outcome {
+    ///
+    /// Where [`Flight::flies_on`] says so, the commit may be left under way. Then nothing may be asked of the session but this
+    /// again, which waits for that commit before its own, or [`Broker::land`].
+    fn transact_while(&mut self, work: &dyn Flight, meanwhile: &mut dyn FnMut(&mut dyn Fetch)) -> Flown {
         let _ = meanwhile;
         work.seal();
-        self.transact(work.outputs(), &work.offsets())
+        Flown::of(self.transact(work.outputs(), &work.offsets()))
+    }
+
+    /// Waits for the commit that was left under way, if one was.
+    fn land(&mut self) -> Option<Outcome> {
+        None
     }
 
     /// Where the time of transactions went since this was last asked.
@@ -245,6 +253,22 @@ pub enum Outcome {
     Broken(Trouble),
 }
 
+/// What became of a transaction that could grow, and of the one before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flown {
+    /// Of the one whose commit was left under way before, if one was.
+    pub before: Option<Outcome>,
+    /// Of this one; none where its commit is left under way. Never committed where the one before was not.
+    pub this: Option<Outcome>,
+}
+
+impl Flown {
+    /// One that has ended, with none before it.
+    pub fn of(outcome: Outcome) -> Self {
+        Self { before: None, this: Some(outcome) }
+    }
+}
+
 /// Why something did not work, in terms of the broker. Never a reason to blame a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trouble {
@@ -339,6 +363,10 @@ pub trait Flight: Sync {
     fn offsets(&self) -> OffsetMap;
     /// Nothing is added any more.
     fn seal(&self);
+    /// Whether the next one is to be begun before this one is committed; to be asked for once it is sealed.
+    fn flies_on(&self) -> bool {
+        false
+    }
 }
 
 /// What a session can do while its transaction is under way.

@@ -1,19 +1,19 @@
 //! A route worker: one member of the route's group, with its producer and its plugin instances, on a thread of its own.
 //!
 //! One turn of its loop: take what is pending from outside → gather records → run them through the chain into a round of
-//! units → one transaction, which takes what comes while it is under way ([`flight`](super::flight)). A rebalance waits for
-//! its end, so it only ever finds records in memory, which are dropped; and an aborted round is still in memory and given
-//! again as it was.
+//! units → one transaction, which takes what comes while it is under way ([`flight`](super::flight)). In a thick flow the next is
+//! begun while it is being committed, and so on for a while. A rebalance waits for the end of them all, so it only ever finds
+//! records in memory, which are dropped; and an aborted round is still in memory and given again as it was.
 
+use crossbeam_channel::{Receiver, TryRecvError};
 use std::collections::VecDeque;
-use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::chain::Processed;
 use super::desk::Desk;
 use super::flight::{Growing, Meanwhile};
 use super::lane::Lane;
-use super::ports::{Broker, Event, LogEnd, Outcome, Trouble, TroubleKind};
+use super::ports::{Broker, Event, Flown, LogEnd, Outcome, Trouble, TroubleKind};
 use super::report::{Health, Phase, Report, Spent};
 use super::seek::Seek;
 use super::skip::{Found, Skip};
@@ -37,6 +37,12 @@ const BACKOFF_DENIED: (Duration, Duration) = (Duration::from_secs(1), Duration::
 /// where nobody answers. So long it is believed; and it tries again that often.
 const AWAY_FOR: Duration = Duration::from_secs(30);
 const AWAY_TRIES: Duration = Duration::from_secs(3);
+
+/// After so many transactions that were full, each in a row with the one before, the flow is thick: the next is begun while the last
+/// is being committed, which takes a second producer.
+const THICK_AFTER: u32 = 3;
+/// So long they may follow each other like this, until all is looked after that waits for their end.
+const LONGEST_TRAIN: Duration = Duration::from_secs(1);
 
 /// After an order to drain, a transaction is begun within this time, or not any more.
 const BEGIN_WITHIN: Duration = Duration::from_millis(500);
@@ -87,6 +93,10 @@ pub struct RouteWorker<'a, B: Broker> {
     rounds: VecDeque<Round>,
     /// The first round's outcome is unknown.
     unknown: bool,
+    /// The commit of what comes before those is under way.
+    landing: Option<Landing>,
+    /// How many transactions in a row were full.
+    full_flights: u32,
     trouble: Option<Backoff>,
     /// All brokers were away when the client last said so; nothing has come of them since.
     away: Option<(Trouble, Instant)>,
@@ -107,6 +117,12 @@ pub struct RouteWorker<'a, B: Broker> {
     /// Of the time for producing: waiting for what is to be.
     waited: Duration,
     events: Vec<Event>,
+}
+
+/// A round whose commit is under way.
+struct Landing {
+    round: Round,
+    began: Instant,
 }
 
 struct Backoff {
@@ -138,6 +154,8 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
             orders,
             rounds: VecDeque::new(),
             unknown: false,
+            landing: None,
+            full_flights: 0,
             trouble: None,
             away: None,
             skips: VecDeque::new(),
@@ -468,22 +486,96 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
 
     // ---- transactions -----------------------------------------------------------------
 
-    /// Gives the first round to the broker. While that is at work, what else is held is made into the next.
+    /// Gives the first round to the broker, and in a thick flow the next ones; when it returns, what became of all is known.
     fn commit_first(&mut self) -> Turn {
+        let began = clock::now();
+        loop {
+            if let Turn::Exit(exit) = self.transact_first() {
+                return Turn::Exit(exit);
+            }
+            if self.landing.is_none() {
+                return Turn::Again;
+            }
+            if !self.goes_on(began) {
+                return self.land();
+            }
+        }
+    }
+
+    /// Whether the next round is to be given to the broker before the last one is committed.
+    fn goes_on(&self, began: Instant) -> bool {
+        let is_quiet = self.orders.is_empty() && self.desk.lanes.values().all(|lane| lane.wakes_at().is_none());
+        let in_time = clock::now().duration_since(began) < LONGEST_TRAIN;
+        is_quiet && in_time && self.rounds.len() == 1 && self.trouble.is_none() && !self.is_to_stop()
+    }
+
+    /// Waits for the commit that is under way.
+    fn land(&mut self) -> Turn {
+        let outcome = self.broker.land();
+        self.landed(outcome).map_or(Turn::Again, Turn::Exit)
+    }
+
+    /// Takes up what became of the commit that was under way, if one was.
+    fn landed(&mut self, outcome: Option<Outcome>) -> Option<Exit> {
+        let Landing { round, began } = self.landing.take()?;
+        self.rounds.push_front(round);
+        self.take_outcome(outcome.expect("a commit that was left under way has an outcome"), began)
+    }
+
+    /// Gives the first round to the broker. While that is at work, what else is held is made into the next.
+    fn transact_first(&mut self) -> Turn {
         let Some(round) = self.rounds.pop_front() else { return Turn::Again };
+        let grows = !self.unknown && self.can_grow();
+        if !grows && self.landing.is_some() {
+            // (it is to stop, as of just now)
+            self.rounds.push_front(round);
+            return self.land();
+        }
         let began = clock::now();
         self.desk.report.transaction_begins();
         let (mut next, mut events) = (Round::default(), Vec::new());
-        let (outcome, round) = if self.unknown {
-            (self.broker.settle(&round.offsets()), round)
-        } else if self.can_grow() {
+        let (Flown { before, this }, round) = if self.unknown {
+            (Flown::of(self.broker.settle(&round.offsets())), round)
+        } else if grows {
             self.grow(round, &mut next, &mut events)
         } else {
-            (self.broker.transact(&round, &round.offsets()), round)
+            (Flown::of(self.broker.transact(&round, &round.offsets())), round)
         };
         self.rounds.push_front(round);
         self.rounds.extend(Some(next).filter(|next| !next.units.is_empty()));
         self.tell_spent();
+        let was_committed = before.as_ref().is_none_or(|outcome| matches!(outcome, Outcome::Committed { .. }));
+        if !was_committed {
+            // (given up, and given again behind the one before)
+            self.desk.report.transaction("aborted", clock::now().duration_since(began));
+        }
+        let mut exit = self.landed(before);
+        match this {
+            Some(Outcome::Broken(trouble)) if !was_committed => exit = exit.or(Some(Exit::Broken(trouble))),
+            _ if !was_committed => {}
+            Some(outcome) => exit = exit.or(self.take_outcome(outcome, began)),
+            None => {
+                self.desk.report.transaction_begins();
+                self.landing = self.rounds.pop_front().map(|round| Landing { round, began });
+            }
+        }
+        if let Some(exit) = exit {
+            return Turn::Exit(exit);
+        }
+        // (what else has happened finds no transaction under way)
+        if !events.is_empty()
+            && let Turn::Exit(exit) = self.land()
+        {
+            return Turn::Exit(exit);
+        }
+        match self.take_events(&mut events) {
+            Ok(_) => Turn::Again,
+            Err(broken) => Turn::Exit(Exit::Broken(broken)),
+        }
+    }
+
+    /// Takes up what became of the first round; whether the session has ended with it.
+    fn take_outcome(&mut self, outcome: Outcome, began: Instant) -> Option<Exit> {
         self.desk.report.transaction(outcome_label(&outcome), clock::now().duration_since(began));
         self.unknown = matches!(outcome, Outcome::Unknown(_));
         match outcome {
@@ -502,12 +594,9 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
                     self.back_off(trouble);
                 }
             }
-            Outcome::Broken(trouble) => return Turn::Exit(Exit::Broken(trouble)),
+            Outcome::Broken(trouble) => return Some(Exit::Broken(trouble)),
         }
-        match self.take_events(&mut events) {
-            Ok(_) => Turn::Again,
-            Err(broken) => Turn::Exit(Exit::Broken(broken)),
-        }
+        None
     }
 
     /// Whether nothing speaks against adding to the first round, which is out of `rounds`, while it is under way.
@@ -519,20 +608,22 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
 
     /// Gives the round to the broker, with all that comes meanwhile and still finds room in it. What does not is the `next`.
     /// What else comes is to be taken up afterwards.
-    fn grow(&mut self, round: Round, next: &mut Round, events: &mut Vec<Event>) -> (Outcome, Round) {
-        let growing = Growing::new(round, self.desk.task.bounds.interval);
+    fn grow(&mut self, round: Round, next: &mut Round, events: &mut Vec<Event>) -> (Flown, Round) {
+        let may_fly_on = self.full_flights >= THICK_AFTER;
+        let growing = Growing::new(round, self.desk.task.bounds.interval, may_fly_on);
         let (broker, desk) = (&mut self.broker, &mut self.desk);
         desk.destinations.refresh(&mut |name| broker.topic(name));
         let mut meanwhile = Meanwhile::new(desk, &growing, std::mem::take(&mut self.events));
-        let outcome = broker.transact_while(&growing, &mut |session| meanwhile.work(session));
+        let flown = broker.transact_while(&growing, &mut |session| meanwhile.work(session));
         if meanwhile.fetched {
             self.away = None;
         }
         self.spent += meanwhile.spent;
         (*next, *events) = (meanwhile.next, meanwhile.events);
+        self.full_flights = if growing.is_full() { self.full_flights + 1 } else { 0 };
         let (round, waited) = growing.into_round();
         self.waited += waited;
-        (outcome, round)
+        (flown, round)
     }
 
     fn committed(&mut self, lost: u64) {

@@ -1,8 +1,8 @@
 //! Bounds that rest on each other hold: plugins end in time for the next poll, and the process ends in time whatever the
 //! brokers do.
 
+use crossbeam_channel::{Sender, unbounded};
 use std::ops::Range;
-use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -186,7 +186,7 @@ fn at() -> TopicPartition {
 
 #[test]
 fn records_that_were_fetched_one_by_one_share_the_time_for_processing() {
-    let (orders, mailbox) = channel();
+    let (orders, mailbox) = unbounded();
     let came_to = Arc::default();
     let broker = Trickle { left: 0..3, assigned: false, orders, came_to: Arc::clone(&came_to) };
     let mut task = record_loop::task(&[]);

@@ -1,16 +1,16 @@
 //! What a worker does while a transaction is under way: what comes meanwhile becomes a part of it, until it is sealed.
 
+use crossbeam_channel::{Sender, unbounded};
 use std::collections::VecDeque;
 use std::ops::{ControlFlow, Range};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
-use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use millrace::model::{Digest, FaultCode, Items, Offset, OffsetMap, PluginName, RouteName, TopicName, TopicPartition};
 use millrace::pipeline::chain::Chain;
 use millrace::pipeline::ports::{
-    Broker, CallError, CallOutput, Event, Fetch, Flight, Outcome, Outputs, Step, TopicError, TopicInfo, Trouble,
+    Broker, CallError, CallOutput, Event, Fetch, Flight, Flown, Outcome, Outputs, Step, TopicError, TopicInfo, Trouble,
     TroubleKind, Usage, Verdict,
 };
 use millrace::pipeline::task::Task;
@@ -113,7 +113,7 @@ impl Broker for Threaded {
     fn transact(&mut self, outputs: &dyn Outputs, offsets: &OffsetMap) -> Outcome {
         self.end(Instant::now(), count(outputs), offsets)
     }
-    fn transact_while(&mut self, work: &dyn Flight, meanwhile: &mut dyn FnMut(&mut dyn Fetch)) -> Outcome {
+    fn transact_while(&mut self, work: &dyn Flight, meanwhile: &mut dyn FnMut(&mut dyn Fetch)) -> Flown {
         let (ended, began) = (AtomicBool::new(false), Instant::now());
         let (on_their_way, have_come) = (AtomicBool::new(false), AtomicBool::new(false));
         let outputs = std::thread::scope(|scope| {
@@ -132,7 +132,7 @@ impl Broker for Threaded {
             meanwhile(&mut UnderWay { broker: self, ended, on_their_way, have_come });
             thread.join().unwrap()
         });
-        self.end(Instant::now() - outputs.1, outputs.0, &work.offsets())
+        Flown::of(self.end(Instant::now() - outputs.1, outputs.0, &work.offsets()))
     }
     fn settle(&mut self, _: &OffsetMap) -> Outcome {
         unreachable!("nothing is unknown here")
@@ -174,7 +174,7 @@ impl Fetch for UnderWay<'_> {
 
 /// The transactions of a worker to whom this comes, until the offset `end` is committed.
 fn transactions(script: Vec<Comes>, outcomes: Vec<Outcome>, end: Offset, task: &mut Task) -> Vec<Transaction> {
-    let (orders, mailbox) = channel();
+    let (orders, mailbox) = unbounded();
     let told = Arc::default();
     let (script, outcomes) = (script.into(), outcomes.into());
     let broker = Threaded { script, next: 0, assigned: false, outcomes, end, told: Arc::clone(&told), orders };

@@ -17,7 +17,9 @@ use millrace::kafka::{
     Cluster, Instance, LeftOut, MockCluster, Session, SessionOptions, Started, resolve_start, source_topics,
 };
 use millrace::model::{DestinationName, GroupId, Items, OffsetMap, RouteName, SourceBatch, TopicName, TopicPartition};
-use millrace::pipeline::ports::{Broker, Event, Flight, Headers, Outcome, Output, Outputs, TopicError, TroubleKind};
+use millrace::pipeline::ports::{
+    Broker, Event, Flight, Flown, Headers, Outcome, Output, Outputs, TopicError, TroubleKind,
+};
 use millrace::policy::{OnError, Partitioning};
 
 use crate::support::kafka::{Ending, Isolation, Record, shared};
@@ -309,7 +311,7 @@ fn records_are_fetched_while_a_transaction_is_under_way_and_its_end_ends_the_wai
     let slot = session.topic(&topic(&bench.destination)).unwrap().slot;
     let work = Open::new(List::of(slot, seen.values()), bench.offset(0, 5));
     let (mut events, mut waited) = (Vec::new(), None);
-    let outcome = session.transact_while(&work, &mut |session| {
+    let flown = session.transact_while(&work, &mut |session| {
         shared().produce(&bench.source, &numbers(5..8));
         let until = Instant::now() + PATIENCE;
         while events.is_empty() {
@@ -322,7 +324,7 @@ fn records_are_fetched_while_a_transaction_is_under_way_and_its_end_ends_the_wai
         session.fetch(PATIENCE, 1000, &mut events);
         waited = Some((session.has_ended(), began.elapsed()));
     });
-    assert_eq!(outcome, committed());
+    assert_eq!(flown, Flown::of(committed()));
     let records = |event: &Event| if let Event::Records(batch) = event { batch.len() } else { 0 };
     let fetched: usize = events.iter().map(records).sum();
     assert!(fetched > 0 && fetched <= 3, "{}", names(&events));

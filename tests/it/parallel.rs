@@ -1,10 +1,10 @@
 //! Several sets of plugins in each worker (`parallelism`): at work at the same time, and in all else as one.
 
+use crossbeam_channel::{Sender, unbounded};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::{ControlFlow, Range};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -133,7 +133,7 @@ fn run(batches: Vec<Arc<MemoryBatch>>, chains: Vec<Chain>, adjust: impl FnOnce(&
     let mut chains = chains.into_iter();
     task.chain = chains.next().expect("one at least");
     task.chain.share_with(chains.collect());
-    let (orders, mailbox) = channel();
+    let (orders, mailbox) = unbounded();
     adjust(&mut task, &orders);
     let (mut log, mut largest, stopped) = (Log::default(), 0, Arc::default());
     let mut watching = Watching { stopped: Arc::clone(&stopped), faults: 0 };

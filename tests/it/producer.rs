@@ -9,7 +9,8 @@ use std::time::Duration;
 use millrace::config::settings::Delivery;
 use millrace::config::times::Times;
 use millrace::kafka::seam::{
-    Committer, CommitterOptions, Error, Failure, Failures, GroupClient, Known, ProducerClient, TopicIds,
+    Apart, Committer, CommitterOptions, Error, Failure, Failures, GroupClient, Known, MakeClient, ProducerClient,
+    TopicIds,
 };
 use millrace::model::{GroupId, Offset, OffsetMap, TopicName, TopicPartition, clock::SimulatedClock};
 use millrace::pipeline::ports::{Headers, Outcome, Output, Outputs};
@@ -93,6 +94,9 @@ impl ProducerClient for Scripted {
         self.take(wait);
         Ok(())
     }
+    fn apart<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Apart<T> {
+        Apart::when_asked(work)
+    }
     fn serve(&self, wait: Duration) {
         self.take(wait);
     }
@@ -171,8 +175,11 @@ fn committer(client: &Scripted, delivery: Delivery) -> Committer<Scripted> {
         is_static: false,
         times: times(),
     };
-    let made = client.clone();
-    let mut committer = Committer::open(options, Box::new(move || Ok(made.clone()))).unwrap();
+    let make = |_: &str| -> MakeClient<Scripted> {
+        let made = client.clone();
+        Arc::new(move || Ok(made.clone()))
+    };
+    let mut committer = Committer::open(options, make).unwrap();
     committer.add_topic(&TopicName::new("out").unwrap(), Duration::ZERO).unwrap();
     committer
 }

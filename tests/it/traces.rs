@@ -1,9 +1,9 @@
 //! Traces: `traceparent` goes on through a route, spans reach a collector, and nothing is touched where none is configured.
 
+use crossbeam_channel::{Sender, unbounded};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
 use millrace::model::{OffsetMap, RouteName, SourceBatch, TopicName, TopicPartition};
@@ -232,7 +232,7 @@ routes:
 #[test]
 fn what_is_given_again_in_halves_after_an_abort_says_the_same_and_is_told_once_when_it_is_committed() {
     let collector = Collector::start(0);
-    let (orders, mailbox) = channel();
+    let (orders, mailbox) = unbounded();
     let values = || (0..3).map(|number| MemoryRecord::of_value("v").header("traceparent", traceparent(number, "01")));
     let batch = MemoryBatch::numbered(values().collect());
     let mut broker = Aborting { batch: Some(batch), orders, attempts: Vec::new(), told: Vec::new() };

@@ -66,7 +66,7 @@ fn a_rebalance_waits_for_the_end_of_the_transaction_that_is_under_way() {
     let work = Open::new(List::of(slot, seen.values()), bench.offset(0, 5));
     let (joined, until) = (AtomicBool::new(false), Instant::now() + PATIENCE);
     let (mut events, mut ended_before) = (Vec::new(), false);
-    let outcome = std::thread::scope(|scope| {
+    let flown = std::thread::scope(|scope| {
         let second = scope.spawn(|| {
             let mut second = bench.open(&Instance::Random(unique("process")));
             let mut seen = Seen::default();
@@ -80,7 +80,7 @@ fn a_rebalance_waits_for_the_end_of_the_transaction_that_is_under_way() {
             pace(Duration::from_secs(4));
             work.seal();
         });
-        let outcome = first.transact_while(&work, &mut |session| {
+        let flown = first.transact_while(&work, &mut |session| {
             while events.is_empty() {
                 assert!(Instant::now() < until, "nobody joined");
                 session.fetch(Duration::from_millis(100), 1000, &mut events);
@@ -91,9 +91,9 @@ fn a_rebalance_waits_for_the_end_of_the_transaction_that_is_under_way() {
         let mut seen = Seen::default();
         seen.poll(&mut first, "the second has its share", |_| joined.load(SeqCst));
         second.join().unwrap();
-        outcome
+        flown
     });
-    assert_eq!(outcome, committed());
+    assert_eq!(flown, Flown::of(committed()));
     assert!(matches!(&events[..], [Event::Revoked(_), ..]), "{}", names(&events));
     assert!(ended_before, "the rebalance was served while a transaction was open");
     assert_eq!(bench.committed(0), Some(5));

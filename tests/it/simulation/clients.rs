@@ -1,12 +1,12 @@
 //! The calls of librdkafka that the product makes, answered by the simulated Kafka: a producer with librdkafka's states,
 //! and a member of a group.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use millrace::kafka::seam::{Error, Failure, Failures, GroupClient, Known, ProducerClient, TopicIds};
+use millrace::kafka::seam::{Apart, Error, Failure, Failures, GroupClient, Known, ProducerClient, TopicIds};
 use millrace::model::{Offset, OffsetMap, TopicName, TopicPartition};
 use millrace::pipeline::ports::Output;
 
@@ -20,7 +20,7 @@ const FAILURES_KEPT: usize = 16;
 
 /// A producer, as librdkafka's: one transaction at a time, errors that stick until the abort or for ever.
 #[derive(Clone)]
-pub(super) struct SimulatedProducer(Rc<Inner>);
+pub(super) struct SimulatedProducer(Arc<Inner>);
 
 struct Inner {
     actor: Actor,
@@ -29,7 +29,7 @@ struct Inner {
     id: Option<String>,
     /// Whether it stops for ever at the first record that fails (`enable.gapless.guarantee`).
     gapless: bool,
-    state: RefCell<State>,
+    state: Mutex<State>,
 }
 
 #[derive(Default)]
@@ -72,18 +72,23 @@ impl SimulatedProducer {
             number
         };
         let phase = if id.is_some() { Phase::New } else { Phase::Ready };
-        let state = RefCell::new(State { phase, ..State::default() });
-        Self(Rc::new(Inner { actor, number, id, gapless, state }))
+        let state = Mutex::new(State { phase, ..State::default() });
+        Self(Arc::new(Inner { actor, number, id, gapless, state }))
     }
 
     fn call<T>(&self, call: Call, act: impl FnOnce(&mut World, &mut State) -> T) -> T {
         self.0.actor.call(call, |world| {
-            let state = &mut *self.0.state.borrow_mut();
+            let state = &mut *self.state();
             let result = act(world, state);
             let is_open = matches!(state.phase, Phase::InTransaction | Phase::Abortable(_));
             world.producers.insert(self.0.number, (self.0.actor.number(), is_open && self.0.id.is_some()));
             result
         })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // (who died may have held it)
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn id(&self) -> &str {
@@ -255,10 +260,10 @@ impl SimulatedProducer {
 
 impl Drop for SimulatedProducer {
     fn drop(&mut self) {
-        if Rc::strong_count(&self.0) == 1 {
+        if Arc::strong_count(&self.0) == 1 {
             let mut world = self.0.actor.lock();
             world.producers.remove(&self.0.number);
-            self.leak(&mut world, &mut self.0.state.borrow_mut());
+            self.leak(&mut world, &mut self.state());
         }
     }
 }
@@ -417,12 +422,21 @@ impl ProducerClient for SimulatedProducer {
         })
     }
 
+    /// At once, or when somebody waits for it: what others do comes before it then.
+    fn apart<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Apart<T> {
+        if self.0.actor.lock().rng.bool() {
+            return Apart::when_asked(work);
+        }
+        let done = work();
+        Apart::when_asked(move || done)
+    }
+
     fn serve(&self, wait: Duration) {
         self.0.actor.sleep(wait);
     }
 
     fn fatal_error(&self) -> Option<Error> {
-        match self.0.state.borrow().phase {
+        match self.state().phase {
             Phase::Failed(known) => Some(error(known, Flag::Fatal)),
             _ => None,
         }
@@ -433,7 +447,7 @@ impl ProducerClient for SimulatedProducer {
     }
 
     fn take_failures(&self) -> Failures {
-        std::mem::take(&mut self.0.state.borrow_mut().failures)
+        std::mem::take(&mut self.state().failures)
     }
 }
 

@@ -176,6 +176,9 @@ fn every_promise_holds_whatever_fails_and_whenever() {
         "a rebalance waited for the end of a transaction",
         "outputs came while others were on their way",
         "a producer rested",
+        "a commit was waited for",
+        "begun before the last was committed",
+        "given up with the transaction before it",
         "worked by another set",
     ];
     let never: Vec<_> =
@@ -233,4 +236,9 @@ fn a_commit_of_a_revoked_partition_is_noticed() {
 #[test]
 fn offsets_committed_outside_of_the_transaction_are_noticed() {
     is_caught(Mutation::OffsetsOutside, &["LOST"], Scenario::of);
+}
+
+#[test]
+fn a_transaction_that_is_committed_though_the_one_before_it_was_not_is_noticed() {
+    is_caught(Mutation::OutOfTurn, &["LOST", "ORDER", "DOUBLED"], Scenario::of);
 }

@@ -1,25 +1,25 @@
 //! A process of millrace in the simulated world: sessions one after the other, each with the real worker and the real
 //! committer, until it is drained or dies.
 
+use crossbeam_channel::{Receiver, unbounded};
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use millrace::config::settings::{Delivery, Destination, Target};
-use millrace::kafka::seam::{Committer, CommitterOptions, Known, Times, TopicIds};
+use millrace::kafka::seam::{Committer, CommitterOptions, Known, MakeClient, Times, TopicIds};
 use millrace::model::{
     DestinationName, ErrorId, Fault, GroupId, Mutation, Offset, OffsetMap, PluginName, RouteName, TopicName,
     TopicPartition,
 };
 use millrace::pipeline::chain::Chain;
 use millrace::pipeline::ports::{
-    Broker, Event, Fetch, Flight, Headers, Outcome, Output, Outputs, Step, TopicError, TopicInfo, Trouble, TroubleKind,
-    Usage,
+    Broker, Event, Fetch, Flight, Flown, Headers, Outcome, Output, Outputs, Step, TopicError, TopicInfo, Trouble,
+    TroubleKind, Usage,
 };
 use millrace::pipeline::report::{Fate, Health, Phase, Report, Tally};
 use millrace::pipeline::task::{Bounds, Task};
@@ -70,7 +70,7 @@ pub(super) fn live(actor: &Actor, instance: Option<&str>, from_step: u64, mutati
 }
 
 fn process(actor: &Actor, instance: Option<&str>) {
-    let (orders, mailbox) = channel();
+    let (orders, mailbox) = unbounded();
     let mut world = actor.lock();
     if world.draining {
         return;
@@ -185,15 +185,18 @@ struct Session {
     paused: BTreeSet<usize>,
     slots: BTreeMap<TopicName, TopicInfo>,
     is_unknown: bool,
+    /// Of the transaction whose commit is under way.
+    landing: OffsetMap,
 }
 
 impl Session {
     fn open(actor: &Actor, process: usize, delivery: Delivery) -> Result<Self, Trouble> {
         let instance = actor.lock().processes[process].instance.clone();
         let id = instance.clone().unwrap_or_else(|| format!("random-{process}"));
-        let maker = (actor.clone(), (delivery == Delivery::ExactlyOnce).then(|| id.clone()));
-        let make =
-            move || Ok(SimulatedProducer::new(maker.0.clone(), maker.1.clone(), delivery == Delivery::AtLeastOnce));
+        let make = |id: &str| -> MakeClient<SimulatedProducer> {
+            let (actor, id) = (actor.clone(), (delivery == Delivery::ExactlyOnce).then(|| id.to_owned()));
+            Arc::new(move || Ok(SimulatedProducer::new(actor.clone(), id.clone(), delivery == Delivery::AtLeastOnce)))
+        };
         let options = CommitterOptions {
             delivery,
             group: GroupId::new("sim").unwrap(),
@@ -201,7 +204,7 @@ impl Session {
             is_static: instance.is_some(),
             times: Times::of(TRANSACTION_TIMEOUT),
         };
-        let committer = Committer::open(options, Box::new(make))?;
+        let committer = Committer::open(options, make)?;
         let mut world = actor.lock();
         let id = world.kafka.join(process, instance.clone());
         let generation = world.kafka.generation;
@@ -216,11 +219,15 @@ impl Session {
             paused: BTreeSet::new(),
             slots: BTreeMap::new(),
             is_unknown: false,
+            landing: OffsetMap::new(),
         })
     }
 
     /// What the client has heard from the group: rebalances are served here, and only here.
     fn serve_group(&mut self, world: &mut World, events: &mut Vec<Event>) {
+        if world.producers.values().any(|(of, is_open)| *of == self.actor.number() && *is_open) {
+            world.say_wrong("OPEN: the group is served while a transaction is open");
+        }
         let id = self.consumer.id.get();
         self.consumer.generation.set(world.kafka.generation);
         let Some(member) = world.kafka.members.get_mut(&id) else {
@@ -288,7 +295,7 @@ impl Session {
             rests
         };
         if rests {
-            self.committer.rest();
+            self.committer.rest(Duration::ZERO);
         }
     }
 
@@ -322,11 +329,9 @@ impl Session {
         self.actor.lock().processes[self.process].in_doubt = Some(outputs as u64);
     }
 
-    /// Who dies after the commit and before it is told has not counted what was lost.
-    fn set_doubt(&self, outcome: &Outcome, doubt: Option<u64>) {
-        if matches!(outcome, Outcome::Committed { .. }) {
-            self.actor.lock().processes[self.process].in_doubt = doubt;
-        }
+    /// Who dies after a commit and before it is told has not counted what was lost.
+    fn set_doubt(&self, doubt: Option<u64>) {
+        self.actor.lock().processes[self.process].in_doubt = doubt;
     }
 
     /// Notes of which tasks the outputs were that were given to the committer, and checks that it was one.
@@ -376,9 +381,6 @@ impl Broker for Session {
         self.may_rest();
         let actor = self.actor.clone();
         actor.call(Call::Poll, |world| {
-            if world.producers.values().any(|(of, is_open)| *of == actor.number() && *is_open) {
-                world.say_wrong("OPEN: the group is served while a transaction is open");
-            }
             self.poll_fault(world, events);
             self.serve_group(world, events);
             self.fetch(world, records, events);
@@ -409,12 +411,23 @@ impl Broker for Session {
         Ok(info)
     }
 
-    fn transact_while(&mut self, work: &dyn Flight, meanwhile: &mut dyn FnMut(&mut dyn Fetch)) -> Outcome {
-        let mut under_way = UnderWay { session: self, work, outcome: None, left: 8 };
+    fn transact_while(&mut self, work: &dyn Flight, meanwhile: &mut dyn FnMut(&mut dyn Fetch)) -> Flown {
+        let mut under_way = UnderWay { session: self, work, flown: None, left: 8 };
         meanwhile(&mut under_way);
-        let outcome = under_way.end();
-        self.set_doubt(&outcome, None);
-        outcome
+        let flown = under_way.end();
+        let is_known = |outcome: &Outcome| !matches!(outcome, Outcome::Unknown(_) | Outcome::Broken(_));
+        if flown.this.as_ref().is_some_and(is_known) && flown.before.as_ref().is_none_or(is_known) {
+            self.set_doubt(None);
+        }
+        flown
+    }
+
+    fn land(&mut self) -> Option<Outcome> {
+        let outcome = self.committer.land()?;
+        let offsets = std::mem::take(&mut self.landing);
+        self.actor.lock().meet("a commit was waited for");
+        self.done(&outcome, &offsets);
+        Some(outcome)
     }
 
     fn transact(&mut self, outputs: &dyn Outputs, offsets: &OffsetMap) -> Outcome {
@@ -444,24 +457,39 @@ impl Broker for Session {
 struct UnderWay<'a> {
     session: &'a mut Session,
     work: &'a dyn Flight,
-    outcome: Option<Outcome>,
+    flown: Option<Flown>,
     left: u32,
 }
 
 impl UnderWay<'_> {
-    fn end(&mut self) -> Outcome {
-        if let Some(outcome) = &self.outcome {
-            return outcome.clone();
+    fn end(&mut self) -> Flown {
+        if let Some(flown) = &self.flown {
+            return flown.clone();
         }
         self.work.seal();
-        let watched = self.session.watch(self.work.outputs());
-        let growing = WatchedFlight { work: self.work, outputs: watched };
-        self.session.begins(growing.outputs.len());
-        let outcome = self.session.committer.transact_flight(&self.session.consumer, &growing, &TopicIds::new());
-        self.session.note(&growing.outputs.generations.into_inner().unwrap());
-        self.session.done(&outcome, &self.work.offsets());
-        self.session.set_doubt(&outcome, Some(self.work.outputs().len() as u64));
-        self.outcome.insert(outcome).clone()
+        let session = &mut *self.session;
+        let watched = session.watch(self.work.outputs());
+        let flies_on = self.work.flies_on() || session.actor.lock().rng.u8(0..3) == 0;
+        let growing = WatchedFlight { work: self.work, outputs: watched, flies_on };
+        session.begins(growing.outputs.len());
+        let flown = session.committer.transact_flight(&session.consumer, &growing, &TopicIds::new(), &|| Box::new(()));
+        session.note(&growing.outputs.generations.into_inner().unwrap());
+        let offsets = self.work.offsets();
+        let before = std::mem::take(&mut session.landing);
+        let was_committed = flown.before.as_ref().is_none_or(|outcome| matches!(outcome, Outcome::Committed { .. }));
+        if let Some(outcome) = &flown.before {
+            session.done(outcome, &before);
+        }
+        match &flown.this {
+            Some(outcome) if was_committed => session.done(outcome, &offsets),
+            Some(_) => session.actor.lock().meet("given up with the transaction before it"),
+            None => {
+                session.actor.lock().meet("begun before the last was committed");
+                session.landing = offsets;
+            }
+        }
+        session.set_doubt(Some(self.work.outputs().len() as u64));
+        self.flown.insert(flown).clone()
     }
 }
 
@@ -477,12 +505,13 @@ impl Fetch for UnderWay<'_> {
         } else if seals {
             self.work.seal();
         }
-        let has_ended = self.has_ended();
+        let is_committed = self.flown.as_ref().is_some_and(|flown| flown.this.is_some());
         let session = &mut *self.session;
         let actor = session.actor.clone();
         actor.call(Call::Poll, |world| {
             session.poll_fault(world, events);
-            if has_ended {
+            // (a rebalance waits for a commit, too, that is under way)
+            if is_committed {
                 session.serve_group(world, events);
                 if !events.is_empty() {
                     world.meet("a rebalance waited for the end of a transaction");
@@ -496,7 +525,7 @@ impl Fetch for UnderWay<'_> {
     }
 
     fn has_ended(&self) -> bool {
-        self.outcome.is_some()
+        self.flown.is_some()
     }
 }
 
@@ -579,6 +608,7 @@ impl Outputs for Watched<'_> {
 struct WatchedFlight<'a> {
     work: &'a dyn Flight,
     outputs: Watched<'a>,
+    flies_on: bool,
 }
 
 impl Flight for WatchedFlight<'_> {
@@ -590,6 +620,9 @@ impl Flight for WatchedFlight<'_> {
     }
     fn seal(&self) {
         self.work.seal();
+    }
+    fn flies_on(&self) -> bool {
+        self.flies_on
     }
 }
 

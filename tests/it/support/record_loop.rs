@@ -2,12 +2,12 @@
 //! is measured is ours: gathering, plugins, routing by key, and the walk over the outputs. Each record has a key of 16
 //! bytes, a value of 100 and two headers.
 
+use crossbeam_channel::{Sender, unbounded};
 use std::collections::VecDeque;
 use std::hint::black_box;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 use millrace::config::settings::PluginLimits;
@@ -176,7 +176,7 @@ pub(crate) fn run_keeping(left: VecDeque<Arc<dyn SourceBatch>>, task: &mut Task)
 }
 
 fn work(left: VecDeque<Arc<dyn SourceBatch>>, task: &mut Task, kept: Option<&mut Kept>) {
-    let (orders, mailbox) = channel();
+    let (orders, mailbox) = unbounded();
     let end = left.iter().map(|batch| batch.len()).sum::<usize>() as Offset;
     let broker = MemoryBroker { left, assigned: false, end, orders, kept };
     let route = RouteName::new("bench").expect("a name");
