@@ -6,13 +6,13 @@
 
 mod letters;
 
-use crossbeam_channel::{Receiver, unbounded};
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use crossbeam_channel::{Receiver, unbounded};
 
 use self::letters::Letters;
 pub use self::letters::record_of;

@@ -1,12 +1,12 @@
 //! A running route: its workers, each on a thread of its own, and the sessions that they go through.
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 
 use super::board::{RoutePhase, RouteReport, StatusBoard};
 use super::once::Once;

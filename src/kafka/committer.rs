@@ -86,7 +86,7 @@ impl<C: ProducerClient> Committer<C> {
                 second.renew_apart(client, INIT_WITHIN);
             }
         })?;
-        second.finish_making()?;
+        second.finish_making();
         second.sleep();
         let (producers, committing) = ([first, second], Duration::ZERO);
         Ok(Self { delivery, group, producers, turn: 0, times, unknown: None, committing })

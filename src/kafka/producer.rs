@@ -28,6 +28,8 @@ const FLUSH_STEP_LONGEST: Duration = Duration::from_millis(10);
 /// By then no message waits for others any more to go with (`linger.ms`, as a rule), and only every so many steps hurry them.
 const LINGER: Duration = Duration::from_millis(6);
 const HURRY_EVERY: u32 = 8;
+/// Between two tries to make a client that others can do without.
+const MAKE_AGAIN: Duration = Duration::from_secs(30);
 /// Between two tries of a call that may be made again.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
@@ -50,8 +52,9 @@ pub(super) struct Producer<C: ProducerClient> {
     used: Instant,
     /// The end that was left under way, of the transaction that began then.
     ending: Option<(Apart<Ended>, Instant)>,
-    /// A client that is being made.
+    /// A client that is being made; and, where that has failed, when it is tried again.
     making: Option<Apart<Result<C, Trouble>>>,
+    make_again: Instant,
     /// Whether something hinted that the cluster's topics are not what we believe.
     stale_topics: bool,
     spent: Spent,
@@ -163,6 +166,7 @@ impl<C: ProducerClient> Producer<C> {
             used: clock::now(),
             ending: None,
             making: None,
+            make_again: clock::now(),
             stale_topics: false,
             spent: Spent::default(),
         }
@@ -183,7 +187,7 @@ impl<C: ProducerClient> Producer<C> {
 
     /// The same while others go on, unless that is being done: `by` is any client.
     pub(super) fn renew_apart(&mut self, by: &C, within: Duration) {
-        if self.making.is_some() {
+        if self.making.is_some() || clock::now() < self.make_again {
             return;
         }
         let (make, id) = (Arc::clone(&self.make), self.transactional_id.clone());
@@ -193,18 +197,26 @@ impl<C: ProducerClient> Producer<C> {
     /// Whether it is ready without a wait. One that is being made is, once it is made.
     pub(super) fn is_ready(&mut self) -> bool {
         if self.making.as_ref().is_some_and(Apart::is_done) {
-            // (an error: it is made anew when it is wanted again)
-            let _ = self.finish_making();
+            self.finish_making();
         }
         self.live.is_some()
     }
 
-    /// Waits for the client that is being made.
-    pub(super) fn finish_making(&mut self) -> Result<(), Trouble> {
-        let Some(making) = self.making.take() else { return Ok(()) };
-        let lost = || Err(passing(Known::RD_KAFKA_RESP_ERR__FAIL, "a producer could not be made"));
-        self.take_client(making.wait().unwrap_or_else(lost)?);
-        Ok(())
+    /// Waits for the client that is being made, if one is. Where that fails, there is none for a while.
+    pub(super) fn finish_making(&mut self) {
+        let Some(making) = self.making.take() else { return };
+        let lost = || Err(passing(Known::RD_KAFKA_RESP_ERR__FAIL, "it was given up".to_owned()));
+        match making.wait().unwrap_or_else(lost) {
+            Ok(client) => self.take_client(client),
+            Err(Trouble { code, message, .. }) => {
+                self.make_again = clock::now() + MAKE_AGAIN;
+                let id = self.transactional_id.as_deref().unwrap_or_default();
+                tracing::warn!(
+                    transactional_id = id, %code,
+                    "a second producer cannot be made, without which transactions do not overlap: {message}"
+                );
+            }
+        }
     }
 
     fn take_client(&mut self, client: C) {

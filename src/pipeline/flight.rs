@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::desk::Desk;
 use super::ports::{Event, Fetch, Flight, Output, Outputs, TopicError};
 use super::report::Spent;
-use super::task::Room;
+use super::task::{Bounds, Room};
 use super::unit::{Round, Unit};
 use crate::model::{OffsetMap, clock};
 
@@ -34,6 +34,8 @@ pub(super) struct Growing {
     /// When it takes no more.
     until: Instant,
     since: Option<Instant>,
+    /// As much as it takes.
+    room: Room,
     /// Whether the next may begin before it is committed.
     may_fly_on: bool,
 }
@@ -46,31 +48,25 @@ struct State {
     sealed: bool,
     /// Nothing more is there at this moment.
     idle: bool,
-    /// It was sealed since it had become as large or as old as it may.
-    full: bool,
+    /// It was sealed at the end of its time, while more came.
+    late: bool,
     /// For how long the transaction has waited for more.
     waited: Duration,
 }
 
 impl Growing {
-    /// Grows from this round for as long as `interval` at most.
-    pub(super) fn new(round: Round, interval: Duration, may_fly_on: bool) -> Self {
+    /// Grows from this round within these bounds.
+    pub(super) fn new(round: Round, bounds: Bounds, may_fly_on: bool) -> Self {
         let state = State { waiting: round.units.into(), size: round.size, ..State::default() };
-        let until = clock::now() + interval.min(LONGEST);
-        Self { state: Mutex::new(state), changed: Condvar::new(), until, since: round.since, may_fly_on }
+        let until = clock::now() + bounds.interval.min(LONGEST);
+        let (state, changed, room) = (Mutex::new(state), Condvar::new(), bounds.room());
+        Self { state, changed, until, since: round.since, room, may_fly_on }
     }
 
-    /// Whether it was sealed while more came.
+    /// Whether it is as large or as old as it may be, so that there is more, as far as one knows.
     pub(super) fn is_full(&self) -> bool {
-        self.state().full
-    }
-
-    /// It takes no more, and there is more.
-    fn fill(&self) {
-        let state = &mut *self.state();
-        state.full |= !state.sealed;
-        state.sealed = true;
-        self.changed.notify_one();
+        let state = self.state();
+        state.late || self.room.less(state.size).is_none()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -121,7 +117,7 @@ impl Growing {
         let patience = self.until.min(began + PATIENCE);
         loop {
             let now = clock::now();
-            state.full |= now >= self.until && !state.sealed && !state.idle;
+            state.late |= now >= self.until && !state.sealed && !state.idle;
             state.sealed |= now >= self.until;
             if state.sealed || state.idle || now >= patience || !state.waiting.is_empty() {
                 state.waited += now - began;
@@ -217,7 +213,7 @@ impl<'w, 'a> Meanwhile<'w, 'a> {
         let left = bounds.room().less(size.unwrap_or(self.next.size));
         if left.is_none() {
             // (the transaction is full: on with the next; that is full, too: enough)
-            self.growing.fill();
+            self.growing.seal();
             return size.is_some();
         }
         if !self.process(left) || session.has_ended() || self.desk.held().0 >= bounds.held {

@@ -5,9 +5,10 @@
 //! begun while it is being committed, and so on for a while. A rebalance waits for the end of them all, so it only ever finds
 //! records in memory, which are dropped; and an aborted round is still in memory and given again as it was.
 
-use crossbeam_channel::{Receiver, TryRecvError};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crossbeam_channel::{Receiver, TryRecvError};
 
 use super::chain::Processed;
 use super::desk::Desk;
@@ -610,7 +611,7 @@ impl<'a, B: Broker> RouteWorker<'a, B> {
     /// What else comes is to be taken up afterwards.
     fn grow(&mut self, round: Round, next: &mut Round, events: &mut Vec<Event>) -> (Flown, Round) {
         let may_fly_on = self.full_flights >= THICK_AFTER;
-        let growing = Growing::new(round, self.desk.task.bounds.interval, may_fly_on);
+        let growing = Growing::new(round, self.desk.task.bounds, may_fly_on);
         let (broker, desk) = (&mut self.broker, &mut self.desk);
         desk.destinations.refresh(&mut |name| broker.topic(name));
         let mut meanwhile = Meanwhile::new(desk, &growing, std::mem::take(&mut self.events));

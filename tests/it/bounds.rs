@@ -1,13 +1,13 @@
 //! Bounds that rest on each other hold: plugins end in time for the next poll, and the process ends in time whatever the
 //! brokers do.
 
-use crossbeam_channel::{Sender, unbounded};
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use crossbeam_channel::{Sender, unbounded};
 use millrace::model::{
     Digest, FaultCode, Field, Item, Items, Offset, OffsetMap, PluginName, RouteName, Span, TopicName, TopicPartition,
 };

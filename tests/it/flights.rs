@@ -1,12 +1,12 @@
 //! What a worker does while a transaction is under way: what comes meanwhile becomes a part of it, until it is sealed.
 
-use crossbeam_channel::{Sender, unbounded};
 use std::collections::VecDeque;
 use std::ops::{ControlFlow, Range};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Sender, unbounded};
 use millrace::model::{Digest, FaultCode, Items, Offset, OffsetMap, PluginName, RouteName, TopicName, TopicPartition};
 use millrace::pipeline::chain::Chain;
 use millrace::pipeline::ports::{
@@ -32,6 +32,8 @@ enum Comes {
     Later(usize),
     /// The partition is revoked, once the transaction has ended.
     Revoke,
+    /// An order.
+    Order,
 }
 
 /// A broker whose transactions are under way on a thread of their own.
@@ -45,6 +47,10 @@ struct Threaded {
     end: Offset,
     told: Arc<Mutex<Vec<Transaction>>>,
     orders: Sender<Order>,
+    /// What was produced by a transaction whose commit is under way, up to where.
+    landing: Option<(usize, OffsetMap)>,
+    /// Which transactions, by where they begin, were begun before the last was committed.
+    overlapping: Arc<Mutex<Vec<Offset>>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,9 +117,18 @@ impl Broker for Threaded {
         Ok(TopicInfo { slot: 0, partitions: 1 })
     }
     fn transact(&mut self, outputs: &dyn Outputs, offsets: &OffsetMap) -> Outcome {
+        assert!(self.landing.is_none(), "a transaction beside a commit");
         self.end(Instant::now(), count(outputs), offsets)
     }
+    fn land(&mut self) -> Option<Outcome> {
+        let (outputs, offsets) = self.landing.take()?;
+        Some(self.end(Instant::now(), outputs, &offsets))
+    }
     fn transact_while(&mut self, work: &dyn Flight, meanwhile: &mut dyn FnMut(&mut dyn Fetch)) -> Flown {
+        if let Some((_, offsets)) = &self.landing {
+            assert!(self.orders.is_empty(), "an order has to wait");
+            self.overlapping.lock().unwrap().push(offsets[&at()]);
+        }
         let (ended, began) = (AtomicBool::new(false), Instant::now());
         let (on_their_way, have_come) = (AtomicBool::new(false), AtomicBool::new(false));
         let outputs = std::thread::scope(|scope| {
@@ -132,7 +147,15 @@ impl Broker for Threaded {
             meanwhile(&mut UnderWay { broker: self, ended, on_their_way, have_come });
             thread.join().unwrap()
         });
-        Flown::of(self.end(Instant::now() - outputs.1, outputs.0, &work.offsets()))
+        let before = self.land();
+        if before.as_ref().is_some_and(|outcome| !matches!(outcome, Outcome::Committed { .. })) {
+            return Flown { this: before.clone(), before };
+        }
+        if work.flies_on() {
+            self.landing = Some((outputs.0, work.offsets()));
+            return Flown { before, this: None };
+        }
+        Flown { before, this: Some(self.end(Instant::now() - outputs.1, outputs.0, &work.offsets())) }
     }
     fn settle(&mut self, _: &OffsetMap) -> Outcome {
         unreachable!("nothing is unknown here")
@@ -159,6 +182,7 @@ impl Fetch for UnderWay<'_> {
             Some(Comes::Records(0)) => {}
             Some(Comes::Later(count)) => events.push(self.broker.records(count)),
             Some(Comes::Records(count)) => events.push(self.broker.records(count)),
+            Some(Comes::Order) => self.broker.orders.send(Order::Resume).unwrap(),
             Some(Comes::Revoke) => {
                 while !self.has_ended() {
                     std::thread::yield_now();
@@ -174,16 +198,28 @@ impl Fetch for UnderWay<'_> {
 
 /// The transactions of a worker to whom this comes, until the offset `end` is committed.
 fn transactions(script: Vec<Comes>, outcomes: Vec<Outcome>, end: Offset, task: &mut Task) -> Vec<Transaction> {
+    overlapping(script, outcomes, end, task).0
+}
+
+/// The same, and which of them were begun before the last was committed.
+fn overlapping(
+    script: Vec<Comes>,
+    outcomes: Vec<Outcome>,
+    end: Offset,
+    task: &mut Task,
+) -> (Vec<Transaction>, Vec<Offset>) {
     let (orders, mailbox) = unbounded();
-    let told = Arc::default();
+    let (told, begun) = (Arc::default(), Arc::default());
     let (script, outcomes) = (script.into(), outcomes.into());
-    let broker = Threaded { script, next: 0, assigned: false, outcomes, end, told: Arc::clone(&told), orders };
+    let (told_of, overlapping) = (Arc::clone(&told), Arc::clone(&begun));
+    let (next, assigned, landing) = (0, false, None);
+    let broker = Threaded { script, next, assigned, outcomes, end, told: told_of, orders, landing, overlapping };
     let route = RouteName::new("r").unwrap();
     let (mut paused, mut report) = (false, record_loop::Quiet);
     let worker = RouteWorker::new(broker, &route, 0, task, &mut paused, &mailbox, &mut report);
     assert_eq!(worker.run(), Exit::Drained);
-    let told = told.lock().unwrap();
-    told.clone()
+    let (told, begun) = (told.lock().unwrap(), begun.lock().unwrap());
+    (told.clone(), begun.clone())
 }
 
 /// Of each, how many outputs and up to where.
@@ -285,4 +321,55 @@ fn a_record_that_fails_while_a_transaction_is_under_way_is_not_tried_again_befor
     task.on_error = OnError { retry: Some(retry), ..OnError::default() };
     assert_eq!(sizes(&transactions(script, vec![], 1, &mut task)), [(1, 1)]);
     assert_eq!(calls.load(SeqCst), 1);
+}
+
+/// Transactions of five records each.
+fn full(count: usize) -> (Task, impl Iterator<Item = Comes>) {
+    let mut task = record_loop::task(&[]);
+    (task.bounds.records, task.bounds.interval) = (5, PATIENCE);
+    (task, (0..count).map(|_| Comes::Records(5)))
+}
+
+#[test]
+fn in_a_thick_flow_the_next_transaction_begins_before_the_last_is_committed_and_all_are_committed_in_order() {
+    let (mut task, script) = full(20);
+    let (told, begun) = overlapping(script.collect(), vec![], 100, &mut task);
+    assert_eq!(sizes(&told), (1..=20).map(|nth| (5, nth * 5)).collect::<Vec<_>>());
+    // (three full ones make it a thick flow)
+    assert!(begun.len() > 10 && begun[0] >= 20, "{begun:?}");
+}
+
+#[test]
+fn what_was_begun_behind_a_transaction_that_is_aborted_is_given_again_behind_it() {
+    let (mut task, script) = full(12);
+    let moved = Trouble { code: "_TRANSPORT".into(), message: "away".into(), kind: TroubleKind::Moved };
+    let mut outcomes = vec![Outcome::Committed { lost: 0 }; 5];
+    outcomes.push(Outcome::Aborted(moved));
+    let (told, begun) = overlapping(script.collect(), outcomes, 60, &mut task);
+    assert!(begun.contains(&30), "nothing was begun behind it: {begun:?}");
+    let offsets: Vec<_> = told.iter().map(|transaction| transaction.offset).collect();
+    assert_eq!(offsets[..7], [5, 10, 15, 20, 25, 30, 30], "{told:?}");
+    assert!(offsets[6..].is_sorted(), "{told:?}");
+    assert_eq!(told[6..].iter().map(|transaction| transaction.outputs).sum::<usize>(), 35, "{told:?}");
+}
+
+#[test]
+fn an_order_is_taken_up_in_a_thick_flow_before_another_transaction_begins() {
+    let (mut task, script) = full(10);
+    let (_, more) = full(10);
+    let script = script.chain([Comes::Order]).chain(more).collect();
+    let (told, begun) = overlapping(script, vec![], 100, &mut task);
+    assert_eq!(told.iter().map(|transaction| transaction.outputs).sum::<usize>(), 100, "{told:?}");
+    assert!(begun.len() > 5, "{begun:?}");
+}
+
+#[test]
+fn a_rebalance_in_a_thick_flow_is_taken_up_after_the_outcome_of_all_that_was_begun() {
+    let (mut task, script) = full(10);
+    let script = script.chain([Comes::Revoke]).collect();
+    let (told, begun) = overlapping(script, vec![], 45, &mut task);
+    assert!(begun.len() > 3, "{begun:?}");
+    // (what was begun is committed, though its partition is gone by then; what only waited to be is not)
+    let offsets: Vec<_> = told.iter().map(|transaction| transaction.offset).collect();
+    assert!(offsets.is_sorted() && offsets.last() >= Some(&45), "{told:?}");
 }

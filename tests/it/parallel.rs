@@ -1,6 +1,5 @@
 //! Several sets of plugins in each worker (`parallelism`): at work at the same time, and in all else as one.
 
-use crossbeam_channel::{Sender, unbounded};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::{ControlFlow, Range};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -8,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Sender, unbounded};
 use millrace::model::{
     Digest, ErrorId, Fault, FaultCode, Field, Item, Items, Offset, OffsetMap, PluginName, RouteName, SourceBatch, Span,
     TopicName, TopicPartition,

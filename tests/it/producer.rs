@@ -9,16 +9,18 @@ use std::time::Duration;
 use millrace::config::settings::Delivery;
 use millrace::config::times::Times;
 use millrace::kafka::seam::{
-    Apart, Committer, CommitterOptions, Error, Failure, Failures, GroupClient, Known, MakeClient, ProducerClient,
+    Apart, Committer, CommitterOptions, Error, Failure, Failures, GroupClient, Hold, Known, MakeClient, ProducerClient,
     TopicIds,
 };
 use millrace::model::{GroupId, Offset, OffsetMap, TopicName, TopicPartition, clock::SimulatedClock};
-use millrace::pipeline::ports::{Headers, Outcome, Output, Outputs};
+use millrace::pipeline::ports::{Flight, Flown, Headers, Outcome, Output, Outputs};
 
 /// A client, and the calls that it has had.
 #[derive(Clone, Default)]
 struct Scripted {
-    calls: Arc<Mutex<Vec<&'static str>>>,
+    calls: Arc<Mutex<Vec<String>>>,
+    /// Stands before its calls.
+    name: &'static str,
     clock: SimulatedClock,
     /// Its brokers take nothing in any more once it is ready.
     stuck: bool,
@@ -26,12 +28,16 @@ struct Scripted {
     refuses: bool,
     /// They have done so when offsets are to be added: which fails for that.
     refuses_early: bool,
+    /// What a commit is answered with.
+    commits: Arc<Mutex<Option<Error>>>,
+    /// There is no permission for the second one.
+    has_no_second: bool,
     failures: Arc<Mutex<Failures>>,
 }
 
 impl Scripted {
     fn call(&self, name: &'static str) {
-        let mut calls = self.calls.lock().unwrap();
+        let (mut calls, name) = (self.calls.lock().unwrap(), format!("{}{name}", self.name));
         if calls.last() != Some(&name) {
             calls.push(name);
         }
@@ -71,6 +77,12 @@ impl ProducerClient for Scripted {
     }
     fn init_transactions(&self, _: Duration) -> Result<(), Error> {
         self.call("init");
+        if self.has_no_second && !self.name.is_empty() {
+            return Err(Error {
+                fatal: true,
+                ..Error::of(Known::RD_KAFKA_RESP_ERR_TRANSACTIONAL_ID_AUTHORIZATION_FAILED.into())
+            });
+        }
         Ok(())
     }
     fn begin_transaction(&self) -> Result<(), Error> {
@@ -87,7 +99,7 @@ impl ProducerClient for Scripted {
     }
     fn commit_transaction(&self, _: Duration) -> Result<(), Error> {
         self.call("commit");
-        Ok(())
+        self.commits.lock().unwrap().clone().map_or(Ok(()), Err)
     }
     fn abort_transaction(&self, wait: Duration) -> Result<(), Error> {
         self.call("abort");
@@ -175,8 +187,9 @@ fn committer(client: &Scripted, delivery: Delivery) -> Committer<Scripted> {
         is_static: false,
         times: times(),
     };
-    let make = |_: &str| -> MakeClient<Scripted> {
-        let made = client.clone();
+    let make = |id: &str| -> MakeClient<Scripted> {
+        let name = if id == "id" { "" } else { "second " };
+        let made = Scripted { name, ..client.clone() };
         Arc::new(move || Ok(made.clone()))
     };
     let mut committer = Committer::open(options, make).unwrap();
@@ -240,4 +253,117 @@ fn where_the_first_outputs_are_refused_those_that_come_later_are_not_sent() {
         assert!(matches!(outcome, Outcome::Rejected { output: Some(0), .. }), "{outcome:?}");
         assert_eq!(*client.calls.lock().unwrap(), calls);
     }
+}
+
+/// A transaction of one output, to which nothing more is added, in a flow that goes on.
+struct InThickFlow(OneByOne, Offset);
+
+impl Flight for InThickFlow {
+    fn outputs(&self) -> &dyn Outputs {
+        &self.0
+    }
+    fn offsets(&self) -> OffsetMap {
+        OffsetMap::from([(TopicPartition { topic: TopicName::new("in").unwrap(), partition: 0 }, self.1)])
+    }
+    fn seal(&self) {}
+    fn flies_on(&self) -> bool {
+        true
+    }
+}
+
+/// A committer in a thick flow.
+struct Train {
+    client: Scripted,
+    committer: Committer<Scripted>,
+    next: Offset,
+}
+
+impl Train {
+    /// The second producer is ready.
+    fn new(client: Scripted) -> Self {
+        let committer = committer(&client, Delivery::ExactlyOnce);
+        let mut train = Self { client, committer, next: 0 };
+        let alone = ["init", "begin", "produce", "offsets", "flush", "commit"];
+        assert_eq!(train.fly(), (Flown::of(Outcome::Committed { lost: 0 }), alone.map(String::from).to_vec()));
+        train
+    }
+
+    /// One transaction more, and the calls that it made.
+    fn fly(&mut self) -> (Flown, Vec<String>) {
+        self.next += 1;
+        let work = InThickFlow(OneByOne::new(1), self.next);
+        let hold = || Box::new(()) as Hold;
+        let flown = self.committer.transact_flight(&Member(self.client.clone()), &work, &TopicIds::new(), &hold);
+        (flown, self.calls())
+    }
+
+    fn calls(&self) -> Vec<String> {
+        std::mem::take(&mut *self.client.calls.lock().unwrap())
+    }
+}
+
+const COMMITTED: Option<Outcome> = Some(Outcome::Committed { lost: 0 });
+
+#[test]
+fn in_a_thick_flow_a_transaction_begins_before_the_last_is_committed_and_its_offsets_follow_that_commit() {
+    let mut train = Train::new(Scripted::default());
+    let (flown, calls) = train.fly();
+    assert_eq!(flown, Flown { before: None, this: None });
+    // (everything of it is acknowledged when the next begins)
+    assert_eq!(calls, ["second init", "begin", "produce", "flush"]);
+    let (flown, calls) = train.fly();
+    assert_eq!(flown, Flown { before: COMMITTED, this: None });
+    assert_eq!(calls, ["second begin", "second produce", "second flush", "offsets", "commit"]);
+    let (flown, calls) = train.fly();
+    assert_eq!(flown, Flown { before: COMMITTED, this: None });
+    assert_eq!(calls, ["begin", "produce", "flush", "second offsets", "second commit"]);
+    assert_eq!((train.committer.land(), train.calls()), (COMMITTED, vec!["offsets".into(), "commit".into()]));
+    assert_eq!(train.committer.land(), None);
+}
+
+#[test]
+fn where_a_transaction_is_not_committed_the_one_begun_behind_it_is_given_up_without_its_offsets() {
+    let mut train = Train::new(Scripted::default());
+    train.fly();
+    let refused = Error { must_abort: true, ..Error::of(Known::RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID.into()) };
+    *train.client.commits.lock().unwrap() = Some(refused);
+    let (Flown { before, this }, calls) = train.fly();
+    assert!(matches!(&before, Some(Outcome::Aborted(trouble)) if trouble.code == "UNKNOWN_MEMBER_ID"), "{before:?}");
+    assert!(matches!(this, Some(Outcome::Aborted(_))), "{this:?}");
+    let begun = ["second begin", "second produce", "second flush"].map(String::from).to_vec();
+    assert_eq!(calls, [&begun[..], &["offsets", "commit", "abort", "init", "second abort"].map(String::from)].concat());
+    // And where nobody knows what became of it, until that is settled.
+    *train.client.commits.lock().unwrap() = None;
+    train.fly();
+    train.committer.land();
+    assert_eq!(train.fly().0, Flown { before: None, this: None });
+    train.calls();
+    *train.client.commits.lock().unwrap() = Some(Error::of(Known::RD_KAFKA_RESP_ERR__TIMED_OUT.into()));
+    let (Flown { before, this }, calls) = train.fly();
+    assert!(matches!(before, Some(Outcome::Unknown(_))), "{before:?}");
+    assert!(matches!(this, Some(Outcome::Aborted(_))), "{this:?}");
+    assert_eq!(calls, [&begun[..], &["offsets", "commit", "second abort"].map(String::from)].concat());
+    let (Flown { before, this }, calls) = train.fly();
+    assert!(before.is_none() && matches!(this, Some(Outcome::Unknown(_))) && calls.is_empty(), "{this:?}, {calls:?}");
+    train.committer.settle(&Member(train.client.clone()), &OffsetMap::new());
+    assert_eq!(train.calls(), ["init"]);
+}
+
+#[test]
+fn without_permission_for_a_second_producer_transactions_follow_each_other_as_in_a_thin_flow() {
+    let client = Scripted { has_no_second: true, ..Scripted::default() };
+    client.clock.rule_this_thread();
+    let mut train = Train::new(client);
+    let alone = ["begin", "produce", "offsets", "flush", "commit"].map(String::from);
+    for _ in 0..2 {
+        let (flown, mut calls) = train.fly();
+        assert_eq!(flown, Flown::of(Outcome::Committed { lost: 0 }));
+        calls.retain(|call| call != "second init");
+        assert_eq!(calls, alone);
+    }
+    // (it is not asked all the time)
+    assert_eq!(train.fly().1, alone);
+    train.client.take(Duration::from_secs(60));
+    train.fly();
+    assert_eq!(train.fly().1[0], "second init");
 }

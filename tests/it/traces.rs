@@ -1,11 +1,11 @@
 //! Traces: `traceparent` goes on through a route, spans reach a collector, and nothing is touched where none is configured.
 
-use crossbeam_channel::{Sender, unbounded};
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crossbeam_channel::{Sender, unbounded};
 use millrace::model::{OffsetMap, RouteName, SourceBatch, TopicName, TopicPartition};
 use millrace::pipeline::ports::{Broker, Event, Outcome, Outputs, TopicError, TopicInfo, Trouble, TroubleKind};
 use millrace::pipeline::worker::{Exit, Order, RouteWorker};

@@ -1,12 +1,13 @@
 //! What lies between a redrive's worker and Kafka: a session that hands out the letters to be sent through as the records that
 //! they were, and settles the others beside them.
 
-use crossbeam_channel::Sender;
 use std::collections::{BTreeMap, VecDeque};
 use std::num::NonZeroU32;
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
 
 use super::{Course, Progress, RETRY_PAUSE, Redrive, Terms, lock};
 use crate::kafka::Session;

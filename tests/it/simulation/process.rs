@@ -1,7 +1,6 @@
 //! A process of millrace in the simulated world: sessions one after the other, each with the real worker and the real
 //! committer, until it is drained or dies.
 
-use crossbeam_channel::{Receiver, unbounded};
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -10,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crossbeam_channel::{Receiver, unbounded};
 use millrace::config::settings::{Delivery, Destination, Target};
 use millrace::kafka::seam::{Committer, CommitterOptions, Known, MakeClient, Times, TopicIds};
 use millrace::model::{

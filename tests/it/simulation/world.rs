@@ -3,13 +3,13 @@
 //! Each process of millrace is a thread, but only one runs at a time: whoever makes a simulated call passes the turn on to
 //! the one that is due next. So anything can happen between any two calls of another.
 
-use crossbeam_channel::Sender;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crossbeam_channel::Sender;
 use millrace::config::settings::Delivery;
 use millrace::model::clock::SimulatedClock;
 use millrace::pipeline::task::Task;

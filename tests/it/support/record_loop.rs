@@ -2,7 +2,6 @@
 //! is measured is ours: gathering, plugins, routing by key, and the walk over the outputs. Each record has a key of 16
 //! bytes, a value of 100 and two headers.
 
-use crossbeam_channel::{Sender, unbounded};
 use std::collections::VecDeque;
 use std::hint::black_box;
 use std::ops::ControlFlow;
@@ -10,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Sender, unbounded};
 use millrace::config::settings::PluginLimits;
 use millrace::config::settings::{Destination, Target};
 use millrace::model::{
