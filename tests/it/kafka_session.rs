@@ -26,6 +26,7 @@ use crate::support::kafka::{Ending, Isolation, Record, shared};
 use crate::support::{pace, unique, wait_until};
 
 mod memberships;
+mod overlaps;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
