@@ -12,7 +12,7 @@
 #   SOAK_RECORDS=n                how many records `make soak-plugins` gives to each language (200000; to Rust 25 times as many)
 #   MILLRACE=file                 whose plugins `make language-table` measures (target/release/millrace)
 #   TARGET=name                   what `make fuzz` fuzzes, for MINUTES (10): guest_output (the default) or config
-#   ONLY=part,part                of `make bench`: calls, copy, latency, peers, scale; each writes its section of docs/performance.md (all)
+#   ONLY=part,part                of `make bench`: calls, copy, distance, latency, peers, scale; each writes its section of docs/performance.md (all)
 #   ROUNDS=n, RECORDS=n           of `make bench`: how often each contender runs (5; peers 3), over how many records of 1 KiB (1,000,000);
 #                                 of `make tap-cost`: 7, over 2,000,000 records of 100 B
 #   TAG=name                      of the image that `make image` builds
@@ -120,7 +120,7 @@ image: ## Build the container image (Containerfile)
 	@scripts/container build --tag '$(or $(TAG),millrace)'
 
 COMMA := ,
-BENCH_ALL := calls,copy,latency,peers,scale
+BENCH_ALL := calls,copy,distance,latency,peers,scale
 BENCH_PARTS := $(or $(ONLY),$(BENCH_ALL))
 
 .PHONY: bench

@@ -61,7 +61,7 @@ impl Job {
         let run = format!("{source}-{:08x}", fastrand::u32(..));
         let target = format!("out-{run}");
         kafka.create(&target);
-        Self { bootstrap: kafka.bootstrap.clone(), source: source.to_owned(), target, group: format!("bench.{run}") }
+        Self { bootstrap: kafka.offered.clone(), source: source.to_owned(), target, group: format!("bench.{run}") }
     }
 }
 

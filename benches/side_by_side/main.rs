@@ -1,7 +1,7 @@
 //! millrace beside a bare librdkafka loop, and beside its peers where they are installed, on a real Apache Kafka, in one run
 //! on one machine: `make bench`.
 //!
-//! Parts, each on a broker of its own, each with its section of the page: `copy`, `latency`, `peers`, `scale`; and `calls`, which
+//! Parts, each on a broker of its own, each with its section of the page: `copy`, `distance`, `latency`, `peers`, `scale`; and `calls`, which
 //! only tells what another benchmark found. Each round runs every contender once, one after the other, on topics and groups of its own; what is told is the median of the rounds,
 //! each held against another contender of the same round, with the lowest and the highest.
 //!
@@ -14,6 +14,7 @@ mod bare_loop;
 mod calls;
 mod contenders;
 mod copy;
+mod distance;
 mod idle;
 mod latency;
 mod peers;
@@ -27,9 +28,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 type Part = fn(&Options) -> String;
-const PARTS: [(&str, Part); 5] = [
+const PARTS: [(&str, Part); 6] = [
     ("calls", calls::run),
     ("copy", copy::run),
+    ("distance", distance::run),
     ("latency", latency::run),
     ("peers", peers::run),
     ("scale", scale::run),

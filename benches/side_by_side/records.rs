@@ -1,6 +1,7 @@
 //! A Kafka of its own, the records of a run, and what a reader finds.
 
 use std::fmt::Write as _;
+use std::net::TcpListener;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -68,6 +69,8 @@ const WORDS: [&str; 45] = [
 /// A broker that lives as long as this.
 pub(crate) struct Kafka {
     pub(crate) bootstrap: String,
+    /// Where contenders are told that it is.
+    pub(crate) offered: String,
     /// Its process.
     pub(crate) broker: u32,
     _process: Child,
@@ -78,12 +81,27 @@ pub(crate) struct Kafka {
 impl Kafka {
     /// Starts one node.
     pub(crate) fn start() -> Self {
+        Self::start_at(0, &[])
+    }
+
+    /// The same; contenders reach it through the port that is made of its own.
+    pub(crate) fn start_behind(made_of: impl FnOnce(u16) -> u16) -> Self {
+        // (its second listener comes at ten more; the port is free, as far as one can know)
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|bound| bound.local_addr()).expect("a port").port();
+        let offered = format!("127.0.0.1:{}", made_of(port + 10));
+        let advertised = format!("advertised.listeners=PLAINTEXT://127.0.0.1:{port},BEHIND://{offered}");
+        let kafka = Self::start_at(port, &["--listener", "BEHIND:PLAINTEXT", "--config", &advertised]);
+        Self { offered, ..kafka }
+    }
+
+    fn start_at(port: u16, options: &[&str]) -> Self {
         use std::io::BufRead as _;
         let directory = tempfile::tempdir().expect("a directory");
         let mut process = Command::new(root().join("scripts/kafka"))
             .args(["up", "--tied", "--heap", "1g"])
+            .args(options)
             .arg(directory.path().join("kafka"))
-            .arg("0")
+            .arg(port.to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -97,7 +115,7 @@ impl Kafka {
         assert!(!bootstrap.is_empty(), "Kafka does not start: see above");
         let broker = std::fs::read_to_string(directory.path().join("kafka/node1/pid")).expect("a process id");
         let broker = broker.trim().parse().expect("a process id");
-        Self { bootstrap, broker, _process: process, _tied: tied, _directory: directory }
+        Self { offered: bootstrap.clone(), bootstrap, broker, _process: process, _tied: tied, _directory: directory }
     }
 
     pub(crate) fn config(&self) -> ClientConfig {

@@ -438,13 +438,17 @@ impl Life {
 
     /// Waits before the next session, taking orders meanwhile. True: told to drain.
     fn back_off(&mut self, trouble: Trouble, orders: &Receiver<Order>) -> bool {
+        let is_twin = trouble.kind == TroubleKind::Duplicate;
+        if is_twin != std::mem::replace(&mut self.yields, is_twin) {
+            // (what was tried for another reason does not make this wait longer)
+            self.tries = 1;
+        }
         let doubled = |first: Duration, most: Duration| first.saturating_mul(1 << (self.tries - 1).min(16)).min(most);
         let wait = match trouble.kind {
             TroubleKind::Moved | TroubleKind::Passing => doubled(Duration::from_millis(100), Duration::from_secs(5)),
             TroubleKind::Denied => doubled(Duration::from_secs(1), Duration::from_secs(60)),
             TroubleKind::Duplicate => doubled(self.force.plan.load().session_timeout, Duration::from_secs(300)),
         };
-        self.yields = trouble.kind == TroubleKind::Duplicate;
         let until = Instant::now() + wait;
         let next_attempt = SystemTime::now() + wait;
         self.news.trouble(&trouble);

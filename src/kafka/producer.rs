@@ -140,6 +140,8 @@ enum Stop {
     AbortAndRenew(Outcome),
     /// Nothing was committed, and the producer is of no more use.
     Discard(Outcome),
+    /// Nothing was committed, and no time is left to see to that: whoever comes next does.
+    Leave(Outcome),
     /// A commit was sent and has failed in a way that asks for an abort.
     AbortCommit(Outcome),
     /// A commit was sent, and nobody knows.
@@ -374,7 +376,7 @@ impl<C: ProducerClient> Producer<C> {
                 break;
             }
         }
-        let offsets = if has_offsets { None } else { self.offsets(work)? };
+        let offsets = if has_offsets { None } else { self.offsets(work, deadline)? };
         let is_left = (work.is_left)();
         let ending = Ending { client, offsets, deadline, offsets_by, _hold: is_left.then(work.hold) };
         if is_left {
@@ -481,10 +483,15 @@ impl<C: ProducerClient> Producer<C> {
     }
 
     /// What is to be added to the transaction; its turn may have to be waited for.
-    fn offsets(&self, work: &mut Work<'_, C::Member>) -> Result<Option<Offsets<C>>, Stop> {
+    fn offsets(&self, work: &mut Work<'_, C::Member>, deadline: Instant) -> Result<Option<Offsets<C>>, Stop> {
         // Those of the transaction before first: they would go back, and if nothing became of it, these would come too early.
         if !(work.before)() && !Mutation::OutOfTurn.is_on() {
-            return Err(Stop::Abort(Outcome::Aborted(not_its_turn())));
+            let outcome = Outcome::Aborted(passing(
+                Known::RD_KAFKA_RESP_ERR__STATE,
+                "the transaction before it was not committed",
+            ));
+            // (the end of a worker leaves time for what follows one transaction)
+            return Err(if clock::now() < deadline { Stop::Abort(outcome) } else { Stop::Leave(outcome) });
         }
         let offsets = (work.offsets)();
         if offsets.is_empty() {
@@ -501,7 +508,7 @@ impl<C: ProducerClient> Producer<C> {
         deadline: Instant,
         began: Instant,
     ) -> Result<(), Stop> {
-        let offsets = self.offsets(work)?;
+        let offsets = self.offsets(work, deadline)?;
         let asked = clock::now();
         let sent = send_offsets(client, offsets.as_ref(), deadline);
         let Err(stop) = self.take_ended((sent, clock::now() - asked), began) else { return Ok(()) };
@@ -564,6 +571,10 @@ impl<C: ProducerClient> Producer<C> {
                     other => return other.clone(),
                 };
                 (outcome, Outcome::Unknown(unknown), true)
+            }
+            Stop::Leave(outcome) => {
+                self.discard();
+                return outcome;
             }
             Stop::Discard(outcome) => {
                 self.discard();
@@ -778,10 +789,6 @@ fn flush(client: &impl ProducerClient, deadline: Instant) -> bool {
 /// The time left, never zero: zero would not even ask.
 fn until(deadline: Instant) -> Duration {
     deadline.saturating_duration_since(clock::now()).max(Duration::from_millis(1))
-}
-
-fn not_its_turn() -> Trouble {
-    passing(Known::RD_KAFKA_RESP_ERR__STATE, "the transaction before it was not committed")
 }
 
 fn left() -> Trouble {
