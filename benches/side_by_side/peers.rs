@@ -46,6 +46,12 @@ const fn streams(edits: bool) -> Peer {
     Peer { name: "Kafka Streams", tuning: TUNED, installed_as: Some("streams"), how, slow: false }
 }
 
+/// What any of them can be at best.
+const fn bare(edits: bool) -> Peer {
+    let tuning = "the reference, for what can be: no group, one thread; loses timestamps";
+    Peer { name: "bare loop", tuning, installed_as: None, how: How::Loop { keeps: false, edits }, slow: false }
+}
+
 const fn benthos(edits: bool, in_flight: u32) -> Peer {
     let tuning = if in_flight == 1 { ORDERED } else { BENTHOS };
     let how = How::Benthos { edits, in_flight };
@@ -57,9 +63,9 @@ const JSON: How = How::Millrace { plugins: "{ p: { path: DIST/json-edit.wasm } }
 
 /// A job, how many records of how many bytes it has (in parts of `--records`), and who does it.
 const JOBS: &[(&str, usize, usize, &[Peer])] = &[
-    ("1 KiB, plain", 1024, 2, &[ours(PLAIN), streams(false), benthos(false, 10), benthos(false, 1)]),
-    ("1 KiB, the JSON transform", 1024, 1, &[ours(JSON), streams(true), benthos(true, 10)]),
-    ("100 B, plain", 100, 10, &[ours(PLAIN), streams(false), benthos(false, 10), benthos(false, 1)]),
+    ("1 KiB, plain", 1024, 2, &[ours(PLAIN), bare(false), streams(false), benthos(false, 10), benthos(false, 1)]),
+    ("1 KiB, the JSON transform", 1024, 1, &[ours(JSON), bare(true), streams(true), benthos(true, 10)]),
+    ("100 B, plain", 100, 10, &[ours(PLAIN), bare(false), streams(false), benthos(false, 10), benthos(false, 1)]),
 ];
 /// The part of `--records` that slow ones get.
 const FEW: usize = 4;
