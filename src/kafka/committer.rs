@@ -11,8 +11,9 @@ use crate::model::{GroupId, Mutation, OffsetMap, TopicName, clock};
 use crate::pipeline::ports::{Flight, Flown, Outcome, Outputs, Trouble, TroubleKind};
 use crate::pipeline::report::Spent;
 
+use super::ending::Hold;
 use super::errors::{About, passing, trouble};
-use super::producer::{Hold, MakeClient, Producer, Work, classify};
+use super::producer::{MakeClient, Producer, Work, classify};
 use super::raw::{Error, Known};
 use super::seam::{GroupClient, ProducerClient, TopicIds};
 

@@ -7,6 +7,7 @@ mod buffers;
 mod client_options;
 mod committer;
 mod convert;
+mod ending;
 mod errors;
 mod intake;
 mod limits;

@@ -5,7 +5,6 @@
 //! away: the next one's `init_transactions` bumps the epoch and settles what the old one left open, so that a late
 //! request of the old one can no longer end a transaction of the new one (librdkafka lacks KIP-890's second part).
 
-use std::any::Any;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,6 +15,7 @@ use crate::pipeline::ports::{Outcome, Output, Outputs, Trouble, TroubleKind};
 use crate::pipeline::report::Spent;
 
 use super::apart::Apart;
+use super::ending::{Ended, Ending, Failed, Hold, Offsets, RETRY_PAUSE, send_offsets, until};
 use super::errors::{self, About, is_fenced, is_rejection, passing, trouble};
 use super::positions::configuration;
 use super::raw::{Code, Error, Failure, Failures, Known};
@@ -30,8 +30,6 @@ const LINGER: Duration = Duration::from_millis(6);
 const HURRY_EVERY: u32 = 8;
 /// Between two tries to make a client that others can do without.
 const MAKE_AGAIN: Duration = Duration::from_secs(30);
-/// Between two tries of a call that may be made again.
-const RETRY_PAUSE: Duration = Duration::from_millis(50);
 
 /// A producer of a worker's; makes a new client where the old is of no more use.
 pub(super) struct Producer<C: ProducerClient> {
@@ -68,52 +66,6 @@ struct Live<C: ProducerClient> {
     /// By slot; made when first produced to.
     topics: Vec<Option<C::Topic>>,
     client: C,
-}
-
-/// What ends a transaction of which everything has been produced: its offsets, where they are not added yet, and the commit.
-struct Ending<C: ProducerClient> {
-    client: C,
-    offsets: Option<Offsets<C>>,
-    offsets_by: Instant,
-    deadline: Instant,
-    /// To be kept until it has ended.
-    _hold: Option<Hold>,
-}
-
-/// Offsets, the ids of their topics, and who commits them.
-type Offsets<C> = (OffsetMap, TopicIds, <C as ProducerClient>::Member);
-
-/// Something that is kept until a transaction has ended.
-pub type Hold = Box<dyn Any + Send>;
-
-/// What came of the end of a transaction, and how long it took.
-type Ended = (Result<(), Failed>, Duration);
-
-/// Why a transaction was not ended, as far as one knows.
-enum Failed {
-    /// Its offsets were not added.
-    Offsets(Error),
-    /// It was not committed.
-    Commit(Error, Failures),
-}
-
-impl<C: ProducerClient> Ending<C> {
-    fn run(self) -> Ended {
-        let asked = clock::now();
-        let result = send_offsets(&self.client, self.offsets.as_ref(), self.offsets_by).and_then(|()| self.commit());
-        (result, clock::now() - asked)
-    }
-
-    fn commit(&self) -> Result<(), Failed> {
-        loop {
-            let Err(error) = self.client.commit_transaction(until(self.deadline)) else { return Ok(()) };
-            let late = clock::now() + RETRY_PAUSE >= self.deadline;
-            if error.must_abort || error.fatal || !error.retriable || late {
-                return Err(Failed::Commit(error, self.client.take_failures()));
-            }
-            self.client.serve(RETRY_PAUSE);
-        }
-    }
 }
 
 /// What a transaction is made of, and what it has to wait for.
@@ -738,19 +690,6 @@ fn make_ready<C: ProducerClient>(
     Ok(client)
 }
 
-/// Adds offsets to the transaction, where there are any.
-fn send_offsets<C: ProducerClient>(client: &C, offsets: Option<&Offsets<C>>, deadline: Instant) -> Result<(), Failed> {
-    let Some((offsets, ids, member)) = offsets else { return Ok(()) };
-    loop {
-        let Err(error) = client.send_offsets(offsets, ids, member, until(deadline)) else { return Ok(()) };
-        let is_late = clock::now() + RETRY_PAUSE >= deadline;
-        if error.must_abort || error.fatal || !error.retriable || is_late {
-            return Err(Failed::Offsets(error));
-        }
-        client.serve(RETRY_PAUSE);
-    }
-}
-
 fn init_transactions(client: &impl ProducerClient, id: &str, deadline: Instant) -> Result<(), Trouble> {
     loop {
         let Err(error) = client.init_transactions(until(deadline)) else { return Ok(()) };
@@ -784,11 +723,6 @@ fn flush(client: &impl ProducerClient, deadline: Instant) -> bool {
         }
     }
     false
-}
-
-/// The time left, never zero: zero would not even ask.
-fn until(deadline: Instant) -> Duration {
-    deadline.saturating_duration_since(clock::now()).max(Duration::from_millis(1))
 }
 
 fn left() -> Trouble {

@@ -15,7 +15,8 @@ pub use crate::config::times::Times;
 
 pub use super::apart::Apart;
 pub use super::committer::{Committer, CommitterOptions};
-pub use super::producer::{Hold, MakeClient};
+pub use super::ending::Hold;
+pub use super::producer::MakeClient;
 pub use super::raw::{Code, Error, Failure, Failures, Known};
 
 use super::convert;
