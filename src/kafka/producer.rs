@@ -185,13 +185,14 @@ impl<C: ProducerClient> Producer<C> {
 
     /// Whether the last one was given up with a transaction that it may have left open, and there is no other yet.
     pub(super) fn owes_an_end(&self) -> bool {
-        self.transactional_id.is_some() && self.live.is_none() && !self.rests
+        // (one that is being made ends it, and must find no other of its id)
+        self.transactional_id.is_some() && self.live.is_none() && self.making.is_none() && !self.rests
     }
 
     /// Where nothing was sent for so long, lets the producer go until something is: its threads and connections are most of what an
     /// idle worker costs. Not where another process may come by the same id: making it anew would take the work from a younger twin.
     pub(super) fn rest(&mut self, after: Duration) {
-        if !self.is_static && self.live.is_some() && clock::now() - self.used >= after {
+        if !self.is_static && self.is_ready() && clock::now() - self.used >= after {
             self.sleep();
         }
     }
@@ -255,6 +256,7 @@ impl<C: ProducerClient> Producer<C> {
     }
 
     fn live(&mut self) -> Result<&mut Live<C>, Trouble> {
+        self.finish_making();
         if self.live.is_none() {
             self.renew(self.times.ready)?;
         }

@@ -367,3 +367,12 @@ fn without_permission_for_a_second_producer_transactions_follow_each_other_as_in
     train.fly();
     assert_eq!(train.fly().1[0], "second init");
 }
+
+#[test]
+fn a_second_producer_that_was_made_and_is_not_needed_any_more_is_let_go_as_the_first_is() {
+    let mut train = Train::new(Scripted::default());
+    train.committer.rest(Duration::ZERO);
+    assert_eq!(train.calls(), ["second init"]);
+    let alone = ["init", "begin", "produce", "offsets", "flush", "commit"].map(String::from).to_vec();
+    assert_eq!(train.fly(), (Flown::of(Outcome::Committed { lost: 0 }), alone));
+}
