@@ -58,6 +58,15 @@ impl Bench {
         self.open(&Instance::Random(unique("process")))
     }
 
+    /// Another member joins, and leaves once it has something.
+    fn join_for_a_share(&self, joined: &AtomicBool) {
+        let mut second = self.open(&Instance::Random(unique("process")));
+        let mut seen = Seen::default();
+        seen.poll(&mut second, "a share", |seen| !seen.assigned.is_empty());
+        joined.store(true, SeqCst);
+        second.close(true, PATIENCE);
+    }
+
     fn at(&self, partition: i32) -> TopicPartition {
         TopicPartition { topic: topic(&self.source), partition }
     }

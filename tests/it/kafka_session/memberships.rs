@@ -67,13 +67,7 @@ fn a_rebalance_waits_for_the_end_of_the_transaction_that_is_under_way() {
     let (joined, until) = (AtomicBool::new(false), Instant::now() + PATIENCE);
     let (mut events, mut ended_before) = (Vec::new(), false);
     let flown = std::thread::scope(|scope| {
-        let second = scope.spawn(|| {
-            let mut second = bench.open(&Instance::Random(unique("process")));
-            let mut seen = Seen::default();
-            seen.poll(&mut second, "a share", |seen| !seen.assigned.is_empty());
-            joined.store(true, SeqCst);
-            second.close(true, PATIENCE);
-        });
+        let second = scope.spawn(|| bench.join_for_a_share(&joined));
         // The one that has to give something away is asked to while its transaction is under way: that is sealed only when
         // the client waits for it, or it would end before.
         let sealer = scope.spawn(|| {

@@ -99,13 +99,7 @@ fn a_rebalance_in_a_thick_flow_waits_for_the_commits_of_all_that_was_begun() {
     let (done, joined, until) = (train.done as i64, AtomicBool::new(false), Instant::now() + PATIENCE);
     let work = ThickOpen(Open::new(outputs, offsets));
     std::thread::scope(|scope| {
-        let second = scope.spawn(|| {
-            let mut second = bench.open(&Instance::Random(unique("process")));
-            let mut seen = Seen::default();
-            seen.poll(&mut second, "a share", |seen| !seen.assigned.is_empty());
-            joined.store(true, SeqCst);
-            second.close(true, PATIENCE);
-        });
+        let second = scope.spawn(|| bench.join_for_a_share(&joined));
         // (the client waits for it by then)
         let sealer = scope.spawn(|| {
             pace(Duration::from_secs(4));

@@ -177,6 +177,7 @@ fn every_promise_holds_whatever_fails_and_whenever() {
         "outputs came while others were on their way",
         "a producer rested",
         "a commit was waited for",
+        "a rebalance was served before the worker knew what became of a commit",
         "begun before the last was committed",
         "given up with the transaction before it",
         "worked by another set",

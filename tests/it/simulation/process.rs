@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, unbounded};
 use millrace::config::settings::{Delivery, Destination, Target};
-use millrace::kafka::seam::{Committer, CommitterOptions, Known, MakeClient, Times, TopicIds};
+use millrace::kafka::seam::{Committer, CommitterOptions, Hold, Known, MakeClient, Times, TopicIds};
 use millrace::model::{
     DestinationName, ErrorId, Fault, GroupId, Mutation, Offset, OffsetMap, PluginName, RouteName, TopicName,
     TopicPartition,
@@ -187,6 +187,8 @@ struct Session {
     is_unknown: bool,
     /// Of the transaction whose commit is under way.
     landing: OffsetMap,
+    /// More than one of it: that is still so, and a rebalance waits.
+    hold: Arc<()>,
 }
 
 impl Session {
@@ -220,14 +222,19 @@ impl Session {
             slots: BTreeMap::new(),
             is_unknown: false,
             landing: OffsetMap::new(),
+            hold: Arc::default(),
         })
+    }
+
+    /// No transaction may be open.
+    fn check_closed(&self, world: &mut World) {
+        if world.producers.values().any(|(of, is_open)| *of == self.actor.number() && *is_open) {
+            world.say_wrong("OPEN: the group is served while a transaction is open");
+        }
     }
 
     /// What the client has heard from the group: rebalances are served here, and only here.
     fn serve_group(&mut self, world: &mut World, events: &mut Vec<Event>) {
-        if world.producers.values().any(|(of, is_open)| *of == self.actor.number() && *is_open) {
-            world.say_wrong("OPEN: the group is served while a transaction is open");
-        }
         let id = self.consumer.id.get();
         self.consumer.generation.set(world.kafka.generation);
         let Some(member) = world.kafka.members.get_mut(&id) else {
@@ -381,6 +388,7 @@ impl Broker for Session {
         self.may_rest();
         let actor = self.actor.clone();
         actor.call(Call::Poll, |world| {
+            self.check_closed(world);
             self.poll_fault(world, events);
             self.serve_group(world, events);
             self.fetch(world, records, events);
@@ -472,7 +480,8 @@ impl UnderWay<'_> {
         let flies_on = self.work.flies_on() || session.actor.lock().rng.u8(0..3) == 0;
         let growing = WatchedFlight { work: self.work, outputs: watched, flies_on };
         session.begins(growing.outputs.len());
-        let flown = session.committer.transact_flight(&session.consumer, &growing, &TopicIds::new(), &|| Box::new(()));
+        let hold = || Box::new(Arc::clone(&session.hold)) as Hold;
+        let flown = session.committer.transact_flight(&session.consumer, &growing, &TopicIds::new(), &hold);
         session.note(&growing.outputs.generations.into_inner().unwrap());
         let offsets = self.work.offsets();
         let before = std::mem::take(&mut session.landing);
@@ -505,13 +514,20 @@ impl Fetch for UnderWay<'_> {
         } else if seals {
             self.work.seal();
         }
-        let is_committed = self.flown.as_ref().is_some_and(|flown| flown.this.is_some());
         let session = &mut *self.session;
+        let has_ended = self.flown.is_some() && Arc::strong_count(&session.hold) == 1;
+        let is_told = self.flown.as_ref().is_some_and(|flown| flown.this.is_some());
         let actor = session.actor.clone();
         actor.call(Call::Poll, |world| {
             session.poll_fault(world, events);
-            // (a rebalance waits for a commit, too, that is under way)
-            if is_committed {
+            // (a rebalance waits for a commit, too, that is under way; not until the worker has heard what became of it, and where that
+            // was nothing, it has not been aborted yet)
+            if has_ended {
+                if is_told {
+                    session.check_closed(world);
+                } else {
+                    world.meet("a rebalance was served before the worker knew what became of a commit");
+                }
                 session.serve_group(world, events);
                 if !events.is_empty() {
                     world.meet("a rebalance waited for the end of a transaction");
